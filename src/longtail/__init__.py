@@ -1,0 +1,1 @@
+"""Long-tailed visual recognition."""

@@ -1,0 +1,126 @@
+"""Manifest: which picture has which label and belongs to which split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longtail.core.counts import ClassCounts
+from longtail.core.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The only form in which a data set travels.
+
+    Attributes:
+        name: For people: `CIFAR-100-LT, ratio 100` or the folder's name.
+        classes: C class names; a label is an index into them. Matched by name, never by position.
+        ids: int64 [N], distinct; identifies a picture for ever (rows of the original set, so a
+            long-tailed cut keeps the numbers of the full set).
+        labels: int64 [N] in 0..C-1.
+        splits: int8 [N], index into `SPLITS`.
+        paths: One path per picture relative to the data set's folder, or empty for sets that live
+            in one array.
+
+    Raises:
+        DataError: If lengths differ, an id occurs twice or a label is out of range.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    splits: NDArray[np.int8]
+    paths: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        size = len(self.ids)
+        if len(self.labels) != size or len(self.splits) != size:
+            raise DataError(
+                f"{self.name}: {size} ids, {len(self.labels)} labels and {len(self.splits)} splits."
+            )
+        if self.paths and len(self.paths) != size:
+            raise DataError(f"{self.name}: {size} ids but {len(self.paths)} paths.")
+        if len(np.unique(self.ids)) != size:
+            raise DataError(f"{self.name}: picture ids must be distinct.")
+        if size and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            raise DataError(
+                f"{self.name}: labels must be in 0..{len(self.classes) - 1}, but they range from "
+                f"{self.labels.min()} to {self.labels.max()}."
+            )
+        for name, dtype in (("ids", np.int64), ("labels", np.int64), ("splits", np.int8)):
+            array = np.array(getattr(self, name), dtype=dtype)
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Return the positions of `split` in this manifest, ascending."""
+        return np.flatnonzero(self.splits == SPLITS.index(split))
+
+    def has(self, split: str) -> bool:
+        """Say whether `split` holds at least one picture."""
+        return bool((self.splits == SPLITS.index(split)).any())
+
+    def histogram(self, split: str) -> NDArray[np.int64]:
+        """Return pictures per class in `split`, int64 [C]; zeros are possible."""
+        return np.bincount(self.labels[self.rows(split)], minlength=len(self.classes))
+
+    def class_counts(self) -> ClassCounts:
+        """Return the training counts; refuses classes without a training picture by name."""
+        return ClassCounts(self.histogram("train"), self.classes)
+
+    def take(self, rows: NDArray[Any]) -> Manifest:
+        """Return the manifest of the pictures at the positions `rows`, in that order."""
+        paths = tuple(self.paths[row] for row in rows.tolist()) if self.paths else ()
+        return replace(
+            self,
+            ids=self.ids[rows],
+            labels=self.labels[rows],
+            splits=self.splits[rows],
+            paths=paths,
+        )
+
+    def with_splits(self, splits: NDArray[Any]) -> Manifest:
+        """Return the same pictures with other splits, int8 [N]."""
+        return replace(self, splits=splits)
+
+    def restricted_to(self, names: Mapping[str, int] | tuple[str, ...]) -> Manifest:
+        """Return this manifest with its labels expressed in another list of class names.
+
+        Args:
+            names: The class names to express the labels in (for example those of a checkpoint).
+
+        Raises:
+            DataError: If a class of this manifest does not occur in `names`.
+        """
+        wanted = tuple(names)
+        position = {name: index for index, name in enumerate(wanted)}
+        used = {self.classes[label] for label in np.unique(self.labels).tolist()}
+        if unknown := sorted(used - set(position)):
+            raise DataError(
+                f"{self.name} has classes that the model does not know: {', '.join(unknown[:8])}. "
+                "Give the folders or labels the names that the model was trained with."
+            )
+        translation = np.array([position.get(name, -1) for name in self.classes], dtype=np.int64)
+        return replace(self, classes=wanted, labels=translation[self.labels])
+
+    def checksum(self) -> str:
+        """Return a SHA-256 over classes, ids, labels, splits and paths."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        for array in (self.ids, self.labels, self.splits):
+            digest.update(
+                np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
+            )
+        digest.update("\0".join(self.paths).encode())
+        return digest.hexdigest()

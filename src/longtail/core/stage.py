@@ -1,0 +1,73 @@
+"""Stage: what is trained when, from which pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from longtail.core.errors import ConfigError
+
+SamplerName = Literal[
+    "instance", "class-balanced", "square-root", "progressive", "reversed", "effective-number"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the pictures of an epoch are drawn: a class probability and a form of drawing.
+
+    Attributes:
+        name: The class probability, see `longtail.data.samplers.class_probability`.
+        form: `published` draws as the released codes do (shuffled epochs for `instance`, cycles
+            for `class-balanced` and `progressive`); `multinomial` draws class and picture
+            independently with replacement.
+        draws_per_class: Consecutive draws of a class in the published class-balanced cycle.
+        beta: Of effective-number sampling, in [0, 1).
+        switch_epoch: If set, epochs before it are drawn instance-balanced (deferred re-sampling).
+    """
+
+    name: SamplerName = "instance"
+    form: Literal["published", "multinomial"] = "published"
+    draws_per_class: int = 4
+    beta: float = 0.9999
+    switch_epoch: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a method.
+
+    Attributes:
+        name: For logs and checkpoints.
+        epochs: Number of epochs; 0 for a stage that only calls `fit`.
+        samplings: One stream of pictures per entry; the step gets one batch per stream.
+        views: Augmentation policy of each view; `default` is the data set's own.
+        trainable: Names of the submodules (or parameters) that are trained; empty means all.
+        reset: Names of submodules that are initialised anew before the stage.
+        update_norm: Frozen submodules whose normalisation statistics still follow the data. Any
+            other frozen part is in eval mode.
+        learning_rate: Replaces the training configuration's value if set.
+        weight_decay: Likewise.
+        schedule: Likewise (`step`, `cosine` or `constant`).
+        kind: `train` runs steps; `fit` calls `Method.fit` once.
+    """
+
+    name: str
+    epochs: int
+    samplings: tuple[Sampling, ...] = (Sampling(),)
+    views: tuple[str, ...] = ("default",)
+    trainable: tuple[str, ...] = ()
+    reset: tuple[str, ...] = ()
+    update_norm: tuple[str, ...] = ()
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    schedule: Literal["step", "cosine", "constant"] | None = None
+    kind: Literal["train", "fit"] = "train"
+
+    def __post_init__(self) -> None:
+        if self.kind == "train" and self.epochs < 1:
+            raise ConfigError(
+                f"Stage {self.name!r} must have at least one epoch, got {self.epochs}."
+            )
+        if not self.samplings or not self.views:
+            raise ConfigError(f"Stage {self.name!r} must have at least one sampling and one view.")

@@ -1,0 +1,114 @@
+"""Look at a data set before training on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from longtail.core.groups import RULE_TEXT, ShotGroups
+from longtail.core.manifest import SPLITS, Manifest
+from longtail.data.check import Checked, repeated_pictures
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        manifest: The data set.
+        sizes: Pictures of each split.
+        imbalance_ratio: Of the training counts (readable pictures).
+        groups: One line per rule.
+        damaged: (path, reason).
+        repeated: Groups of equal files inside one split, as paths.
+        in_two_splits: Groups of equal files that occur in more than one split: leakage.
+        conflicting: Groups of equal files with different labels.
+        missing: Split -> classes of train that it lacks.
+        ignored: Files whose name is no picture's.
+    """
+
+    manifest: Manifest
+    sizes: dict[str, int]
+    imbalance_ratio: float
+    groups: tuple[str, ...]
+    damaged: tuple[tuple[str, str], ...] = ()
+    repeated: tuple[tuple[str, ...], ...] = ()
+    in_two_splits: tuple[tuple[str, ...], ...] = ()
+    conflicting: tuple[tuple[str, ...], ...] = ()
+    missing: dict[str, tuple[str, ...]] | None = None
+    ignored: int = 0
+
+    def warnings(self) -> list[str]:
+        """Return one sentence per kind of finding, the worst first."""
+        lines = []
+        if self.in_two_splits:
+            lines.append(
+                f"{len(self.in_two_splits)} pictures occur in two splits (leakage): "
+                f"{_show(self.in_two_splits)}"
+            )
+        if self.conflicting:
+            lines.append(
+                f"{len(self.conflicting)} pictures occur with different labels: "
+                f"{_show(self.conflicting)}"
+            )
+        if self.damaged:
+            shown = "; ".join(f"{path} ({reason})" for path, reason in self.damaged[:3])
+            lines.append(f"{len(self.damaged)} files cannot be read as pictures: {shown}")
+        if self.repeated:
+            lines.append(
+                f"{len(self.repeated)} pictures occur twice in one split: {_show(self.repeated)}"
+            )
+        for split, names in (self.missing or {}).items():
+            if names:
+                lines.append(
+                    f"{split} has no picture of {len(names)} classes, they cannot be evaluated "
+                    f"there: {', '.join(names[:8])}"
+                )
+        if self.ignored:
+            lines.append(f"{self.ignored} files were ignored: their names are not pictures'.")
+        return lines
+
+
+def inspect(manifest: Manifest, checked: Sequence[Checked] = (), ignored: int = 0) -> Inspection:
+    """Count, group and cross-check a data set.
+
+    Args:
+        manifest: The data set.
+        checked: What `check_pictures` said of its files, row by row; empty for array sets.
+        ignored: Files that are no pictures by their names.
+    """
+    good = np.array([row for row, c in enumerate(checked) if not c.reason], dtype=np.int64)
+    readable = manifest.take(good) if checked else manifest
+    counts = readable.class_counts()
+    repeated, leaked, conflicting = [], [], []
+    for rows in repeated_pictures(manifest, checked):
+        paths = tuple(manifest.paths[row] for row in rows)
+        if len({int(manifest.labels[row]) for row in rows}) > 1:
+            conflicting.append(paths)
+        if len({int(manifest.splits[row]) for row in rows}) > 1:
+            leaked.append(paths)
+        elif len({int(manifest.labels[row]) for row in rows}) == 1:
+            repeated.append(paths)
+    missing = {}
+    for split in SPLITS[1:]:
+        if readable.has(split):
+            absent = np.flatnonzero(readable.histogram(split) == 0).tolist()
+            missing[split] = tuple(manifest.classes[label] for label in absent)
+    return Inspection(
+        manifest=readable,
+        sizes={split: len(readable.rows(split)) for split in SPLITS},
+        imbalance_ratio=counts.imbalance_ratio,
+        groups=tuple(ShotGroups.from_counts(counts, rule).describe() for rule in RULE_TEXT),
+        damaged=tuple((manifest.paths[r], c.reason) for r, c in enumerate(checked) if c.reason),
+        repeated=tuple(repeated),
+        in_two_splits=tuple(leaked),
+        conflicting=tuple(conflicting),
+        missing=missing,
+        ignored=ignored,
+    )
+
+
+def _show(groups: Sequence[tuple[str, ...]]) -> str:
+    return "; ".join(" = ".join(paths[:3]) for paths in groups[:3])

@@ -1,0 +1,177 @@
+"""Batches for training and evaluation, on the device."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from longtail.core import distributed
+from longtail.core.batch import Batch
+from longtail.core.rng import numpy_generator, torch_generator
+from longtail.data.augment import Draws, Policy, find_policy, normalise
+from longtail.data.pictures import ArrayPictures, DataSet, FilePictures
+from longtail.data.samplers import EpochSampler
+
+BATCHES_AHEAD = 4  # decoded while the device computes
+
+
+class TrainingLoader:
+    """Makes the batches of one stream of one stage.
+
+    Pictures that live in an array stay on the device: a batch is an index, a gather and a fused
+    augmentation. Files are decoded by threads (Pillow releases the interpreter lock), some batches
+    ahead; everything after the crop runs on the device by the same code.
+
+    Args:
+        data: The train split.
+        sampler: Which pictures come when.
+        views: Augmentation policies, one per view; `default` is the data set's own.
+        device: Where the batches go.
+        seed: Seed of the run.
+        stage: Number of the stage and stream, for the random numbers.
+        workers: Decoding threads.
+        channels_last: Memory format of the batches.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        sampler: EpochSampler,
+        views: Sequence[str],
+        *,
+        device: torch.device,
+        seed: int,
+        stage: int = 0,
+        workers: int = 4,
+        channels_last: bool = True,
+    ) -> None:
+        self._data, self._sampler = data, sampler
+        names = [data.default_view if name == "default" else name for name in views]
+        self._views = [(f"view {place}", find_policy(name)) for place, name in enumerate(names)]
+        self._device, self._seed, self._stage, self._workers = device, seed, stage, workers
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._labels = torch.from_numpy(np.array(data.manifest.labels)).to(device)
+        self._ids = torch.from_numpy(np.array(data.manifest.ids)).to(device)
+        self._resident = (
+            data.pictures.pixels.to(device) if isinstance(data.pictures, ArrayPictures) else None
+        )
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return self._sampler.steps
+
+    def ids_of(self, epoch: int, step: int) -> list[int]:
+        """Return the ids of the pictures of one batch of this process."""
+        rows = self._sampler.local_batches(epoch)[step]
+        return [int(number) for number in self._data.manifest.ids[rows]]
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of `epoch`."""
+        plan = self._sampler.local_batches(epoch)
+        on_device = torch.from_numpy(plan).to(self._device)
+        for step, pixels in enumerate(self._pixels(epoch, plan, on_device)):
+            rows = on_device[step]
+            views = tuple(
+                self._finish(images, policy, epoch, step, name)
+                for images, (name, policy) in zip(pixels, self._views, strict=True)
+            )
+            yield Batch(views, self._labels[rows], self._ids[rows])
+
+    def _pixels(
+        self, epoch: int, plan: NDArray[np.int64], on_device: Tensor
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the uint8 pictures [B, 3, S, S] of each view, before the device operations."""
+        if self._resident is not None:
+            for step in range(len(plan)):
+                yield (self._resident[on_device[step]],) * len(self._views)
+            return
+        pictures = self._data.pictures
+        assert isinstance(pictures, FilePictures)
+
+        def decode(step: int, place: int, view: str, policy: Policy) -> NDArray[np.uint8]:
+            row = int(plan[step, place])
+            if not policy.resized_crop:
+                return pictures.decode(row)
+            joint_place = place * distributed.world_size() + distributed.rank()
+            key = ("crop", view, self._stage, epoch, step, joint_place)
+            return pictures.decode_crop(row, numpy_generator(self._seed, *key))
+
+        jobs = [
+            [(step, place, *view) for place in range(plan.shape[1])]
+            for step in range(len(plan))
+            for view in self._views
+        ]
+        batches = _in_threads(decode, jobs, self._workers, ahead=BATCHES_AHEAD * len(self._views))
+        for _ in range(len(plan)):
+            yield tuple(_to_device(next(batches), self._device) for _ in self._views)
+
+    def _finish(self, images: Tensor, policy: Policy, epoch: int, step: int, view: str) -> Tensor:
+        key = ("augmentation", view, self._stage, epoch, step)
+        draws = Draws(
+            torch_generator(self._seed, *key, device=self._device),
+            len(images),
+            distributed.rank(),
+            distributed.world_size(),
+        )
+        augmented = policy(images, draws)
+        normalised = normalise(augmented, self._data.mean, self._data.std)
+        return normalised.contiguous(memory_format=self._format)
+
+
+def evaluation_batches(
+    data: DataSet, *, batch_size: int, device: torch.device, workers: int = 4
+) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    """Yield normalised pictures [B, 3, S, S] and their rows in `data`, this process's share.
+
+    Every row occurs on exactly one process, whatever the number of processes.
+    """
+    own = np.arange(distributed.rank(), len(data.manifest), distributed.world_size())
+    plan = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+    pictures = data.pictures
+    if isinstance(pictures, ArrayPictures):
+        for rows in plan:
+            images = pictures.pixels[torch.from_numpy(rows)].to(device)
+            yield _ready(images, data), rows
+        return
+    jobs = [[(row,) for row in rows.tolist()] for rows in plan]
+    decoded = _in_threads(pictures.decode, jobs, workers, ahead=BATCHES_AHEAD)
+    for rows in plan:
+        yield _ready(_to_device(next(decoded), device), data), rows
+
+
+def _ready(images: Tensor, data: DataSet) -> Tensor:
+    return normalise(images, data.mean, data.std).contiguous(memory_format=torch.channels_last)
+
+
+def _to_device(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
+    stacked = torch.from_numpy(np.stack(pictures))
+    if device.type == "cuda":
+        return stacked.pin_memory().to(device, non_blocking=True)
+    return stacked.to(device)
+
+
+def _in_threads(
+    decode: Callable[..., NDArray[np.uint8]],
+    jobs: Sequence[Sequence[tuple[object, ...]]],
+    workers: int,
+    ahead: int,
+) -> Iterator[list[NDArray[np.uint8]]]:
+    """Yield the results of each list of jobs in order, `ahead` lists in flight."""
+    pool = ThreadPoolExecutor(workers)
+    flight: deque[list[Future[NDArray[np.uint8]]]] = deque()
+    try:
+        for group in jobs:
+            flight.append([pool.submit(decode, *job) for job in group])
+            if len(flight) > ahead:
+                yield [job.result() for job in flight.popleft()]
+        while flight:
+            yield [job.result() for job in flight.popleft()]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,141 @@
+"""Where the pixels are: in one array, or in files that are decoded on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from longtail.core.errors import DataError
+from longtail.core.manifest import Manifest
+from longtail.data.decode import open_rgb, random_resized_crop, to_square
+
+# Pictures up to this side are kept decoded; larger ones are decoded when they are needed.
+RESIDENT_SIDE = 64
+RESIDENT_BYTES = 4 * 2**30
+TEST_MARGIN = 256 / 224  # of ImageNet's test transform; small pictures are not cut
+
+
+@dataclass(frozen=True)
+class ArrayPictures:
+    """Pictures of one size in one tensor.
+
+    Attributes:
+        pixels: uint8 [N, 3, S, S]; picture i of the manifest is row i.
+    """
+
+    pixels: Tensor
+
+    @property
+    def size(self) -> int:
+        """Side S in pixels."""
+        return int(self.pixels.shape[-1])
+
+    def take(self, rows: NDArray[np.int64]) -> ArrayPictures:
+        """Return the pictures at `rows`."""
+        return ArrayPictures(self.pixels[torch.from_numpy(np.array(rows))])
+
+
+@dataclass(frozen=True)
+class FilePictures:
+    """Pictures in files.
+
+    Attributes:
+        paths: One file per row of the manifest.
+        size: Side of the square that the network sees.
+    """
+
+    paths: tuple[Path, ...]
+    size: int
+
+    def take(self, rows: NDArray[np.int64]) -> FilePictures:
+        """Return the pictures at `rows`."""
+        return FilePictures(tuple(self.paths[row] for row in rows.tolist()), self.size)
+
+    def decode(self, row: int) -> NDArray[np.uint8]:
+        """Return the centre of picture `row`, uint8 [3, size, size]."""
+        margin = TEST_MARGIN if self.size > RESIDENT_SIDE else 1.0
+        wanted = round(self.size * margin)
+        return to_square(open_rgb(self.paths[row], at_least=wanted), self.size, margin=margin)
+
+    def decode_crop(self, row: int, generator: np.random.Generator) -> NDArray[np.uint8]:
+        """Return a random resized part of picture `row`, uint8 [3, size, size]."""
+        # a crop of 8 % of the area must still have about `size` pixels a side
+        picture = open_rgb(self.paths[row], at_least=2 * self.size)
+        return random_resized_crop(picture, self.size, generator)
+
+    def fits_in_memory(self) -> bool:
+        """Say whether the decoded pictures should be kept."""
+        return self.size <= RESIDENT_SIDE and len(self.paths) * 3 * self.size**2 <= RESIDENT_BYTES
+
+    def load(self, workers: int = 4) -> ArrayPictures:
+        """Decode everything into one array."""
+        pixels = np.empty((len(self.paths), 3, self.size, self.size), dtype=np.uint8)
+
+        def put(row: int) -> None:
+            pixels[row] = self.decode(row)
+
+        with ThreadPoolExecutor(workers) as pool:
+            for _ in pool.map(put, range(len(self.paths))):
+                pass
+        return ArrayPictures(torch.from_numpy(pixels))
+
+
+Pictures = ArrayPictures | FilePictures
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A manifest with its pictures and how they are normalised.
+
+    Attributes:
+        manifest: Which picture is what.
+        pictures: The pixels, row by row as in the manifest.
+        mean: Per channel, of pixels in 0..1.
+        std: Likewise.
+        default_view: Augmentation policy that the set's literature calls standard.
+        notes: Findings that belong beside every number (classes not evaluated, pictures skipped).
+        skipped: Damaged files that were left out, as (path, reason).
+    """
+
+    manifest: Manifest
+    pictures: Pictures
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    default_view: str = "crop-flip"
+    notes: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        rows = len(
+            self.pictures.pixels
+            if isinstance(self.pictures, ArrayPictures)
+            else self.pictures.paths
+        )
+        if rows != len(self.manifest):
+            raise DataError(f"{self.manifest.name}: {len(self.manifest)} rows but {rows} pictures.")
+
+    def split(self, name: str) -> DataSet:
+        """Return the pictures of one split.
+
+        Raises:
+            DataError: If the split is empty.
+        """
+        if not self.manifest.has(name):
+            raise DataError(f"{self.manifest.name} has no {name} split.")
+        return self.take(self.manifest.rows(name))
+
+    def take(self, rows: NDArray[np.int64]) -> DataSet:
+        """Return the pictures at the positions `rows`."""
+        return replace(self, manifest=self.manifest.take(rows), pictures=self.pictures.take(rows))
+
+
+def rgb_pixels(planes: NDArray[np.uint8], shape: Sequence[int]) -> ArrayPictures:
+    """Wrap a uint8 array that can be viewed as [N, 3, S, S]."""
+    return ArrayPictures(torch.from_numpy(np.ascontiguousarray(planes.reshape(shape))))
