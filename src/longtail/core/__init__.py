@@ -14,7 +14,7 @@ from longtail.core.groups import GROUP_NAMES, GroupRule, ShotGroups
 from longtail.core.manifest import SPLITS, Manifest
 from longtail.core.predictions import Predictions
 from longtail.core.protocol import Protocol, Selection
-from longtail.core.stage import SamplerName, Sampling, Stage
+from longtail.core.stage import SamplerName, Sampling, Stage, epochs_of
 
 __all__ = [
     "GROUP_NAMES",
@@ -38,4 +38,5 @@ __all__ = [
     "Stage",
     "StepOutput",
     "TrainingError",
+    "epochs_of",
 ]

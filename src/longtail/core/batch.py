@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -26,6 +26,17 @@ class Batch:
     def images(self) -> Tensor:
         """The only view, or the first of several, [B, 3, H, W]."""
         return self.views[0]
+
+    def split(self, parts: int) -> Iterator[Batch]:
+        """Yield `parts` batches of equal size, for gradients that are summed up."""
+        pieces = zip(
+            zip(*(view.chunk(parts) for view in self.views), strict=True),
+            self.labels.chunk(parts),
+            self.ids.chunk(parts),
+            strict=True,
+        )
+        for views, labels, ids in pieces:
+            yield Batch(views, labels, ids)
 
 
 @dataclass(frozen=True)

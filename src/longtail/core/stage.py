@@ -46,6 +46,7 @@ class Stage:
         reset: Names of submodules that are initialised anew before the stage.
         update_norm: Frozen submodules whose normalisation statistics still follow the data. Any
             other frozen part is in eval mode.
+        no_weight_decay: Names of parameters that are exempt from weight decay.
         learning_rate: Replaces the training configuration's value if set.
         weight_decay: Likewise.
         schedule: Likewise (`step`, `cosine` or `constant`).
@@ -59,6 +60,7 @@ class Stage:
     trainable: tuple[str, ...] = ()
     reset: tuple[str, ...] = ()
     update_norm: tuple[str, ...] = ()
+    no_weight_decay: tuple[str, ...] = ()
     learning_rate: float | None = None
     weight_decay: float | None = None
     schedule: Literal["step", "cosine", "constant"] | None = None
@@ -71,3 +73,11 @@ class Stage:
             )
         if not self.samplings or not self.views:
             raise ConfigError(f"Stage {self.name!r} must have at least one sampling and one view.")
+
+
+def epochs_of(duration: float, epochs: int) -> int:
+    """Return a duration in epochs: below 1 it is a share of `epochs` (rounded), else epochs.
+
+    Recipes say `0.8` where the papers say epoch 160 of 200, so that a shorter run keeps its shape.
+    """
+    return round(duration * epochs) if duration < 1 else round(duration)

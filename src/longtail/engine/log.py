@@ -1,0 +1,197 @@
+"""What a training tells: a progress bar on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_TICKS = 1.0
+
+
+class Log(Protocol):
+    """Where a training reports to."""
+
+    def note(self, text: str) -> None:
+        """Say one sentence."""
+
+    def stage(self, name: str, epochs: int, first: int, steps: int) -> None:
+        """Begin a stage at epoch `first`."""
+
+    def step(self, step: int, loss: Callable[[], float], rate: float, speed: float) -> None:
+        """Report a step: its number in the epoch, the mean loss so far, lr, pictures per second."""
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Report a finished epoch: its line of `metrics.jsonl`."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class SilentLog:
+    """Says nothing; for processes other than the main one, and for tests."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+    def stage(self, name: str, epochs: int, first: int, steps: int) -> None:
+        """Ignore."""
+
+    def step(self, step: int, loss: Callable[[], float], rate: float, speed: float) -> None:
+        """Ignore."""
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Ignore."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class PlainLog(SilentLog):
+    """One line an epoch on standard error, for files and pipes."""
+
+    def note(self, text: str) -> None:
+        """Print a sentence."""
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the log
+
+    def stage(self, name: str, epochs: int, first: int, steps: int) -> None:
+        """Print the name of the stage."""
+        self.note(f"stage {name}: epochs {first + 1} to {epochs}, {steps} steps each")
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Print the epoch."""
+        self.note(describe_epoch(line))
+
+
+class TerminalLog(SilentLog):
+    """A progress bar with loss, learning rate, pictures per second and time left."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._last = 0.0
+
+    def note(self, text: str) -> None:
+        """Print a sentence above the bar."""
+        self._console.print(text, highlight=False, markup=False)
+
+    def stage(self, name: str, epochs: int, first: int, steps: int) -> None:
+        """Begin a bar over all steps of the stage."""
+        self.close()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]} lr {task.fields[rate]} {task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._steps, self._epoch = steps, first
+        total, done = epochs * steps, first * steps
+        self._task = self._bar.add_task(
+            name, total=total, completed=done, loss="-", rate="-", speed=""
+        )
+        self._bar.start()
+
+    def step(self, step: int, loss: Callable[[], float], rate: float, speed: float) -> None:
+        """Move the bar, at most once a second: reading the loss makes the host wait."""
+        now = time.monotonic()
+        if self._bar is None or now - self._last < SECONDS_BETWEEN_TICKS:
+            return
+        self._last = now
+        self._bar.update(
+            self._task,
+            completed=self._epoch * self._steps + step + 1,
+            loss=f"{loss():.3f}",
+            rate=f"{rate:.4g}",
+            speed=f"{speed:,.0f} pictures/s",
+        )
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Finish an epoch of the bar."""
+        self._epoch = line["epoch"]
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._epoch * self._steps)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class TensorBoardLog(SilentLog):
+    """Scalars for TensorBoard, beside another log."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder))
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Write every number of the line."""
+        for name, value in line.items():
+            if isinstance(value, float):
+                self._writer.add_scalar(name, value, line["epochs_done"])
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._writer.close()
+
+
+class Logs:
+    """Several logs as one."""
+
+    def __init__(self, *logs: Log) -> None:
+        self._logs = logs
+
+    def note(self, text: str) -> None:
+        """Pass on."""
+        for log in self._logs:
+            log.note(text)
+
+    def stage(self, name: str, epochs: int, first: int, steps: int) -> None:
+        """Pass on."""
+        for log in self._logs:
+            log.stage(name, epochs, first, steps)
+
+    def step(self, step: int, loss: Callable[[], float], rate: float, speed: float) -> None:
+        """Pass on."""
+        for log in self._logs:
+            log.step(step, loss, rate, speed)
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Pass on."""
+        for log in self._logs:
+            log.epoch(line)
+
+    def close(self) -> None:
+        """Close all."""
+        for log in self._logs:
+            log.close()
+
+
+def default_log(run: Path | None = None) -> Log:
+    """Return a bar on a terminal, lines elsewhere; with TensorBoard's file when it is installed."""
+    first: Log = TerminalLog() if sys.stderr.isatty() else PlainLog()
+    if run is not None and importlib.util.find_spec("tensorboard") is not None:
+        return Logs(first, TensorBoardLog(run / "tensorboard"))
+    return first
+
+
+def describe_epoch(line: Mapping[str, Any]) -> str:
+    """Return the line of an epoch for people."""
+    text = (
+        f"{line['stage']} epoch {line['epoch']}: loss {line['loss']:.4f}, "
+        f"lr {line['learning_rate']:.4g}, {line['pictures_per_second']:,.0f} pictures/s"
+    )
+    if "val_macro_accuracy" in line:
+        text += f", val macro accuracy {100 * line['val_macro_accuracy']:.1f} %"
+    return text

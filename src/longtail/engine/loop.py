@@ -1,0 +1,389 @@
+"""The training loop: runs any method, knows none by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from longtail.core import distributed
+from longtail.core.batch import Batch, Position, StepOutput
+from longtail.core.errors import CheckpointError, ProtocolError, TrainingError
+from longtail.core.protocol import Protocol
+from longtail.core.rng import derive_seed
+from longtail.core.stage import Stage
+from longtail.data.loader import TrainingLoader, evaluation_batches
+from longtail.data.pictures import DataSet
+from longtail.data.samplers import EpochSampler
+from longtail.engine import checkpoint as ckpt
+from longtail.engine.config import TrainingConfig
+from longtail.engine.hardware import autocast, resolve_precision
+from longtail.engine.log import Log
+from longtail.engine.optimisation import build_optimizer, prepare_stage, seeded, training_mode
+from longtail.engine.run_folder import RunFolder
+from longtail.engine.schedule import learning_rate
+from longtail.methods.method import Method
+
+STEPS_BETWEEN_CHECKS = 100  # of the loss being finite; reading it makes the host wait
+Validate = Callable[[nn.Module], dict[str, float]]
+
+
+@dataclass
+class _Progress:
+    """What a resumed run must know besides weights and optimiser."""
+
+    stage: int = 0
+    epoch: int = 0
+    epochs_done: int = 0
+    best: float = -1.0
+    since_best: int = 0
+    stopped: bool = False
+
+
+@dataclass
+class Trainer:
+    """Trains one method and leaves a run folder.
+
+    Attributes:
+        method: On the device, freshly built.
+        train_set: The train split; nothing else is visible to training.
+        config: How to train.
+        protocol: Which split selects.
+        folder: Where checkpoints and metrics go.
+        card: Description that every checkpoint gets.
+        device: Where to compute.
+        log: Where to report.
+        validate: Scores of a model on val, or None without a validation split.
+    """
+
+    method: Method
+    train_set: DataSet
+    config: TrainingConfig
+    protocol: Protocol
+    folder: RunFolder
+    card: ckpt.CheckpointCard
+    device: torch.device
+    log: Log
+    validate: Validate | None = None
+    _at: _Progress = field(default_factory=_Progress)
+    _restored: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.validate is None and self.protocol.selection != "last":
+            raise ProtocolError("Selection on val needs a function that scores the val split.")
+        self._precision = resolve_precision(self.config.precision, self.device)
+        self._stages = tuple(self.method.stages())
+
+    def run(self, *, resume: bool = False) -> None:
+        """Train all stages, or what is left of them.
+
+        Raises:
+            TrainingError: At the first loss that is not finite.
+            CheckpointError: If a checkpoint cannot be written or read.
+        """
+        distributed.share(self.config.batch_size, "training.batch_size")
+        if resume:
+            self._restore()
+        for number in range(self._at.stage, len(self._stages)):
+            self._run_stage(number, self._stages[number])
+        self.log.close()
+
+    # --- one stage ----------------------------------------------------------------------------
+
+    def _run_stage(self, number: int, stage: Stage) -> None:
+        # prepare_stage re-initialises parts; after a resume the checkpoint's weights come on top
+        weights = self._restored.pop("weights", None)
+        prepare_stage(self.method, stage, self.config.seed, number)
+        if weights is not None:
+            ckpt.load_weights(self.method, weights, str(self.folder.checkpoints))
+        if stage.kind == "fit":
+            self._fit(stage)
+        else:
+            self._train_stage(number, stage)
+        self._at = _Progress(number + 1, 0, self._at.epochs_done, self._at.best)
+
+    def _fit(self, stage: Stage) -> None:
+        self.method.eval()
+        batches = evaluation_batches(
+            self.train_set, batch_size=256, device=self.device, workers=self.config.workers
+        )
+        labels = torch.from_numpy(self.train_set.manifest.labels.copy())
+        self.method.fit(stage, ((x, labels[rows].to(self.device)) for x, rows in batches))
+        self._save(stage, {}, self.method, finished=True)
+
+    def _train_stage(self, number: int, stage: Stage) -> None:
+        optimizer = build_optimizer(self.method, stage, self.config)
+        ema = self._moving_average()
+        if "optimizer" in self._restored:
+            optimizer.load_state_dict(self._restored.pop("optimizer"))
+            if ema is not None:
+                ema.load_state_dict(self._restored.pop("ema"))
+        loaders = self._loaders(number, stage)
+        self.log.stage(stage.name, stage.epochs, self._at.epoch, loaders[0].steps)
+        step = self._step_function(stage)
+        for epoch in range(self._at.epoch, stage.epochs):
+            rate = learning_rate(
+                self.config,
+                epoch,
+                stage.epochs,
+                peak=stage.learning_rate,
+                schedule=stage.schedule,
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            line = self._epoch(number, stage, epoch, loaders, step, optimizer, ema)
+            self._at.epoch, self._at.epochs_done = epoch + 1, self._at.epochs_done + 1
+            predictor: nn.Module = ema.module if ema is not None else self.method
+            improved = self._score(line, predictor)
+            finished = epoch + 1 == stage.epochs or self._at.stopped
+            if distributed.is_main():
+                self.folder.append_metrics(line)
+            self.log.epoch(line)
+            if improved:
+                self._save(stage, {}, predictor, name=ckpt.best_name(self._at.epochs_done))
+            if finished and ema is not None:
+                self.method.load_state_dict(ema.module.state_dict())
+            if finished or (epoch + 1) % self.config.checkpoint_every == 0:
+                state = {"optimizer": optimizer.state_dict()}
+                if ema is not None:
+                    state["ema"] = ema.state_dict()
+                self._save(stage, state, self.method, finished=finished)
+            if finished:
+                break
+
+    def _loaders(self, number: int, stage: Stage) -> list[TrainingLoader]:
+        manifest = self.train_set.manifest
+        self.protocol.may_train_on("train")
+        loaders = []
+        for stream, sampling in enumerate(stage.samplings):
+            place = 100 * number + stream  # random numbers of its own for every stream
+            sampler = EpochSampler(
+                manifest.labels,
+                manifest.class_counts(),
+                sampling,
+                batch_size=self.config.batch_size,
+                epochs=stage.epochs,
+                seed=self.config.seed,
+                stage=place,
+            )
+            loaders.append(
+                TrainingLoader(
+                    self.train_set,
+                    sampler,
+                    stage.views,
+                    device=self.device,
+                    seed=self.config.seed,
+                    stage=place,
+                    workers=self.config.workers,
+                    channels_last=self.config.channels_last,
+                )
+            )
+        return loaders
+
+    # --- one epoch ----------------------------------------------------------------------------
+
+    def _epoch(
+        self,
+        number: int,
+        stage: Stage,
+        epoch: int,
+        loaders: Sequence[TrainingLoader],
+        step_function: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema: AveragedModel | None,
+    ) -> dict[str, Any]:
+        training_mode(self.method, stage)
+        seed, steps = self.config.seed, loaders[0].steps
+        losses = torch.zeros(steps, device=self.device)
+        scalars: dict[str, Tensor] = {}
+        rate = float(optimizer.param_groups[0]["lr"])
+        begin = time.perf_counter()
+        streams = zip(*(loader.epoch(epoch) for loader in loaders), strict=True)
+        # dropout inside a backbone draws from the global generator
+        with seeded(derive_seed(seed, "step", number, epoch, distributed.rank())):
+            for step, batches in enumerate(streams):
+                at = Position(seed, number, epoch, step, stage.epochs)
+                out = self._optimise(batches, at, step_function, optimizer)
+                if ema is not None:
+                    ema.update_parameters(self.method)
+                self.method.after_step(out, at)
+                losses[step] = out.loss.detach()
+                for name, value in out.scalars.items():
+                    scalars[name] = scalars.get(name, 0) + value.detach() / steps
+                done = step + 1
+                speed = done * self.config.batch_size / (time.perf_counter() - begin)
+                self.log.step(step, lambda: float(losses[: step + 1].mean()), rate, speed)  # noqa: B023
+                if done % STEPS_BETWEEN_CHECKS == 0 or done == steps:
+                    self._require_finite(losses[:done], loaders, number, epoch)
+        loss = float(distributed.mean(losses).mean())
+        seconds = time.perf_counter() - begin
+        return {
+            "stage": stage.name,
+            "epoch": epoch + 1,
+            "epochs_done": self._at.epochs_done + 1,
+            "loss": loss,
+            "learning_rate": rate,
+            "seconds": round(seconds, 3),
+            "pictures_per_second": round(steps * self.config.batch_size / seconds, 1),
+            **{name: float(value) for name, value in scalars.items()},
+        }
+
+    def _optimise(
+        self,
+        batches: Sequence[Batch],
+        at: Position,
+        step_function: nn.Module,
+        optimizer: torch.optim.Optimizer,
+    ) -> StepOutput:
+        """Take one optimiser step; the returned loss is the mean over the parts of the batch."""
+        parts = self.config.accumulate
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        pieces = [list(batch.split(parts)) for batch in batches]
+        for part in range(parts):
+            last = part == parts - 1
+            # gradients are exchanged between processes once, with the last part
+            quiet = nullcontext() if last else getattr(step_function, "no_sync", nullcontext)()
+            with quiet:
+                with autocast(self._precision, self.device):
+                    out: StepOutput = step_function([piece[part] for piece in pieces], at)
+                torch.autograd.backward(out.loss / parts)
+            total += out.loss.detach() / parts
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.method.parameters(), self.config.clip_norm)
+        optimizer.step()
+        return StepOutput(total, out.scalars, out.carry)
+
+    def _step_function(self, stage: Stage) -> nn.Module:
+        step = _Step(self.method)
+        if not distributed.active():
+            return step
+        return nn.parallel.DistributedDataParallel(
+            step, device_ids=[self.device.index] if self.device.type == "cuda" else None
+        )
+
+    def _require_finite(
+        self, losses: Tensor, loaders: Sequence[TrainingLoader], number: int, epoch: int
+    ) -> None:
+        finite = torch.isfinite(distributed.mean(losses)).tolist()
+        if all(finite):
+            return
+        step = finite.index(False)
+        ids = sorted({i for loader in loaders for i in loader.ids_of(epoch, step)})
+        if distributed.is_main():
+            self.folder.write_json(
+                self.folder.path / "non-finite-batch.json",
+                {"stage": number, "epoch": epoch + 1, "step": step + 1, "picture_ids": ids},
+            )
+        raise TrainingError(
+            f"The loss is not finite at step {step + 1} of epoch {epoch + 1} (pictures "
+            f"{', '.join(map(str, ids[:8]))}, ...; all are in non-finite-batch.json). The last "
+            "checkpoint is from before. Try a lower training.learning_rate, "
+            "training.clip_norm=1 or training.precision=fp32, then --resume."
+        )
+
+    # --- selection, checkpoints ---------------------------------------------------------------
+
+    def _score(self, line: dict[str, Any], predictor: nn.Module) -> bool:
+        """Add val scores to the line; say whether this is the best epoch so far."""
+        if self.validate is None:
+            return False
+        self.protocol.may_select_on("val")
+        scores = self.validate(predictor)
+        line.update({f"val_{name}": value for name, value in scores.items()})
+        if self.protocol.selection == "last":
+            return False
+        if scores["macro_accuracy"] > self._at.best:  # the earliest epoch wins ties
+            self._at.best, self._at.since_best = scores["macro_accuracy"], 0
+            return True
+        self._at.since_best += 1
+        patience = self.config.early_stopping
+        self._at.stopped = patience is not None and self._at.since_best >= patience
+        return False
+
+    def _save(
+        self,
+        stage: Stage,
+        state: dict[str, Any],
+        predictor: nn.Module,
+        *,
+        finished: bool = False,
+        name: str | None = None,
+    ) -> None:
+        if not distributed.is_main():
+            distributed.barrier()
+            return
+        at = self._at
+        card = self.card.model_copy(
+            update={
+                "stage": at.stage,
+                "epoch": at.epoch,
+                "epochs_done": at.epochs_done,
+                "finished": finished and at.stage == len(self._stages) - 1,
+            }
+        )
+        name = name or ckpt.checkpoint_name(at.stage, at.epoch, finished=finished)
+        progress = {
+            "best": at.best,
+            "since_best": at.since_best,
+            "stopped": at.stopped,
+            "end_of_stage": finished,
+        }
+        ckpt.save_checkpoint(
+            self.folder.checkpoints, name, card, predictor.state_dict(), state | progress
+        )
+        ckpt.drop_old(self.folder.checkpoints)
+        distributed.barrier()
+
+    def _restore(self) -> None:
+        found = ckpt.newest(self.folder.checkpoints)
+        if found is None:
+            self.folder.keep_metrics(0)
+            return
+        card, state = ckpt.read_card(found), ckpt.read_state(found)
+        if card.method != self.card.method or card.classes != self.card.classes:
+            raise CheckpointError(
+                f"{found} was trained with method {card.method} on {len(card.classes)} classes, not "
+                f"with {self.card.method} on {len(self.card.classes)}; it cannot be continued."
+            )
+        if distributed.is_main():
+            self.folder.keep_metrics(card.epochs_done)
+        distributed.barrier()
+        ended = bool(state.pop("end_of_stage"))
+        self._at = _Progress(
+            card.stage + 1 if ended else card.stage,
+            0 if ended else card.epoch,
+            card.epochs_done,
+            float(state.pop("best")),
+            0 if ended else int(state.pop("since_best")),
+        )
+        weights = ckpt.read_weights(found)
+        ckpt.load_weights(self.method, weights, str(found))
+        if not ended:
+            self._restored = {"weights": weights, **state}
+        self.log.note(f"Continuing after epoch {card.epochs_done} ({found.name}).")
+
+    def _moving_average(self) -> AveragedModel | None:
+        if self.config.ema is None:
+            return None
+        return AveragedModel(
+            self.method,
+            multi_avg_fn=get_ema_multi_avg_fn(self.config.ema),  # type: ignore[no-untyped-call]
+        )
+
+
+class _Step(nn.Module):
+    """Calls `training_step` as a forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, batches: Sequence[Batch], at: Position) -> StepOutput:
+        return self.method.training_step(batches, at)

@@ -1,0 +1,45 @@
+"""Learning rate of every epoch, as the released codes compute it."""
+
+import math
+
+from longtail.core.stage import epochs_of
+from longtail.engine.config import TrainingConfig
+
+
+def learning_rate(
+    config: TrainingConfig,
+    epoch: int,
+    epochs: int,
+    *,
+    peak: float | None = None,
+    schedule: str | None = None,
+) -> float:
+    """Return the learning rate of `epoch` (from 0) of a stage of `epochs`.
+
+    Warm-up over W epochs: peak (s (1 - u) + u), u = (epoch + 1) / W, with s = `warmup_start`.
+    ResLT starts at one third (.0467, .06, .0733, .0867, .1), LDAM at zero (.02, .04, ... .1).
+
+    After it: `step` multiplies with `decay_factor` from every milestone on; `cosine` is
+    peak / 2 (1 + cos(pi e / T)) with e and T counted from the last warm-up epoch, where the peak
+    is reached (without warm-up the formula of Decoupling); `constant` stays at the peak.
+
+    Args:
+        config: Warm-up, milestones and factor.
+        epoch: Inside the stage, from 0.
+        epochs: Of the stage.
+        peak: Replaces `config.learning_rate`.
+        schedule: Replaces `config.schedule`.
+    """
+    top = config.learning_rate if peak is None else peak
+    warmup = epochs_of(config.warmup, epochs)
+    if epoch < warmup:
+        share = (epoch + 1) / warmup
+        return top * (config.warmup_start * (1 - share) + share)
+    kind = schedule or config.schedule
+    if kind == "constant":
+        return top
+    if kind == "step":
+        passed = sum(epoch >= epochs_of(milestone, epochs) for milestone in config.milestones)
+        return float(top * config.decay_factor**passed)
+    begin = max(warmup - 1, 0)
+    return 0.5 * top * (1 + math.cos(math.pi * (epoch - begin) / (epochs - begin)))

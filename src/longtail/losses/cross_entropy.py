@@ -1,0 +1,50 @@
+"""Cross-entropy with class weights and label smoothing."""
+
+from torch import Tensor, nn
+
+from longtail.losses.adjusted_softmax import Reduction, adjusted_cross_entropy, reduce
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "weighted-mean",
+) -> Tensor:
+    """Return -log softmax(z)_y, smoothed and weighted by class.
+
+    Args:
+        logits: [B, C].
+        labels: int64 [B].
+        class_weights: [C]; see `longtail.losses.class_weights`.
+        label_smoothing: In [0, 1).
+        reduction: See `reduce`.
+    """
+    losses = adjusted_cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return reduce(losses, labels, class_weights, reduction)
+
+
+class CrossEntropy(nn.Module):
+    """Module form of `cross_entropy`."""
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        class_weights: Tensor | None = None,
+        reduction: Reduction = "weighted-mean",
+    ) -> Tensor:
+        """Return the loss of logits [B, C] and labels [B]."""
+        return cross_entropy(
+            logits,
+            labels,
+            class_weights=class_weights,
+            label_smoothing=self.label_smoothing,
+            reduction=reduction,
+        )

@@ -1,0 +1,10 @@
+"""One paper, one file; and the table of all methods."""
+
+from longtail.methods.method import Method, Setting
+from longtail.methods.single_head import SingleHead
+
+METHODS: dict[str, type[Method]] = {
+    "single-head": SingleHead,
+}
+
+__all__ = ["METHODS", "Method", "Setting"]

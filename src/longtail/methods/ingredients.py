@@ -1,0 +1,172 @@
+"""Options that several methods share: losses, class weights, samplers, heads, mixing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from torch import Tensor, nn
+
+from longtail.core.counts import ClassCounts
+from longtail.core.stage import SamplerName, Sampling, epochs_of
+from longtail.data.options import Options
+from longtail.losses import (
+    LDAM,
+    CrossEntropy,
+    Focal,
+    LogitAdjusted,
+    SigmoidFocal,
+    WeightScheme,
+    class_weights,
+    rare_positive_bias,
+)
+from longtail.models.heads import CosineHead, LinearHead
+
+
+def _by_name(value: Any) -> Any:  # noqa: ANN401 - raw input of a recipe
+    """Let `loss: ldam` stand for `loss: {name: ldam}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+ByName = BeforeValidator(_by_name)
+
+
+class CrossEntropyOptions(Options):
+    """-log softmax(z)_y."""
+
+    name: Literal["cross-entropy"] = "cross-entropy"
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share spread over all classes")
+
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+        """Build the loss."""
+        return CrossEntropy(self.label_smoothing)
+
+
+class FocalOptions(Options):
+    """Focal loss, softmax form (gamma 1 in the LDAM family, 2 in the OLTR family)."""
+
+    name: Literal["focal"] = "focal"
+    gamma: float = Field(1.0, ge=0, description="0 is cross-entropy")
+
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+        """Build the loss."""
+        return Focal(self.gamma)
+
+
+class SigmoidFocalOptions(Options):
+    """Focal loss, sigmoid form; the classifier starts at the bias of a rare positive."""
+
+    name: Literal["sigmoid-focal"] = "sigmoid-focal"
+    gamma: float = Field(1.0, ge=0, description="0 is the sum of binary cross-entropies")
+
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+        """Build the loss."""
+        return SigmoidFocal(self.gamma)
+
+
+class BalancedSoftmaxOptions(Options):
+    """CE(z + log n, y)."""
+
+    name: Literal["balanced-softmax"] = "balanced-softmax"
+
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+        """Build the loss."""
+        return LogitAdjusted(counts, tau=1.0)
+
+
+class LogitAdjustedOptions(Options):
+    """CE(z + tau log pi, y); tau 1 is balanced softmax."""
+
+    name: Literal["logit-adjusted"] = "logit-adjusted"
+    tau: float = Field(1.0, ge=0, description="0 is cross-entropy")
+
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+        """Build the loss."""
+        return LogitAdjusted(counts, tau=self.tau)
+
+
+class LDAMOptions(Options):
+    """Margins that grow with rarity; needs the cosine head."""
+
+    name: Literal["ldam"] = "ldam"
+    max_margin: float = Field(0.5, gt=0, le=2, description="of the rarest class, cosine units")
+
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+        """Build the loss."""
+        return LDAM(counts, self.max_margin, scale)
+
+
+LossOptions = Annotated[
+    Annotated[
+        CrossEntropyOptions
+        | FocalOptions
+        | SigmoidFocalOptions
+        | BalancedSoftmaxOptions
+        | LogitAdjustedOptions
+        | LDAMOptions,
+        Field(discriminator="name"),
+    ],
+    ByName,
+]
+
+
+class HeadOptions(Options):
+    """The classifier."""
+
+    name: Literal["linear", "cosine"] = "linear"
+    scale: float = Field(30.0, gt=0, description="inverse temperature of the cosine head")
+
+    def build(self, num_features: int, num_classes: int, loss: Options) -> nn.Module:
+        """Build the head; a sigmoid loss sets the linear head's initial bias."""
+        if self.name == "cosine":
+            return CosineHead(num_features, num_classes, self.scale)
+        rare = isinstance(loss, SigmoidFocalOptions)
+        return LinearHead(
+            num_features, num_classes, rare_positive_bias(num_classes) if rare else None
+        )
+
+
+class ClassWeightOptions(Options):
+    """Weights of the classes in the loss, from an epoch on (deferred re-weighting)."""
+
+    name: WeightScheme = "effective-number"
+    beta: float = Field(0.9999, ge=0, le=1, description="of effective-number weights")
+    start: float = Field(
+        0.0, ge=0, description="first epoch with weights; below 1 a share of the epochs"
+    )
+
+    def build(self, counts: ClassCounts) -> Tensor:
+        """Return the weights, [C]."""
+        return class_weights(counts, self.name, beta=self.beta)
+
+
+class SamplingOptions(Options):
+    """How training pictures are drawn, from an epoch on (deferred re-sampling)."""
+
+    name: SamplerName = "instance"
+    form: Literal["published", "multinomial"] = Field(
+        "published", description="cycles and shuffles as released, or independent draws"
+    )
+    draws_per_class: int = Field(4, ge=1, description="of the class-balanced cycle")
+    beta: float = Field(0.9999, ge=0, lt=1, description="of effective-number sampling")
+    start: float = Field(
+        0.0, ge=0, description="first epoch of this sampler, instance-balanced before"
+    )
+
+    def build(self, epochs: int) -> Sampling:
+        """Return the sampling of a stage of `epochs` epochs."""
+        return Sampling(
+            name=self.name,
+            form=self.form,
+            draws_per_class=self.draws_per_class,
+            beta=self.beta,
+            switch_epoch=epochs_of(self.start, epochs) if self.start else None,
+        )
+
+
+class MixingOptions(Options):
+    """Pair mixing of the training batch."""
+
+    name: Literal["mixup", "cutmix"] = "mixup"
+    alpha: float = Field(1.0, gt=0, description="lam ~ Beta(alpha, alpha)")
+    probability: float = Field(1.0, ge=0, le=1, description="of mixing a batch")

@@ -1,0 +1,77 @@
+"""The contract of a method: a network, how it is trained, how it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from longtail.core.batch import Batch, Position, StepOutput
+from longtail.core.counts import ClassCounts
+from longtail.core.groups import ShotGroups
+from longtail.core.stage import Stage
+from longtail.data.options import Options
+from longtail.models.backbones import Backbone
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method is told about its task when it is built.
+
+    Attributes:
+        class_counts: Training pictures per class.
+        groups: Many-, medium- and few-shot classes.
+        epochs: Epochs of the training configuration, for the method to spend on its stages.
+        build_backbone: Makes a new backbone; may be called several times.
+    """
+
+    class_counts: ClassCounts
+    groups: ShotGroups
+    epochs: int
+    build_backbone: Callable[[], Backbone]
+
+
+class Method(nn.Module):
+    """Base of all methods: five hooks and no behaviour.
+
+    The engine promises: a part that is not trained in a stage is frozen and in eval mode unless the
+    stage names it in `update_norm`; every hook is told where the training is; what a step hands to
+    `after_step` travels in `StepOutput.carry`. The method promises: tensors live in parameters and
+    buffers, nowhere else; class order carries no meaning.
+
+    Attributes:
+        Config: The options of the method, with units, limits and the paper's values.
+        summary: What it does and when to use it, one line for `longtail methods`.
+        citation: Paper, for reports.
+    """
+
+    Config: ClassVar[type[Options]]
+    summary: ClassVar[str]
+    citation: ClassVar[str]
+
+    def stages(self) -> Sequence[Stage]:
+        """Say what is trained when, by which sampler, and what is frozen, reset or followed."""
+        raise NotImplementedError
+
+    def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
+        """Return the loss of one batch per stream of the stage."""
+        raise NotImplementedError
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Map normalised pictures [B, 3, H, W] to the logits [B, C] that the user gets."""
+        raise NotImplementedError
+
+    def after_step(self, out: StepOutput, at: Position) -> None:
+        """Update momentum copies, queues or projections after the optimiser's step."""
+
+    def fit(self, stage: Stage, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Compute a closed-form stage from (pictures [B, 3, H, W], labels [B]) of train."""
+
+    def corrections(self) -> tuple[str, ...]:
+        """Name the corrections for imbalance that training applies.
+
+        Stored with every model, so that `adjust` can warn before a second correction.
+        """
+        return ()

@@ -1,0 +1,146 @@
+"""One backbone, one head: every method that is only a choice of loss, sampler, head and schedule.
+
+Idea: Keep the network and change what it is told. The loss (balanced softmax, LDAM, focal), the
+pictures it sees (samplers, mixup, cutmix), or when either changes (deferred re-weighting or
+re-sampling) shift attention to rare classes.
+
+Symbols:
+    f(x)  features   [B, D]      W, b  head      [C, D], [C]
+    z     logits     [B, C]      w     weights   [C], mean 1 over classes
+    lam   share of the first picture of a mixed pair
+
+Covers, as recipes: cross-entropy; focal; class-balanced cross-entropy and focal (Cui et al., CVPR
+2019); LDAM and LDAM-DRW (Cao et al., NeurIPS 2019); CE-DRW; CE-DRS; balanced softmax (Ren et al.,
+NeurIPS 2020); logit adjustment (Menon et al., ICLR 2021); mixup; cutmix.
+
+Where papers and code disagree: see the loss files. Deferred re-sampling follows the text of the
+LDAM paper, because in its released code the sampler never takes effect. The switch of a deferred
+recipe changes no parameter and no optimiser state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from longtail.core.batch import Batch, Position, StepOutput
+from longtail.core.rng import numpy_generator
+from longtail.core.stage import Stage, epochs_of
+from longtail.data.options import Options
+from longtail.losses import Reduction
+from longtail.methods.ingredients import (
+    ByName,
+    ClassWeightOptions,
+    CrossEntropyOptions,
+    HeadOptions,
+    LDAMOptions,
+    LossOptions,
+    MixingOptions,
+    SamplingOptions,
+    SigmoidFocalOptions,
+)
+from longtail.methods.method import Method, Setting
+from longtail.methods.mixing import Mixed, cutmix, mixup
+
+
+class SingleHeadOptions(Options):
+    """What can be chosen."""
+
+    name: Literal["single-head"] = "single-head"
+    loss: LossOptions = CrossEntropyOptions()
+    head: Annotated[HeadOptions, ByName] = HeadOptions()
+    sampling: Annotated[SamplingOptions, ByName] = SamplingOptions()
+    class_weights: Annotated[ClassWeightOptions | None, ByName] = None
+    mixing: Annotated[MixingOptions | None, ByName] = None
+    reduction: Literal["weighted-mean", "mean"] = Field(
+        "weighted-mean", description="of weighted losses: divide by the batch's weights, or by B"
+    )
+
+    @model_validator(mode="after")
+    def _ldam_needs_cosines(self) -> SingleHeadOptions:
+        if isinstance(self.loss, LDAMOptions) and self.head.name != "cosine":
+            raise ValueError("loss ldam needs head cosine: its margins are in units of a cosine")
+        return self
+
+
+class SingleHead(Method):
+    """See the head of this file."""
+
+    Config = SingleHeadOptions
+    summary = "one backbone and head with any loss, sampler, class weights and pair mixing"
+    citation = "see the recipe"
+
+    weights: Tensor | None
+
+    def __init__(self, config: SingleHeadOptions, setting: Setting) -> None:
+        super().__init__()
+        self.config, self.epochs = config, setting.epochs
+        self.backbone = setting.build_backbone()
+        num_classes = len(setting.class_counts)
+        self.head = config.head.build(self.backbone.num_features, num_classes, config.loss)
+        self.loss = config.loss.build(setting.class_counts, config.head.scale)
+        weighting = config.class_weights
+        self.register_buffer(
+            "weights", weighting.build(setting.class_counts) if weighting else None
+        )
+
+    def stages(self) -> Sequence[Stage]:
+        """Train everything in one stage."""
+        # the bias of a rare positive must not decay to zero (Cui et al.)
+        exempt = ("head.bias",) if isinstance(self.config.loss, SigmoidFocalOptions) else ()
+        return [
+            Stage(
+                name="joint",
+                epochs=self.epochs,
+                samplings=(self.config.sampling.build(self.epochs),),
+                no_weight_decay=exempt,
+            )
+        ]
+
+    def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
+        """Return w_y L(z, y), mixed over the two labels of a pair where pictures were mixed."""
+        (batch,) = batches
+        mixed = self._mix(batch, at)
+        logits = self.head(self.backbone(mixed.images if mixed else batch.images))
+        weights = self._weights_at(at)
+
+        def label_loss(labels: Tensor) -> Tensor:
+            reduction: Reduction = self.config.reduction
+            loss: Tensor = self.loss(logits, labels, weights, reduction)
+            return loss
+
+        return StepOutput(mixed.loss(label_loss) if mixed else label_loss(batch.labels))
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return z; no prior is added at test time."""
+        logits: Tensor = self.head(self.backbone(images))
+        return logits
+
+    def corrections(self) -> tuple[str, ...]:
+        """Name the loss, weights and sampler that correct for the prior."""
+        config = self.config
+        loss: str = config.loss.name
+        named = [loss] if loss in ("balanced-softmax", "logit-adjusted", "ldam") else []
+        if config.class_weights:
+            named.append(f"{config.class_weights.name} class weights")
+        if config.sampling.name != "instance":
+            named.append(f"{config.sampling.name} sampling")
+        return tuple(named)
+
+    def _weights_at(self, at: Position) -> Tensor | None:
+        weighting = self.config.class_weights
+        started = weighting and at.epoch >= epochs_of(weighting.start, at.epochs)
+        return self.weights if started else None
+
+    def _mix(self, batch: Batch, at: Position) -> Mixed | None:
+        mixing = self.config.mixing
+        if mixing is None:
+            return None
+        generator = numpy_generator(at.seed, "mixing", at.stage, at.epoch, at.step)
+        if generator.random() >= mixing.probability:
+            return None
+        mix = mixup if mixing.name == "mixup" else cutmix
+        return mix(batch.images, batch.labels, mixing.alpha, generator)

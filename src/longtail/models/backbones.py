@@ -1,0 +1,125 @@
+"""One door to every backbone: CIFAR ResNets, the field's ImageNet ResNets, any timm model."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import Tensor, nn
+
+from longtail.core.errors import ConfigError
+from longtail.models.resnet_cifar import DEPTHS, CifarResNet
+
+
+@dataclass(frozen=True)
+class _Residual:
+    block: type[BasicBlock | Bottleneck]
+    layers: tuple[int, int, int, int]
+    cardinality: int = 1
+    base_width: int = 64
+    timm_name: str | None = None  # the same network with published weights
+
+
+# stride on the 3x3 convolution ("v1.5"); ResNeXt 32 x 4d
+IMAGENET_RESNETS = {
+    "resnet10": _Residual(BasicBlock, (1, 1, 1, 1)),
+    "resnet50": _Residual(Bottleneck, (3, 4, 6, 3), timm_name="resnet50"),
+    "resnet101": _Residual(Bottleneck, (3, 4, 23, 3), timm_name="resnet101"),
+    "resnet152": _Residual(Bottleneck, (3, 8, 36, 3), timm_name="resnet152"),
+    "resnext50": _Residual(Bottleneck, (3, 4, 6, 3), 32, 4, "resnext50_32x4d"),
+    "resnext101": _Residual(Bottleneck, (3, 4, 23, 3), 32, 4, "resnext101_32x4d"),
+    "resnext152": _Residual(Bottleneck, (3, 8, 36, 3), 32, 4),
+}
+
+
+class Backbone(nn.Module):
+    """A network from pictures to features.
+
+    Attributes:
+        num_features: Width D of the features.
+    """
+
+    def __init__(self, network: nn.Module, num_features: int) -> None:
+        super().__init__()
+        self.network = network
+        self.num_features = num_features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised pictures [B, 3, H, W] to features [B, D]."""
+        features: Tensor = self.network(images)
+        return features
+
+
+def build_backbone(name: str, *, pretrained: bool = False, width: int = 1) -> Backbone:
+    """Build a backbone by name.
+
+    Args:
+        name: `resnet20/32/44/56` for small pictures (option-A shortcuts), `resnet10/50/101/152`
+            and `resnext50/101/152` as in the long-tail papers, or any timm name.
+        pretrained: Whether to load timm's published weights.
+        width: Channel multiplier; CIFAR ResNets only.
+
+    Raises:
+        ConfigError: If there is no such backbone (the nearest names are shown), the weights do not
+            exist or cannot be fetched, or the width does not apply.
+    """
+    if name in DEPTHS:
+        if pretrained:
+            raise ConfigError(f"{name} has no published weights; set model.pretrained=false.")
+        network = CifarResNet(DEPTHS[name], width)
+        return Backbone(network, network.num_features)
+    if width != 1:
+        raise ConfigError(f"model.width applies to {', '.join(DEPTHS)}, not to {name}.")
+    if name in IMAGENET_RESNETS and not pretrained:
+        design = IMAGENET_RESNETS[name]
+        resnet = ResNet(
+            design.block,  # type: ignore[arg-type]  # timm annotates an instance, wants the class
+            design.layers,
+            num_classes=0,
+            cardinality=design.cardinality,
+            base_width=design.base_width,
+            zero_init_last=False,
+        )
+        return Backbone(resnet, resnet.num_features)
+    return _timm_backbone(_timm_name(name), pretrained=pretrained)
+
+
+def known_names() -> tuple[str, ...]:
+    """Return our names; every timm name works as well."""
+    return (*DEPTHS, *IMAGENET_RESNETS)
+
+
+def _timm_name(name: str) -> str:
+    if name in IMAGENET_RESNETS:
+        timm_name = IMAGENET_RESNETS[name].timm_name
+        if timm_name is None:
+            raise ConfigError(f"{name} has no published weights; set model.pretrained=false.")
+        return timm_name
+    if not timm.is_model(name.split(".")[0].removeprefix("hf_hub:")) and not name.startswith("hf"):
+        near = difflib.get_close_matches(name, [*known_names(), *timm.list_models()], n=3)
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise ConfigError(
+            f"There is no backbone {name!r}.{hint} Known here: {', '.join(known_names())}; besides "
+            "these, every timm model."
+        )
+    return name
+
+
+def _timm_backbone(name: str, *, pretrained: bool) -> Backbone:
+    try:
+        network: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as error:
+        # timm and the hub raise their own kinds of errors for missing tags, files and networks
+        where = (
+            "Its weights could not be loaded; without a connection put them into the Hugging Face "
+            "cache first, or set model.pretrained=false."
+            if pretrained
+            else "timm could not build it."
+        )
+        raise ConfigError(
+            f"Backbone {name!r}: {where} ({type(error).__name__}: {error})"
+        ) from error
+    return Backbone(network, int(network.num_features))
