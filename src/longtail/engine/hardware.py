@@ -107,7 +107,7 @@ def _cpu_name() -> str:
 
 def _commit() -> str | None:
     """Return the commit of the checkout that this package runs from, if it runs from one."""
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     if "site-packages" in package.parts:
         return None
     try:

@@ -1,0 +1,396 @@
+"""Train, evaluate and load runs from Python; the command line calls these functions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from torch import nn
+
+from longtail.core import distributed
+from longtail.core.counts import ClassCounts
+from longtail.core.errors import ConfigError, DataError
+from longtail.core.groups import ShotGroups
+from longtail.core.protocol import Protocol
+from longtail.core.rng import derive_seed
+from longtail.data.config import Progress, open_data
+from longtail.data.pictures import ArrayPictures, DataSet
+from longtail.engine import checkpoint as ckpt
+from longtail.engine.hardware import describe_environment, find_device, resolve_precision
+from longtail.engine.log import Log, SilentLog
+from longtail.engine.loop import Trainer
+from longtail.engine.optimisation import seeded
+from longtail.engine.run_folder import RunFolder, writing
+from longtail.evaluation import (
+    confusion_matrix,
+    macro_accuracy,
+    micro_accuracy,
+    predict_split,
+    score,
+    summarise,
+    write_predictions,
+)
+from longtail.evaluation.scores import headlines
+from longtail.methods import METHODS, Method, Setting
+from longtail.recipes import RunConfig, resolve, validate
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that was trained.
+
+    Attributes:
+        folder: Where everything is.
+        config: Fully resolved.
+    """
+
+    folder: RunFolder
+    config: RunConfig
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open a run folder.
+
+        Raises:
+            ConfigError: If it is none.
+        """
+        folder = RunFolder(path)
+        folder.require()
+        try:
+            raw = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"{folder.config} cannot be read ({error}).") from error
+        return cls(folder, validate(raw, str(folder.config)))
+
+    def scores(self, split: str) -> dict[str, Any]:
+        """Return the scores on `split`.
+
+        Raises:
+            DataError: If the split was not evaluated yet.
+        """
+        path = self.folder.scores(split)
+        if not path.exists():
+            raise DataError(f"{path} does not exist: run longtail evaluate {self.folder.path}.")
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+
+    def evaluated_splits(self) -> list[str]:
+        """Return the splits that have scores, test first."""
+        return [split for split in ("test", "val") if self.folder.scores(split).exists()]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained method with what it needs to be used.
+
+    Attributes:
+        method: In eval mode, on the device.
+        card: Class names, counts, normalisation, size, corrections.
+        device: Where it is.
+    """
+
+    method: Method
+    card: ckpt.CheckpointCard
+    device: torch.device
+
+
+def train(
+    source: str | RunConfig,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    log: Log | None = None,
+    progress: Progress = lambda done, size: None,
+) -> Run:
+    """Train one run and score it on its test split (on val if there is no test).
+
+    Args:
+        source: A recipe, YAML file, folder or table; or a configuration.
+        overrides: `key=value`.
+        out: Run folder; `runs/<recipe>-<date>` if not given.
+        resume: Continue the run in `out`.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; the best there is if not given.
+        log: Where to report; silent if not given.
+        progress: Called while picture files are checked.
+
+    Raises:
+        LongtailError: In words, whatever went wrong; a run can be resumed after it.
+    """
+    config = source if isinstance(source, RunConfig) else resolve(source, overrides)
+    place = find_device(device)
+    distributed.start(place)
+    log = (log or SilentLog()) if distributed.is_main() else SilentLog()
+    folder = RunFolder(distributed.broadcast(out or default_folder(config)))
+    if resume:
+        config = _continued(config, folder)
+    data = open_data(
+        config.data, seed=config.training.seed, workers=config.training.workers, progress=progress
+    )
+    config = _with_defaults(config, data)
+    protocol = Protocol(data.manifest.has("val"), config.training.select)
+    method = _build(config, data.manifest.class_counts()).to(place)
+    if config.training.channels_last:
+        method = method.to(memory_format=torch.channels_last)
+    _announce(data, config, log)
+    trainer = Trainer(
+        method,
+        data.split("train"),
+        config.training,
+        protocol,
+        folder,
+        _card(config, data, method),
+        place,
+        log,
+        _validator(data, config, place) if data.manifest.has("val") else None,
+    )
+    if distributed.is_main() and not (resume and folder.config.exists()):
+        _begin(folder, config, data, place)
+    distributed.barrier()
+    trainer.run(resume=resume)
+    run = Run(folder, config)
+    split = "test" if data.manifest.has("test") else "val"
+    if data.manifest.has(split):
+        evaluate(run, split, data=data, device=device)
+    else:
+        log.note("There is neither a test nor a val split, so nothing was scored.")
+    return run
+
+
+def evaluate(
+    run: Run, split: str = "test", *, data: DataSet | None = None, device: str | None = None
+) -> dict[str, Any]:
+    """Write predictions and scores of a finished run on one split.
+
+    Args:
+        run: A run folder.
+        split: `train`, `val` or `test`.
+        data: The run's data set, if it is open already.
+        device: As for `train`.
+
+    Returns:
+        The content of `scores-<split>.json`.
+    """
+    model = load(run.folder.path, device=device)
+    training = run.config.training
+    if data is None:
+        data = open_data(run.config.data, seed=training.seed, workers=training.workers)
+    part = data.split(split)
+    manifest = part.manifest.restricted_to(model.card.classes)
+    part = DataSet(manifest, part.pictures, model.card.mean, model.card.std)  # type: ignore[arg-type]
+    predictions = predict_split(
+        model.method,
+        part,
+        split,
+        device=model.device,
+        precision=resolve_precision(training.precision, model.device),
+        checkpoint=model.card.weights_sha256,
+        workers=training.workers,
+    )
+    protocol = Protocol(data.manifest.has("val"), training.select)
+    scores = score(
+        predictions,
+        ClassCounts(model.card.class_counts, model.card.classes),
+        rule=run.config.data.groups,
+        selection=protocol.describe(model.card.epochs_done - 1),
+        recipe=run.config.recipe,
+        seed=training.seed,
+        notes=data.notes,
+    )
+    if distributed.is_main():
+        write_predictions(predictions, run.folder.predictions(split))
+        run.folder.write_json(run.folder.scores(split), scores)
+    distributed.barrier()
+    return scores
+
+
+def load(run: Path | str, *, device: str | None = None) -> LoadedModel:
+    """Load the model of a finished run: its last epoch, or its best one if val selected it.
+
+    Raises:
+        LongtailError: If the folder holds no finished run or the checkpoint does not fit it.
+    """
+    opened = Run.open(Path(run))
+    checkpoint = ckpt.chosen(
+        opened.folder.checkpoints, best=opened.config.training.select == "best-validation"
+    )
+    card = ckpt.read_card(checkpoint)
+    method = _build(opened.config, ClassCounts(card.class_counts, card.classes), pretrained=False)
+    ckpt.load_weights(method, ckpt.read_weights(checkpoint), str(checkpoint))
+    place = find_device(device)
+    return LoadedModel(method.to(place).eval(), card, place)
+
+
+def record(run: Run, split: str = "test") -> dict[str, Any]:
+    """Return the line of a results file: everything that is needed to believe and repeat a run."""
+    scores = run.scores(split)
+    lines = run.folder.read_metrics()
+    environment = json.loads(run.folder.environment.read_text(encoding="utf-8"))
+    seconds = sum(line["seconds"] for line in lines)
+    return {
+        "recipe": run.config.recipe,
+        "seed": run.config.training.seed,
+        "split": split,
+        "selection": scores["selection"],
+        **{name: round_or_none(value) for name, value in headlines(scores).items()},
+        "groups": scores["groups"],
+        "calibration_error": scores["calibration_error"]["overall"],
+        "epochs": lines[-1]["epochs_done"],
+        "final_loss": lines[-1]["loss"],
+        "training_seconds": round(seconds, 1),
+        "pictures_per_second": round(
+            sum(line["pictures_per_second"] * line["seconds"] for line in lines) / seconds, 1
+        ),
+        "checkpoint_sha256": scores["checkpoint_sha256"],
+        "command": environment["command"],
+        "commit": environment["commit"],
+        "hardware": environment["hardware"],
+        "versions": environment["versions"],
+        "date": environment["started"],
+        "config": run.config.model_dump(mode="json"),
+    }
+
+
+def write_summary(runs: Sequence[Run], folder: Path) -> dict[str, Any]:
+    """Write `summary.json` over the seeds of one recipe and return its content."""
+    split = runs[0].evaluated_splits()[0]
+    summary = {"split": split} | summarise([run.scores(split) for run in runs])
+    with writing(folder / "summary.json") as file:
+        file.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def default_folder(config: RunConfig) -> Path:
+    """Return `runs/<recipe>-<date and time>`, a name that is not taken."""
+    stem = f"{config.recipe.replace('/', '-')}-{datetime.now():%Y-%m-%d-%H%M%S}"
+    path, number = Path("runs") / stem, 2
+    while path.exists():
+        path, number = Path("runs") / f"{stem}-{number}", number + 1
+    return path
+
+
+def round_or_none(value: float | None) -> float | None:
+    """Round an accuracy to a hundredth of a percent."""
+    return None if value is None else round(value, 4)
+
+
+def _build(config: RunConfig, counts: ClassCounts, *, pretrained: bool | None = None) -> Method:
+    model = config.model
+    if pretrained is not None:
+        model = model.model_copy(update={"pretrained": pretrained})
+    groups = ShotGroups.from_counts(counts, config.data.groups)
+    setting = Setting(counts, groups, config.training.epochs, model.build)
+    with seeded(derive_seed(config.training.seed, "initialisation")):
+        kind: Any = METHODS[config.method_name]
+        method: Method = kind(config.method, setting)
+    return method
+
+
+def _with_defaults(config: RunConfig, data: DataSet) -> RunConfig:
+    """Write down what was chosen for the user: backbone and picture size."""
+    size = data.pictures.size
+    updates: dict[str, Any] = {"model": config.model.resolved(size)}
+    if hasattr(config.data, "image_size"):
+        updates["data"] = config.data.model_copy(update={"image_size": size})
+    return config.model_copy(update=updates)
+
+
+def _continued(config: RunConfig, folder: RunFolder) -> RunConfig:
+    if not folder.config.exists():
+        return config  # killed before the first file was written: begin
+    stored = Run.open(folder.path).config
+    old, new = stored.model_dump(mode="json"), config.model_dump(mode="json")
+    chosen_later = {("model", "backbone"), ("data", "image_size")}
+    differing = [
+        f"{part}.{key}"
+        for part in ("data", "model", "method", "training")
+        for key in sorted({*old[part], *new[part]})
+        if old[part].get(key) != new[part].get(key)
+        and not ((part, key) in chosen_later and new[part].get(key) is None)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{folder.path} was begun with other values of {', '.join(differing)}. Resume it "
+            "without overrides, or begin a new run in another folder."
+        )
+    return stored
+
+
+def _begin(folder: RunFolder, config: RunConfig, data: DataSet, device: torch.device) -> None:
+    folder.create()
+    folder.write_json(
+        folder.environment,
+        describe_environment(device)
+        | {
+            "command": " ".join(["longtail", *sys.argv[1:]]),
+            "started": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
+            "data_checksum": data.manifest.checksum(),
+            "processes": distributed.world_size(),
+        },
+    )
+    if data.skipped:
+        with writing(folder.skipped) as file:
+            pd.DataFrame(data.skipped, columns=["path", "reason"]).to_csv(file, index=False)
+    folder.write_yaml(config.model_dump(mode="json"))  # last: it is what makes this a run
+
+
+def _card(config: RunConfig, data: DataSet, method: Method) -> ckpt.CheckpointCard:
+    counts = data.manifest.class_counts()
+    return ckpt.CheckpointCard(
+        method=config.method_name,
+        classes=counts.names,
+        class_counts=counts.values,
+        corrections=method.corrections(),
+        mean=data.mean,
+        std=data.std,
+        image_size=data.pictures.size,
+        stage=0,
+        epoch=0,
+        epochs_done=0,
+        finished=False,
+    )
+
+
+def _validator(data: DataSet, config: RunConfig, device: torch.device) -> Any:  # noqa: ANN401
+    part = data.split("val")
+    precision = resolve_precision(config.training.precision, device)
+
+    def validate_model(method: nn.Module) -> dict[str, float]:
+        predictions = predict_split(
+            method, part, "val", device=device, precision=precision, workers=config.training.workers
+        )
+        confusion = confusion_matrix(
+            predictions.labels, predictions.predicted(), len(predictions.classes)
+        )
+        macro = macro_accuracy(confusion)
+        assert macro is not None, "the val split is not empty"
+        return {"accuracy": micro_accuracy(confusion), "macro_accuracy": macro}
+
+    return validate_model
+
+
+def _announce(data: DataSet, config: RunConfig, log: Log) -> None:
+    manifest, counts = data.manifest, data.manifest.class_counts()
+    sizes = ", ".join(
+        f"{split} {len(manifest.rows(split)):,}"
+        for split in ("train", "val", "test")
+        if manifest.has(split)
+    )
+    where = "in memory" if isinstance(data.pictures, ArrayPictures) else "from files"
+    log.note(
+        f"{manifest.name}: {len(counts)} classes, {sizes} pictures of {data.pictures.size} pixels "
+        f"({where}), imbalance ratio {counts.imbalance_ratio:.1f}"
+    )
+    log.note(f"groups: {ShotGroups.from_counts(counts, config.data.groups).describe()}")
+    log.note(f"model: {config.model.backbone}, method: {config.method_name}")
+    for note in data.notes:
+        log.note(f"note: {note}")

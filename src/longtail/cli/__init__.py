@@ -1,0 +1,45 @@
+"""The command line: one file a verb."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from longtail.cli import data, demo, evaluate, lists, train
+from longtail.core import distributed
+from longtail.core.errors import LongtailError
+
+app = typer.Typer(
+    help="Long-tailed visual recognition: train, measure and repair classifiers when most classes "
+    "have few pictures. New here? Run: longtail demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("methods")(lists.methods)
+app.command("recipes")(lists.recipes)
+app.command("demo")(demo.demo)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Run the command line; mistakes end in one message and an exit status."""
+    console = Console(stderr=True, soft_wrap=True)
+    status = 0
+    try:
+        app(standalone_mode=True)
+    except LongtailError as error:
+        if distributed.is_main():
+            console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        if distributed.is_main():
+            console.print("\ninterrupted; a run can be continued with --resume", markup=False)
+        status = 130
+    finally:
+        distributed.stop()
+    sys.exit(status)

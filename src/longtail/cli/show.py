@@ -1,0 +1,74 @@
+"""Tables and progress for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from longtail.core.groups import GROUP_NAMES
+from longtail.data.config import Progress as DataProgress
+from longtail.evaluation.scores import HEADLINES, headlines
+
+COLUMNS = ("micro", "macro", "worst class", "many", "medium", "few")
+
+
+def console() -> Console:
+    """Return standard output."""
+    return Console(soft_wrap=True)
+
+
+def score_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    """Return a table of headline accuracies in percent, one row per score file."""
+    first = rows[0][1]
+    sizes = [f"{first['groups'][name]['classes']}" for name in GROUP_NAMES]
+    table = Table(title=f"accuracy in %, {first['split']} split, {first['selection']}")
+    table.add_column("", no_wrap=True)
+    for name, size in zip(COLUMNS, ["", "", "", *sizes], strict=True):
+        table.add_column(f"{name} ({size})" if size else name, justify="right")
+    for label, scores in rows:
+        table.add_row(label, *(percent(value) for value in headlines(scores).values()))
+    return table
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """Return mean, standard deviation and interval over seeds in percent."""
+    seeds = summary["seeds"]
+    table = Table(title=f"{summary['recipe']}: {len(seeds)} seeds, {summary['split']} split")
+    for column in ("accuracy in %", "mean", "std", "95 % interval", "each seed"):
+        table.add_column(column, justify="left" if column == "accuracy in %" else "right")
+    for name, key in zip(COLUMNS, HEADLINES, strict=True):
+        entry = summary[key]
+        interval = entry["interval"]
+        table.add_row(
+            name,
+            percent(entry["mean"]),
+            percent(entry["std"]),
+            f"{percent(interval[0])} to {percent(interval[1])}" if interval else "-",
+            "  ".join(percent(value) for value in entry["values"]),
+        )
+    return table
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction as percent with one digit, `-` if it is undefined."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+@contextmanager
+def checking() -> Iterator[DataProgress]:
+    """Yield a callback that shows a bar on a terminal while picture files are read."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = None
+
+        def report(done: int, size: int) -> None:
+            nonlocal task
+            if task is None:
+                task = bar.add_task("reading pictures", total=size)
+            bar.update(task, completed=done)
+
+        yield report

@@ -1,0 +1,125 @@
+"""`longtail train`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longtail import api
+from longtail.cli.show import checking, console, score_table, summary_table
+from longtail.core import distributed
+from longtail.core.errors import ConfigError
+from longtail.data.check import OnBadPicture
+from longtail.engine.log import default_log
+from longtail.recipes import RunConfig, resolve
+
+
+def train(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="Shipped recipe, YAML file, or a folder or table of your pictures."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example epochs=40 loss=ldam.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train this many seeds.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
+    on_bad_picture: Annotated[
+        OnBadPicture | None, typer.Option(help="What to do with damaged files: error or skip.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Append a line per run to this results file.")
+    ] = None,
+) -> None:
+    """Train a recipe or your own pictures, then score the last epoch on the test split.
+
+    Examples:
+
+      longtail train cifar100-lt/cross-entropy
+
+      longtail train my-pictures/ backbone=resnet50 pretrained=true loss=logit-adjusted
+
+      longtail train digits-lt/balanced-softmax --seeds 3
+
+      longtail train --resume --out runs/my-run
+    """
+    changes = list(overrides or ())
+    if on_bad_picture is not None:
+        changes.append(f"data.on_bad_picture={on_bad_picture}")
+    config = _configuration(source, changes, out, resume=resume)
+    folder = out or distributed.broadcast(api.default_folder(config))
+    runs = []
+    for number in range(seeds):
+        seed = config.training.seed + number
+        own = folder if seeds == 1 else folder / f"seed-{seed}"
+        seeded = config.model_copy(
+            update={"training": config.training.model_copy(update={"seed": seed})}
+        )
+        with checking() as progress:
+            run = api.train(
+                seeded,
+                out=own,
+                resume=resume,
+                device=device,
+                log=default_log(own),
+                progress=progress,
+            )
+        runs.append(run)
+        if record is not None and distributed.is_main():
+            _append(record, api.record(run, run.evaluated_splits()[0]))
+    if distributed.is_main():
+        _show(runs, folder)
+
+
+def _configuration(
+    source: str | None, changes: list[str], out: Path | None, *, resume: bool
+) -> RunConfig:
+    if source is not None:
+        return resolve(source, changes)
+    if not resume or out is None:
+        raise ConfigError(
+            "Name a recipe or a folder of pictures, for example: longtail train "
+            "digits-lt/cross-entropy. To continue a run: longtail train --resume --out RUN."
+        )
+    seeds = sorted(out.glob("seed-*/config.yaml"))
+    config = api.Run.open(seeds[0].parent if seeds else out).config
+    if seeds:
+        raise ConfigError(
+            f"{out} holds {len(seeds)} seeds; continue them with the recipe: longtail train "
+            f"{config.recipe} --seeds N --resume --out {out}."
+        )
+    return config
+
+
+def _append(path: Path, line: dict[str, object]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise ConfigError(f"The record {path} cannot be written ({error}).") from error
+
+
+def _show(runs: list[api.Run], folder: Path) -> None:
+    out = console()
+    scored = [run for run in runs if run.evaluated_splits()]
+    if len(scored) == 1:
+        scores = scored[0].scores(scored[0].evaluated_splits()[0])
+        out.print(score_table([(scores["recipe"], scores)]))
+        for note in scores["notes"]:
+            out.print(f"note: {note}", markup=False, highlight=False)
+    elif scored:
+        out.print(summary_table(api.write_summary(scored, folder)))
+    out.print(f"run folder: {folder}", markup=False, highlight=False)
+    out.print("scores of every class: scores-test.json; what happened: metrics.jsonl", markup=False)
+    out.print(
+        f"once more with another seed: longtail train {runs[0].config.recipe} seed="
+        f"{runs[-1].config.training.seed + 1}",
+        markup=False,
+        highlight=False,
+    )

@@ -1,0 +1,201 @@
+"""The whole configuration of a run, with all mistakes shown at once."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from longtail.core.errors import ConfigError
+from longtail.data.config import DataConfig
+from longtail.data.options import Options
+from longtail.engine.config import TrainingConfig
+from longtail.methods import METHODS
+from longtail.models.config import ModelConfig
+
+
+class RunConfig(Options):
+    """Data, model, method and training of one run; what a recipe says."""
+
+    recipe: str = Field("unnamed", description="name for people, tables and folders")
+    description: str = Field("", description="one line: what it does and when to use it")
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    method: SerializeAsAny[Options]
+    training: TrainingConfig = TrainingConfig()
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _find_method(cls, value: Any) -> Any:  # noqa: ANN401 - raw input of a recipe
+        raw = {"name": value} if isinstance(value, str) else value
+        if not isinstance(raw, Mapping):
+            return raw
+        name = raw.get("name")
+        if name not in METHODS:
+            raise ValueError(_not_one_of(str(name), METHODS))
+        return METHODS[name].Config.model_validate(raw)
+
+    @property
+    def method_name(self) -> str:
+        """Name of the method in the table."""
+        return str(getattr(self.method, "name", ""))
+
+
+def validate(raw: Mapping[str, Any], source: str) -> RunConfig:
+    """Check a raw configuration.
+
+    Args:
+        raw: As read from YAML with overrides applied.
+        source: Where it comes from, for the message.
+
+    Raises:
+        ConfigError: Listing every mistake, each with its key and, for an unknown one, the nearest
+            valid name.
+    """
+    try:
+        return RunConfig.model_validate(dict(raw))
+    except ValidationError as error:
+        valid = set(valid_keys(raw))
+        lines = [_describe(detail, valid) for detail in error.errors()]
+        mistakes = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+        listing = "\n".join(f"  {line}" for line in dict.fromkeys(lines))
+        raise ConfigError(f"{source} has {mistakes}:\n{listing}") from None
+
+
+def valid_keys(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Yield every dotted key that a configuration with these data and method names may have."""
+    return _keys(RunConfig, raw, "")
+
+
+def assign(
+    raw: dict[str, Any], overrides: Sequence[str], parse: typing.Callable[[str], Any]
+) -> None:
+    """Apply `key=value` overrides to a raw configuration, in place.
+
+    A key may be shortened to its last parts where that is unambiguous: `epochs=40` means
+    `training.epochs=40`, `loss=ldam` means `method.loss=ldam`.
+
+    Raises:
+        ConfigError: Listing every override that is malformed, unknown or ambiguous.
+    """
+    problems = []
+    pairs = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            problems.append(f"{text!r} is no override; write key=value, for example epochs=40")
+        else:
+            pairs.append((key.strip(), value))
+    # short keys may choose a method or loss whose own keys the longer ones name
+    for key, value in sorted(pairs, key=lambda pair: pair[0].count(".")):
+        try:
+            full = _full_key(key, sorted(set(valid_keys(raw))))
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        _put(raw, full.split("."), parse(value))
+    if problems:
+        listing = "\n".join(f"  {problem}" for problem in problems)
+        raise ConfigError(f"{len(problems)} of the overrides cannot be used:\n{listing}")
+
+
+def _full_key(key: str, valid: Sequence[str]) -> str:
+    if key in valid:
+        return key
+    found = [full for full in valid if full.endswith(f".{key}")]
+    if found:
+        depth = min(full.count(".") for full in found)
+        nearest = [full for full in found if full.count(".") == depth]
+        if len(nearest) == 1:
+            return nearest[0]
+        raise ConfigError(f"{key} is ambiguous: {', '.join(nearest)}")
+    raise ConfigError(_unknown(key, valid))
+
+
+def _unknown(key: str, valid: Sequence[str]) -> str:
+    # compare with full keys and with last parts, so that `epoch` finds `training.epochs`
+    names = {full: full for full in valid} | {full.rpartition(".")[2]: full for full in valid}
+    last = key.rpartition(".")[2]
+    near = difflib.get_close_matches(key, names, n=1) or difflib.get_close_matches(last, names, n=1)
+    hint = f"; did you mean {names[near[0]]}?" if near else ""
+    return f"{key} is not a key{hint}"
+
+
+def _put(raw: dict[str, Any], parts: Sequence[str], value: Any) -> None:  # noqa: ANN401 - YAML
+    *parents, last = parts
+    for part in parents:
+        inner = raw.get(part)
+        if isinstance(inner, str):
+            inner = {"name": inner}  # `loss: ldam` stands for `loss: {name: ldam}`
+        raw[part] = dict(inner) if isinstance(inner, Mapping) else {}
+        raw = raw[part]
+    raw[last] = value
+
+
+def _keys(model: type[Options], raw: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        full = f"{prefix}{name}"
+        yield full
+        inner = raw.get(name)
+        if model is RunConfig and name == "method":
+            chosen = inner if isinstance(inner, str) else (inner or {}).get("name")
+            below: type[Options] | None = METHODS[chosen].Config if chosen in METHODS else None
+        else:
+            default = None if field.is_required() else field.get_default()
+            below = _choose(field.annotation, field.metadata, inner, default)
+        if below is not None:
+            yield from _keys(below, inner if isinstance(inner, Mapping) else {}, f"{full}.")
+
+
+def _choose(annotation: Any, metadata: Any, raw: Any, default: Any) -> type[Options] | None:  # noqa: ANN401
+    """Find the options class that a field's raw value selects by its name."""
+    candidates = list(_classes(annotation))
+    if len(candidates) <= 1:
+        return candidates[0] if candidates else None
+    name = raw if isinstance(raw, str) else (raw or {}).get("name", getattr(default, "name", None))
+    for candidate in candidates:
+        if name in typing.get_args(candidate.model_fields["name"].annotation):
+            return candidate
+    return None
+
+
+def _classes(annotation: Any) -> Iterator[type[Options]]:  # noqa: ANN401 - any type expression
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
+        if issubclass(annotation, Options):
+            yield annotation
+        return
+    for argument in typing.get_args(annotation):
+        yield from _classes(argument)
+
+
+def _describe(detail: ErrorDetails, valid: set[str]) -> str:
+    place = [str(part) for part in detail["loc"]]
+    parts = _kept(place, valid)
+    if detail["type"] == "extra_forbidden":
+        return _unknown(".".join([*parts, place[-1]]), sorted(valid))
+    key = ".".join(parts) or "the recipe"
+    if detail["type"] in ("missing", "union_tag_not_found"):
+        return f"{key} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    given = detail.get("input")
+    shown = "" if isinstance(given, Mapping | Options) else f", but got {given!r}"
+    return f"{key}: {message}{shown}"
+
+
+def _kept(parts: Sequence[str], valid: set[str]) -> list[str]:
+    """Drop what is no key: a discriminated union puts the chosen name into the place."""
+    kept: list[str] = []
+    for part in parts:
+        if ".".join([*kept, part]) in valid:
+            kept.append(part)
+    return kept
+
+
+def _not_one_of(name: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"there is no method {name!r}{hint} (known: {', '.join(known)})"
