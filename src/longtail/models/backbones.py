@@ -122,4 +122,6 @@ def _timm_backbone(name: str, *, pretrained: bool) -> Backbone:
         raise ConfigError(
             f"Backbone {name!r}: {where} ({type(error).__name__}: {error})"
         ) from error
-    return Backbone(network, int(network.num_features))
+    # some networks widen their features after pooling, where the classifier would read them
+    width = getattr(network, "head_hidden_size", None) or network.num_features
+    return Backbone(network, int(width))

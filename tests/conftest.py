@@ -1,0 +1,53 @@
+"""What several tests need."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("MPLBACKEND", "agg")
+
+
+@pytest.fixture(scope="session")
+def benchmark_data() -> Path:
+    """Folder with the real CIFAR-100, named by LONGTAIL_DATA."""
+    folder = os.environ.get("LONGTAIL_DATA")
+    if not folder or not (Path(folder) / "cifar-100-python").is_dir():
+        pytest.skip("LONGTAIL_DATA does not name a folder with cifar-100-python")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def published_lists() -> Path:
+    """Folder with the published list files, `splits` in the folder of the benchmark data."""
+    folder = os.environ.get("LONGTAIL_DATA")
+    if not folder or not (Path(folder) / "splits").is_dir():
+        pytest.skip("LONGTAIL_DATA does not name a folder with the published lists in splits/")
+    return Path(folder) / "splits"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """A folder with three classes of 12, 6 and 4 coloured noise pictures of 16 pixels."""
+    root = tmp_path / "pictures"
+    generator = np.random.default_rng(0)
+    for (name, size), colour in zip(
+        {"ant": 12, "bee": 6, "cow": 4}.items(), np.eye(3) * 155, strict=True
+    ):
+        (root / name).mkdir(parents=True)
+        for number in range(size):
+            pixels = generator.integers(0, 100, (16, 16, 3)) + colour
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number:02d}.png")
+    return root

@@ -1,0 +1,153 @@
+"""Metrics against scikit-learn and against definitions."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as oracle
+
+from longtail.core import ClassCounts, DataError, Predictions, ShotGroups
+from longtail.data.long_tail import profile_counts
+from longtail.evaluation import (
+    calibration_error,
+    confusion_matrix,
+    macro_accuracy,
+    mean_interval,
+    micro_accuracy,
+    per_class_accuracy,
+    read_predictions,
+    score,
+    summarise,
+    wilson_interval,
+    write_predictions,
+)
+
+answers = st.integers(2, 6).flatmap(
+    lambda c: st.tuples(
+        st.just(c),
+        st.lists(st.tuples(st.integers(0, c - 1), st.integers(0, c - 1)), min_size=1, max_size=60),
+    )
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(answers)
+def test_confusion_and_accuracies_equal_scikit_learn(problem):
+    num_classes, pairs = problem
+    labels, predicted = np.array(pairs).T
+    confusion = confusion_matrix(labels, predicted, num_classes)
+    np.testing.assert_array_equal(
+        confusion, oracle.confusion_matrix(labels, predicted, labels=range(num_classes))
+    )
+    assert micro_accuracy(confusion) == pytest.approx(oracle.accuracy_score(labels, predicted))
+    present = np.unique(labels)
+    recalls = oracle.recall_score(labels, predicted, labels=present, average=None, zero_division=0)
+    np.testing.assert_allclose(per_class_accuracy(confusion)[present], recalls)
+    assert macro_accuracy(confusion) == pytest.approx(recalls.mean())
+    absent = np.setdiff1d(np.arange(num_classes), present)
+    assert np.isnan(per_class_accuracy(confusion)[absent]).all()
+    nothing = np.zeros(num_classes, dtype=bool)
+    assert macro_accuracy(confusion, nothing) is None
+
+
+def test_all_is_the_weighted_mean_of_the_groups_on_a_balanced_set():
+    # Decoupling u0.5
+    counts = ClassCounts(profile_counts("exponential", 100, 500, 100))
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(100), 20)
+    logits = generator.normal(size=(2000, 100)).astype(np.float32)
+    logits[np.arange(2000), labels] += 2
+    names = counts.names
+    scores = score(
+        Predictions("test", np.arange(2000), labels, logits, names, "abc"),
+        counts,
+        rule="threshold",
+        selection="last epoch",
+        recipe="r",
+        seed=0,
+    )
+    groups = scores["groups"]
+    parts = [groups[n] for n in ("many", "medium", "few")]
+    weighted = sum(p["classes"] * p["accuracy"] for p in parts) / 100
+    assert scores["accuracy"] == pytest.approx(weighted)
+    assert scores["accuracy"] == pytest.approx(scores["macro_accuracy"])
+    low, high = scores["accuracy_interval"]
+    assert low < scores["accuracy"] < high
+    worst = min(row["accuracy"] for row in scores["per_class"])
+    assert scores["worst_class_accuracy"] == worst
+    assert {"split", "num_images", "num_classes", "accuracy", "macro_accuracy", "groups",
+            "worst_class_accuracy", "calibration_error", "per_class", "selection", "recipe", "seed",
+            "checkpoint_sha256"} <= set(scores)  # fmt: skip
+    assert scores["groups_by_other_rule"]["rule"] == "index"
+
+
+def test_an_empty_group_is_none_and_said():
+    predictions = Predictions(
+        "test", np.arange(2), np.array([0, 1]), np.eye(3, dtype=np.float32)[:2], ("a", "b", "c"), ""
+    )
+    scores = score(
+        predictions,
+        ClassCounts([300, 200, 150], ("a", "b", "c")),
+        rule="threshold",
+        selection="last epoch",
+        recipe="r",
+        seed=0,
+    )
+    assert scores["groups"]["few"] == {"classes": 0, "accuracy": None}
+    assert scores["calibration_error"]["few"] is None
+    assert scores["per_class"][2]["accuracy"] is None
+    assert scores["num_classes_evaluated"] == 2
+    assert any("medium or few shot" in note for note in scores["notes"])
+    assert any("1 classes have no picture" in note for note in scores["notes"])
+    summary = summarise([scores, scores])
+    assert summary["few"]["mean"] is None
+    assert summary["accuracy"]["std"] == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 1), st.booleans()), min_size=1, max_size=50))
+def test_calibration_error_equals_its_definition(pairs):
+    confidence, correct = (np.array(column) for column in zip(*pairs, strict=True))
+    expected = 0.0
+    for b in range(15):
+        inside = (confidence > b / 15) & (confidence <= (b + 1) / 15)
+        # the product 15 * confidence decides on which side of a border a float lies
+        inside = np.ceil(confidence * 15) == b + 1
+        if inside.any():
+            gap = abs(correct[inside].mean() - confidence[inside].mean())
+            expected += inside.mean() * gap
+    assert calibration_error(confidence, correct) == pytest.approx(expected, abs=1e-12)
+
+
+def test_calibration_of_a_perfect_and_a_boasting_model():
+    assert calibration_error(np.ones(4), np.ones(4, bool)) == 0
+    assert calibration_error(np.ones(4), np.zeros(4, bool)) == 1
+    assert calibration_error(np.empty(0), np.empty(0, bool)) is None
+
+
+def test_intervals():
+    # Wilson's interval of 8 in 10, from the formula worked out by hand: .4902 to .9433
+    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson_interval(0, 10)[0] == 0
+    assert wilson_interval(10, 10)[1] == 1
+    # t with 2 degrees of freedom is 4.3027; values 1, 2, 3 have mean 2 and deviation 1
+    assert mean_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx(
+        (2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-3
+    )
+    assert mean_interval(np.array([1.0])) is None
+
+
+def test_predictions_survive_the_file(tmp_path):
+    logits = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    made = Predictions(
+        "val", np.array([9, 2, 5, 7]), np.array([0, 1, 2, 0]), logits, ("a", "b", "ü"), "f00"
+    )
+    write_predictions(made, tmp_path / "p.parquet")
+    back = read_predictions(tmp_path / "p.parquet")
+    np.testing.assert_array_equal(back.logits, logits)
+    np.testing.assert_array_equal(back.ids, made.ids)
+    assert (back.split, back.classes, back.checkpoint) == ("val", ("a", "b", "ü"), "f00")
+    (tmp_path / "no.parquet").write_bytes(b"no")
+    with pytest.raises(DataError, match="no predictions file"):
+        read_predictions(tmp_path / "no.parquet")
+    assert ShotGroups.from_counts(ClassCounts([1, 2])).rule == "threshold"

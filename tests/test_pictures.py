@@ -1,0 +1,334 @@
+"""Picture files of every kind: read properly, or named with their path."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from longtail.core import DataError
+from longtail.data.benchmarks import verify_lists
+from longtail.data.check import check_pictures, without_bad_pictures
+from longtail.data.config import FolderData, TableData, open_data
+from longtail.data.decode import (
+    MOST_PIXELS,
+    BadPictureError,
+    open_rgb,
+    random_resized_crop,
+    to_square,
+)
+from longtail.data.files import class_names_of, list_entries, read_folder, read_lists, read_table
+from longtail.data.inspect import inspect
+from longtail.data.pictures import ArrayPictures, FilePictures
+from longtail.report.distribution import draw_distribution
+
+
+def ramp(mode="RGB", size=(40, 30)):
+    grey = np.linspace(0, 255, size[0] * size[1]).reshape(size[::-1]).astype(np.uint8)
+    return Image.fromarray(np.stack([grey, grey, grey], axis=2)).convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("RGB", "png"), ("L", "png"), ("P", "png"), ("P", "gif"), ("CMYK", "jpg"), ("L", "jpg"),
+     ("RGBA", "png"), ("LA", "png"), ("1", "png"), ("RGB", "webp"), ("CMYK", "tif")],
+)  # fmt: skip
+def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
+    file = tmp_path / f"picture.{suffix}"
+    ramp(mode).save(file)
+    picture = open_rgb(file)
+    assert (picture.mode, picture.size) == ("RGB", (40, 30))
+    difference = np.abs(np.asarray(picture, float) - np.asarray(ramp(mode).convert("RGB"), float))
+    assert difference.max() <= (40 if suffix in ("jpg", "webp") else 0)
+    # a black or negative reading of a ramp from black to white would not keep its order
+    assert np.asarray(picture)[-1].mean() > np.asarray(picture)[0].mean() + 150
+
+
+def test_sixteen_bit_grey_keeps_its_range(tmp_path):
+    file = tmp_path / "deep.png"
+    values = np.linspace(0, 65535, 1200).reshape(30, 40).astype(np.uint16)
+    Image.fromarray(values).save(file)
+    pixels = np.asarray(open_rgb(file))
+    np.testing.assert_array_equal(pixels[..., 0], (values >> 8).astype(np.uint8))
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    file = tmp_path / "clear.png"
+    Image.new("RGBA", (8, 8), (200, 0, 0, 0)).save(file)
+    assert np.asarray(open_rgb(file)).min() == 255
+
+
+def test_pictures_stand_upright(tmp_path):
+    file = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    ramp().save(file, exif=exif)
+    assert open_rgb(file).size == (30, 40)
+
+
+def damage(root):
+    """Write ten damaged files into `root`; return their names."""
+    good = root / "good.png"
+    ramp().save(good)
+    whole = good.read_bytes()
+    ramp().save(root / "good.jpg")
+    jpeg = (root / "good.jpg").read_bytes()
+    bad = {
+        "empty.png": b"",
+        "truncated.png": whole[: len(whole) // 2],
+        "truncated.jpg": jpeg[: len(jpeg) // 2],
+        "text.jpg": b"this is no picture",
+        "html.png": b"<html><body>404 not found</body></html>",
+        "header.png": whole[:24],
+        "zeros.jpg": bytes(2000),
+        "flipped.png": whole[:60] + bytes(b ^ 0x5A for b in whole[60:]),
+        "half.bmp": b"BM" + bytes(60),
+    }
+    for name, content in bad.items():
+        (root / name).write_bytes(content)
+    Image.fromarray(np.full((9, 9), np.float32(0.5))).save(root / "float.tif")
+    return [*bad, "float.tif"]
+
+
+def test_damaged_files_are_named_with_a_reason(tmp_path):
+    for name in damage(tmp_path):
+        with pytest.raises(BadPictureError) as caught:
+            open_rgb(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+        assert len(caught.value.reason) > 8, name
+    with pytest.raises(BadPictureError, match="does not exist"):
+        open_rgb(tmp_path / "absent.png")
+
+
+def test_a_huge_picture_is_named_and_not_decoded(tmp_path):
+    file = tmp_path / "huge.png"
+    side = int(MOST_PIXELS**0.5) + 10
+    Image.new("1", (side, side)).save(file)
+    with pytest.raises(BadPictureError, match=r"pixels (are )?more than the limit|more pixels"):
+        open_rgb(file)
+
+
+def test_squares_and_crops():
+    picture = ramp(size=(80, 40))
+    square = to_square(picture, 32)
+    assert square.shape == (3, 32, 32)
+    assert square.dtype == np.uint8
+    np.testing.assert_array_equal(
+        to_square(ramp(size=(32, 32)), 32), np.asarray(ramp(size=(32, 32))).transpose(2, 0, 1)
+    )
+    one, other = (random_resized_crop(picture, 24, np.random.default_rng(s)) for s in (0, 1))
+    assert one.shape == (3, 24, 24)
+    assert not np.array_equal(one, other)
+    # no crop of a line has an allowed aspect: the centre is taken
+    line = random_resized_crop(ramp(size=(400, 2)), 8, np.random.default_rng(0), area=(0.9, 1.0))
+    assert line.shape == (3, 8, 8)
+
+
+def test_a_folder_of_classes(picture_folder):
+    (picture_folder / "ant" / "notes.txt").write_text("no picture")
+    (picture_folder / "ant" / ".hidden.png").write_bytes(b"")
+    found = read_folder(picture_folder)
+    assert found.manifest.classes == ("ant", "bee", "cow")
+    assert found.manifest.histogram("train").tolist() == [12, 6, 4]
+    assert found.ignored == 1
+
+
+def test_a_folder_with_splits(picture_folder, tmp_path):
+    root = tmp_path / "split"
+    for split in ("train", "valid", "test"):
+        shutil.copytree(picture_folder, root / split)
+    found = read_folder(root).manifest
+    assert [len(found.rows(s)) for s in ("train", "val", "test")] == [22, 22, 22]
+    shutil.copytree(picture_folder / "ant", root / "valid" / "dog")
+    with pytest.raises(DataError, match=r"occur in val but not in train.*dog"):
+        read_folder(root)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda root: None, "is not a folder"),
+        (lambda root: root.mkdir(), r"holds no pictures. Expected .*CLASS/picture.jpg"),
+        (lambda root: (root / "only").mkdir(parents=True), "holds no pictures"),
+        (lambda root: (root / "test" / "a").mkdir(parents=True), "no train folder"),
+        (
+            lambda root: [(root / n / "a").mkdir(parents=True) for n in ("train", "val", "valid")],
+            "two folders for one split",
+        ),
+    ],
+)
+def test_wrong_folders(tmp_path, make, words):
+    root = tmp_path / "root"
+    make(root)
+    with pytest.raises(DataError, match=words):
+        read_folder(root)
+
+
+def test_one_class_only(picture_folder):
+    shutil.rmtree(picture_folder / "bee")
+    shutil.rmtree(picture_folder / "cow")
+    with pytest.raises(DataError, match=r"only one class \('ant'\)"):
+        read_folder(picture_folder)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_tables(picture_folder, suffix):
+    files = sorted(picture_folder.rglob("*.png"))
+    frame = pd.DataFrame(
+        {
+            "path": [file.relative_to(picture_folder).as_posix() for file in files],
+            "label": [file.parent.name for file in files],
+            "split": ["test" if file.stem == "00" else "train" for file in files],
+        }
+    )
+    table = picture_folder / f"table.{suffix}"
+    frame.to_csv(table, index=False) if suffix == "csv" else frame.to_parquet(table)
+    found = read_table(table)
+    assert found.manifest.histogram("test").tolist() == [1, 1, 1]
+    data = open_data(TableData(name="table", path=table))
+    assert isinstance(data.pictures, ArrayPictures)
+    assert data.pictures.size == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file,label\na.png,x\n", "lacks path. It has: file, label"),
+        ("path,label\na.png,\n", "row 2: path and label must not be empty"),
+        ("path,label,split\na.png,x,dev\n", "row 2: split must be one of"),
+        ("path,label\n", "has no rows"),
+        ("path,label\na.png,x\na.png,y\n", "lists a picture twice"),
+        ("", "cannot be read as a table"),
+        ("path,label\na.png,x\nb.png,x\n", "only one class"),
+    ],
+)
+def test_wrong_tables(tmp_path, text, words):
+    table = tmp_path / "table.csv"
+    table.write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_table(table)
+
+
+def test_labels_that_look_like_numbers_stay_names(picture_folder):
+    table = picture_folder / "table.csv"
+    table.write_text("path,label\nant/00.png,10\nant/01.png,2\nant/02.png,010\nant/03.png,NA\n")
+    assert read_table(table).manifest.classes == ("010", "10", "2", "NA")
+
+
+def test_bad_pictures_stop_or_are_skipped(picture_folder):
+    for name in damage(picture_folder):
+        target = picture_folder / "ant" / name
+        (picture_folder / name).rename(target)
+    with pytest.raises(DataError) as caught:
+        open_data(FolderData(name="folder", path=picture_folder))
+    message = str(caught.value)
+    assert message.startswith("10 of 32 pictures cannot be read")
+    assert "truncated.jpg" in message
+    assert "--on-bad-picture skip" in message
+    data = open_data(FolderData(name="folder", path=picture_folder, on_bad_picture="skip"))
+    assert len(data.skipped) == 10
+    assert len(data.manifest) == 22
+    assert "10 damaged pictures were left out" in data.notes[0]
+
+
+def test_a_class_of_damaged_pictures_is_named(picture_folder):
+    for file in (picture_folder / "cow").iterdir():
+        file.write_bytes(b"")
+    file_set = read_folder(picture_folder)
+    with pytest.raises(DataError, match=r"no training picture: 'cow'"):
+        without_bad_pictures(file_set, check_pictures(file_set.files()), "skip")
+
+
+def test_checking_remembers_good_files(picture_folder, monkeypatch):
+    files = read_folder(picture_folder).files()
+    first = check_pictures(files)
+    monkeypatch.setattr("longtail.data.check.open_rgb", lambda path: 1 / 0)
+    assert check_pictures(files) == first  # nothing was opened again
+    files[0].write_bytes(b"changed")
+    with pytest.raises(ZeroDivisionError):
+        check_pictures(files)
+
+
+def test_checking_works_without_a_writable_cache(picture_folder, monkeypatch, tmp_path):
+    blocker = tmp_path / "blocker"
+    blocker.write_text("a file, not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocker))
+    assert len(check_pictures(read_folder(picture_folder).files())) == 22
+
+
+def test_inspection_finds_leaks_repeats_conflicts_and_gaps(picture_folder, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(picture_folder, root / "train")
+    (root / "val" / "ant").mkdir(parents=True)
+    (root / "val" / "bee").mkdir(parents=True)
+    shutil.copy(root / "train/ant/00.png", root / "val/ant/other-name.png")
+    ramp().save(root / "val/bee/new.png")
+    shutil.copy(root / "train/ant/01.png", root / "train/ant/again.png")
+    shutil.copy(root / "train/ant/02.png", root / "train/bee/wrong.png")
+    (root / "train/cow/empty.png").write_bytes(b"")
+    found_set = read_folder(root)
+    found = inspect(found_set.manifest, check_pictures(found_set.files()))
+    assert found.in_two_splits == (("train/ant/00.png", "val/ant/other-name.png"),)
+    assert found.repeated == (("train/ant/01.png", "train/ant/again.png"),)
+    assert found.conflicting == (("train/ant/02.png", "train/bee/wrong.png"),)
+    assert found.missing == {"val": ("cow",)}
+    assert [path for path, _ in found.damaged] == ["train/cow/empty.png"]
+    assert len(found.warnings()) == 5
+    assert found.imbalance_ratio == 13 / 4
+    picture = tmp_path / "distribution.png"
+    draw_distribution(found.manifest.class_counts(), picture)
+    with Image.open(picture) as drawn:
+        assert min(drawn.size) > 400
+
+
+def test_large_pictures_stay_in_files(tmp_path):
+    root = tmp_path / "large"
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for number in range(12):
+            ramp(size=(120, 90)).save(root / name / f"{number}.jpg")
+    data = open_data(FolderData(name="folder", path=root))
+    assert isinstance(data.pictures, FilePictures)
+    assert data.pictures.size == 224
+    assert data.default_view == "resized-crop-flip"
+    assert data.pictures.decode(0).shape == (3, 224, 224)
+    assert [len(data.manifest.rows(s)) for s in ("train", "val", "test")] == [18, 2, 4]
+
+
+def test_published_lists_with_any_prefix(tmp_path):
+    root = tmp_path / "places"
+    lines = []
+    for label, name in enumerate(("airfield", "attic")):
+        (root / name).mkdir(parents=True)
+        for number in range(2):
+            ramp(size=(8, 8)).save(root / name / f"{number}.png")
+            lines.append(f"somebody/elses/disk/{name}/{number}.png {label}\n")
+    (tmp_path / "train.txt").write_text("".join(lines))
+    found = read_lists("places-lt", root, {"train": tmp_path / "train.txt"})
+    assert all(file.is_file() for file in found.files())
+    (tmp_path / "wrong.txt").write_text("nowhere/x.png 0\n")
+    with pytest.raises(DataError, match=r"nowhere/x.png, is not below .*data.root=DIR"):
+        read_lists("places-lt", root, {"train": tmp_path / "wrong.txt"})
+    (tmp_path / "wrong.txt").write_text("x.png zero\n")
+    with pytest.raises(DataError, match="line 1: expected `path label`"):
+        list_entries(tmp_path / "wrong.txt")
+
+
+def test_classes_of_lists_are_named_by_their_folders(published_lists):
+    entries = [(f, y, "train") for f, y in list_entries(published_lists / "Places_LT_train.txt.gz")]
+    names = class_names_of(entries)
+    assert len(names) == 365
+    assert names[0] == "airfield"
+    birds = [(f, y, "test") for f, y in list_entries(published_lists / "iNaturalist18_val.txt.gz")]
+    assert class_names_of(birds)[7291] == "Plantae/7291"
+    assert class_names_of([("a/x/1.jpg", 0, "train"), ("a/x/2.jpg", 1, "train")]) == ("0", "1")
+
+
+def test_verify_the_published_lists(published_lists):
+    checks = verify_lists("places-lt", published_lists)
+    assert all(check.passed is not False for check in checks)
+    (groups,) = [check for check in checks if check.what.endswith("groups")]
+    assert "many 131, medium 163, few 71" in groups.found  # Decoupling, fact 20
+    missing = verify_lists("imagenet-lt", published_lists)
+    assert [check.what for check in missing if check.passed is False] == ["train list"]
