@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 os.environ.setdefault("MPLBACKEND", "agg")
+torch.set_num_threads(1)  # the networks of the tests are too small for more
 
 
 @pytest.fixture(scope="session")

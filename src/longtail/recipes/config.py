@@ -117,12 +117,15 @@ def _full_key(key: str, valid: Sequence[str]) -> str:
 
 
 def _unknown(key: str, valid: Sequence[str]) -> str:
-    # compare with full keys and with last parts, so that `epoch` finds `training.epochs`
-    names = {full: full for full in valid} | {full.rpartition(".")[2]: full for full in valid}
-    last = key.rpartition(".")[2]
-    near = difflib.get_close_matches(key, names, n=1) or difflib.get_close_matches(last, names, n=1)
-    hint = f"; did you mean {names[near[0]]}?" if near else ""
-    return f"{key} is not a key{hint}"
+    # the last part is compared with the keys beside it first, then with all keys, so that
+    # `epoch` finds `training.epochs`
+    parent, _, last = key.rpartition(".")
+    beside = {full.rpartition(".")[2]: full for full in valid if full.rpartition(".")[0] == parent}
+    anywhere = {full.rpartition(".")[2]: full for full in valid} | {full: full for full in valid}
+    for names, text in ((beside, last), (anywhere, key), (anywhere, last)):
+        if near := difflib.get_close_matches(text, names, n=1, cutoff=0.5):
+            return f"{key} is not a key; did you mean {names[near[0]]}?"
+    return f"{key} is not a key"
 
 
 def _put(raw: dict[str, Any], parts: Sequence[str], value: Any) -> None:  # noqa: ANN401 - YAML
@@ -178,8 +181,10 @@ def _describe(detail: ErrorDetails, valid: set[str]) -> str:
     if detail["type"] == "extra_forbidden":
         return _unknown(".".join([*parts, place[-1]]), sorted(valid))
     key = ".".join(parts) or "the recipe"
-    if detail["type"] in ("missing", "union_tag_not_found"):
+    if detail["type"] == "missing":
         return f"{key} is missing"
+    if detail["type"] == "union_tag_not_found":
+        return f"{key} is missing its name"
     message = detail["msg"].removeprefix("Value error, ")
     given = detail.get("input")
     shown = "" if isinstance(given, Mapping | Options) else f", but got {given!r}"

@@ -1,0 +1,304 @@
+"""What every method in the table must hold, without its author writing a test.
+
+A method may add configurations worth testing to VARIANTS, and must say in ALTERNATIVES how to
+change each of its options.
+"""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from longtail.core import Batch, ClassCounts, Position
+from longtail.engine import checkpoint as ckpt
+from longtail.methods import METHODS
+from longtail.methods.method import Method
+from longtail.recipes import valid_keys
+from tests import tiny
+
+LDAM = {"loss": "ldam", "head": "cosine"}
+VARIANTS = {
+    "balanced-softmax": ("single-head", {"loss": "balanced-softmax"}),
+    "logit-adjusted": ("single-head", {"loss": {"name": "logit-adjusted", "tau": 1.5}}),
+    "focal": ("single-head", {"loss": {"name": "focal", "gamma": 2.0}}),
+    "ldam": ("single-head", LDAM),
+    "ldam-drw": ("single-head", LDAM | {"class_weights": {"start": 1}}),
+    "class-balanced-focal": (
+        "single-head",
+        {"loss": "sigmoid-focal", "class_weights": {}, "reduction": "mean"},
+    ),
+    "balanced sampling": ("single-head", {"sampling": "class-balanced"}),
+    "mixup": ("single-head", {"mixing": "mixup"}),
+    "cutmix": ("single-head", {"mixing": "cutmix"}),
+}
+VARIANTS |= {f"{name}, defaults": (name, {}) for name in METHODS}
+
+# method -> option -> (options to start from, options that differ in this one only)
+ALTERNATIVES = {
+    "single-head": {
+        "loss": ({}, {"loss": "balanced-softmax"}),
+        "loss.name": ({}, {"loss": "focal"}),
+        "loss.label_smoothing": ({}, {"loss": {"label_smoothing": 0.2, "name": "cross-entropy"}}),
+        "loss.gamma": ({"loss": "focal"}, {"loss": {"name": "focal", "gamma": 2.0}}),
+        "loss.tau": ({"loss": "logit-adjusted"}, {"loss": {"name": "logit-adjusted", "tau": 2}}),
+        "loss.max_margin": (LDAM, LDAM | {"loss": {"name": "ldam", "max_margin": 0.2}}),
+        "head": ({}, {"head": "cosine"}),
+        "head.name": ({}, {"head": {"name": "cosine"}}),
+        "head.scale": ({"head": "cosine"}, {"head": {"name": "cosine", "scale": 10.0}}),
+        "sampling": ({}, {"sampling": "class-balanced"}),
+        "sampling.name": ({}, {"sampling": {"name": "reversed"}}),
+        "sampling.form": ({}, {"sampling": {"form": "multinomial"}}),
+        "sampling.draws_per_class": (
+            {"sampling": "class-balanced"},
+            {"sampling": {"name": "class-balanced", "draws_per_class": 2}},
+        ),
+        "sampling.beta": (
+            {"sampling": "effective-number"},
+            {"sampling": {"name": "effective-number", "beta": 0.5}},
+        ),
+        "sampling.start": (
+            {"sampling": "class-balanced"},
+            {"sampling": {"name": "class-balanced", "start": 2}},
+        ),
+        "class_weights": ({}, {"class_weights": {}}),
+        "class_weights.name": ({"class_weights": {}}, {"class_weights": {"name": "inverse"}}),
+        "class_weights.beta": ({"class_weights": {}}, {"class_weights": {"beta": 0.9}}),
+        "class_weights.start": ({"class_weights": {}}, {"class_weights": {"start": 2}}),
+        "mixing": ({}, {"mixing": "mixup"}),
+        "mixing.name": ({"mixing": "mixup"}, {"mixing": "cutmix"}),
+        "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
+        "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
+        "reduction": ({"class_weights": {}}, {"class_weights": {}, "reduction": "mean"}),
+    },
+}
+LOSS_OPTIONS = [{"loss": name} for name in ("cross-entropy", "focal", "logit-adjusted", "ldam")]
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def make(variant, **more):
+    name, options = VARIANTS[variant]
+    return tiny.build(name, options, **more)
+
+
+def batch(size=16, num_classes=7, seed=0):
+    labels = torch.randint(num_classes, (size,), generator=torch.Generator().manual_seed(seed))
+    return Batch((tiny.images(size, seed),), labels, torch.arange(size))
+
+
+def position(epoch=0, step=0, stage=0):
+    return Position(0, stage, epoch, step, 3)
+
+
+def first_step(method, given=None, epoch=2):
+    stage = method.stages()[0]
+    streams = [given or batch() for _ in stage.samplings]
+    streams = [Batch(s.views * len(stage.views), s.labels, s.ids) for s in streams]
+    method.train()
+    return method.training_step(streams, position(epoch))
+
+
+@every_variant
+def test_relabelling_the_classes_relabels_everything(variant):
+    order = [3, 0, 6, 5, 1, 4, 2]  # new label -> old label
+    place = torch.argsort(torch.tensor(order))
+    names, values = tiny.COUNTS.names, tiny.COUNTS.values
+    mixed = ClassCounts([values[i] for i in order], [names[i] for i in order])
+    one, other = make(variant), make(variant, counts=mixed)
+    moved = {}
+    for name, value in one.state_dict().items():
+        # seven is the number of classes and no other size of the tiny network
+        for axis in (axis for axis, size in enumerate(value.shape) if size == 7):
+            value = value.index_select(axis, torch.tensor(order))
+        moved[name] = value
+    for name, buffer in other.named_buffers():
+        # what was computed from the counts must be relabelled already
+        torch.testing.assert_close(buffer, moved[name], msg=name)
+    other.load_state_dict(moved)
+    given = batch()
+    relabelled = Batch(given.views, place[given.labels], given.ids)
+    a, b = first_step(one, given).loss, first_step(other, relabelled).loss
+    torch.testing.assert_close(a, b)
+    pictures = tiny.images(4, 9)
+    one.eval(), other.eval()
+    torch.testing.assert_close(one.predict(pictures)[:, order], other.predict(pictures))
+
+
+@every_variant
+def test_save_and_load_gives_the_same_logits(variant, tmp_path):
+    method = make(variant)
+    run = tiny.train(method, tmp_path)
+    again = make(variant, seed=1)
+    ckpt.load_weights(again, ckpt.read_weights(ckpt.newest(run.checkpoints)), "x")
+    pictures = tiny.images(5)
+    assert torch.equal(method.eval().predict(pictures), again.eval().predict(pictures))
+
+
+@every_variant
+def test_no_tensor_outside_parameters_and_buffers(variant, tmp_path):
+    method = make(variant)
+    tiny.train(method, tmp_path)
+    for name, module in method.named_modules():
+        hidden = [
+            key
+            for key, value in vars(module).items()
+            if not key.startswith("_") and holds_tensor(value)
+        ]
+        assert not hidden, f"{name or 'method'} keeps tensors in {hidden}"
+
+
+def holds_tensor(value):
+    if isinstance(value, nn.Module):
+        return False
+    if isinstance(value, dict):
+        return any(map(holds_tensor, value.values()))
+    if isinstance(value, list | tuple | set):
+        return any(map(holds_tensor, value))
+    return isinstance(value, torch.Tensor)
+
+
+@every_variant
+def test_one_seed_twice_is_equal_and_resume_equals_no_break(variant, tmp_path):
+    whole, again = make(variant), make(variant)
+    tiny.train(whole, tmp_path / "a")
+    tiny.train(again, tmp_path / "b")
+    assert tiny.equal(tiny.weights(whole), tiny.weights(again))
+    # take the end away, as if the run had been killed in its last epoch
+    run = tiny.RunFolder(tmp_path / "b")
+    last = ckpt.newest(run.checkpoints)
+    last.rename(tmp_path / "gone")
+    resumed = make(variant)
+    tiny.train(resumed, tmp_path / "b", resume=True)
+    assert tiny.equal(tiny.weights(whole), tiny.weights(resumed))
+    key = ("stage", "epoch", "loss", "learning_rate")
+    lines = [
+        [{k: line[k] for k in key} for line in tiny.RunFolder(tmp_path / n).read_metrics()]
+        for n in "ab"
+    ]
+    assert lines[0] == lines[1]
+
+
+@every_variant
+def test_another_seed_is_another_run(variant, tmp_path):
+    one, other = make(variant), make(variant)
+    tiny.train(one, tmp_path / "a")
+    tiny.train(other, tmp_path / "b", tiny.OPTIONS.model_copy(update={"seed": 5}))
+    assert not tiny.equal(tiny.weights(one), tiny.weights(other))
+
+
+@every_variant
+@pytest.mark.parametrize("num_classes", [2, 1000, 8142])
+def test_any_number_of_classes(variant, num_classes):
+    counts = ClassCounts([1 + 7 * c % 300 for c in range(num_classes)])
+    method = make(variant, counts=counts)
+    out = first_step(method, batch(num_classes=num_classes))
+    assert torch.isfinite(out.loss)
+    assert method.eval().predict(tiny.images(2)).shape == (2, num_classes)
+
+
+@every_variant
+def test_a_batch_of_one_class_only(variant):
+    given = batch()
+    for label in (1, 5):  # the most frequent and the class with one picture
+        only = Batch(given.views, torch.full_like(given.labels, label), given.ids)
+        out = first_step(make(variant), only)
+        assert torch.isfinite(out.loss)
+        out.loss.backward()
+
+
+@every_variant
+def test_bf16_is_finite(variant):
+    method = make(variant)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = first_step(method)
+    assert out.loss.dtype == torch.float32
+    out.loss.backward()
+    for name, parameter in method.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+
+
+@every_variant
+def test_frozen_parts_do_not_move(variant, tmp_path):
+    method = make(variant)
+    tiny.train(method, tmp_path)
+    stages = method.stages()
+    for number, stage in enumerate(stages[1:], start=1):
+        before = ckpt.read_weights(tmp_path / "checkpoints" / f"stage-{number - 1}-end")
+        after = ckpt.read_weights(tmp_path / "checkpoints" / f"stage-{number}-end")
+        moving = (*stage.trainable, *stage.update_norm, *stage.reset)
+        for name in before:
+            if stage.trainable and not any(name.startswith(part) for part in moving):
+                assert torch.equal(before[name], after[name]), f"{stage.name} moved {name}"
+    first = make(variant).state_dict()
+    if not stages[0].trainable:
+        moved = [n for n, p in method.named_parameters() if not torch.equal(p, first[n])]
+        assert set(moved) == {n for n, _ in method.named_parameters()}
+
+
+@every_method
+def test_every_option_has_an_alternative(name):
+    covered = set(ALTERNATIVES.get(name, ()))
+    for options in [{}, *LOSS_OPTIONS]:
+        raw = {"method": {"name": name, "class_weights": {}, "mixing": {}} | options}
+        keys = {key.removeprefix("method.") for key in valid_keys(raw) if key.startswith("method.")}
+        assert keys - {"name"} <= covered
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [(name, option) for name, table in ALTERNATIVES.items() for option in table]
+)
+def test_every_option_changes_something(name, option, tmp_path):
+    base, changed = ALTERNATIVES[name][option]
+    results = []
+    for number, options in enumerate((base, changed)):
+        method = tiny.build(name, options)
+        tiny.train(method, tmp_path / str(number))
+        results.append(method.eval().predict(tiny.images(6)))
+    assert not torch.equal(*results)
+
+
+@every_method
+def test_predict_needs_pictures_only(name):
+    method = tiny.build(name).eval()
+    assert list(inspect.signature(method.predict).parameters) == ["images"]
+    one, all_ = tiny.images(6)[:1], tiny.images(6)
+    # the answer for a picture does not depend on the others of its batch
+    torch.testing.assert_close(method.predict(all_)[:1], method.predict(one), atol=1e-5, rtol=1e-4)
+
+
+@every_variant
+def test_exportable(variant):
+    class Predictor(nn.Module):
+        def __init__(self, method):
+            super().__init__()
+            self.method = method
+
+        def forward(self, pictures):
+            return self.method.predict(pictures)
+
+    method = make(variant).eval()
+    pictures = tiny.images(3)
+    program = torch.export.export(
+        Predictor(method), (pictures,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    torch.testing.assert_close(program.module()(tiny.images(5)), method.predict(tiny.images(5)))
+
+
+@every_method
+def test_a_method_describes_itself(name):
+    kind = METHODS[name]
+    assert issubclass(kind, Method)
+    assert len(kind.__mro__) - len(Method.__mro__) == 1, "at most one level of inheritance"
+    assert kind.summary
+    assert kind.citation
+    assert kind.Config.model_fields["name"].default == name
+    assert all(isinstance(c, str) for c in tiny.build(name).corrections())
+
+
+def test_corrections_are_named():
+    assert make("balanced-softmax").corrections() == ("balanced-softmax",)
+    assert make("ldam-drw").corrections() == ("ldam", "effective-number class weights")
+    assert make("balanced sampling").corrections() == ("class-balanced sampling",)
+    assert make("single-head, defaults").corrections() == ()

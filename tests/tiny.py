@@ -1,0 +1,87 @@
+"""A tiny task for tests of methods and of the engine: noise pictures, a small backbone."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from longtail.core import ClassCounts, Manifest, Protocol, ShotGroups
+from longtail.core.rng import derive_seed, numpy_generator
+from longtail.data.pictures import ArrayPictures, DataSet
+from longtail.engine import RunFolder, Trainer, TrainingConfig
+from longtail.engine.checkpoint import CheckpointCard
+from longtail.engine.log import SilentLog
+from longtail.engine.optimisation import seeded
+from longtail.methods import METHODS, Setting
+from longtail.models import Backbone
+from longtail.models.resnet_cifar import CifarResNet
+
+CPU = torch.device("cpu")
+COUNTS = ClassCounts([9, 30, 4, 4, 17, 1, 12], tuple("abcdefg"))  # unsorted, tied, a singleton
+OPTIONS = TrainingConfig(
+    epochs=3, batch_size=16, learning_rate=0.05, precision="fp32", warmup=0, milestones=(2,)
+)
+
+
+def backbone() -> Backbone:
+    network = CifarResNet(1)
+    return Backbone(network, network.num_features)
+
+
+def setting(counts=COUNTS, epochs=3) -> Setting:
+    return Setting(counts, ShotGroups.from_counts(counts), epochs, backbone)
+
+
+def build(name, options=None, counts=COUNTS, epochs=3, seed=0):
+    kind = METHODS[name]
+    config = kind.Config.model_validate({"name": name} | (options or {}))
+    with seeded(derive_seed(seed, "initialisation")):
+        return kind(config, setting(counts, epochs))
+
+
+def images(size, seed=0, side=8):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, 3, side, side, generator=generator)
+
+
+def data(counts=COUNTS, side=8) -> DataSet:
+    labels = np.repeat(np.arange(len(counts)), counts.values)
+    generator = numpy_generator(0, "tiny")
+    noise = generator.integers(0, 120, (len(labels), 3, side, side))
+    # the class is visible: a bright pixel at a place of its own
+    noise[np.arange(len(labels)), 0, labels % side, labels // side % side] = 255
+    manifest = Manifest(
+        "tiny", counts.names, np.arange(len(labels)) + 50, labels, np.zeros(len(labels))
+    )
+    pixels = torch.from_numpy(noise.astype(np.uint8))
+    return DataSet(manifest, ArrayPictures(pixels), (0.3,) * 3, (0.25,) * 3, default_view="crop")
+
+
+def train(method, folder: Path, options=OPTIONS, *, resume=False, name="single-head", **more):
+    run = RunFolder(folder)
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    card = CheckpointCard(
+        method=name, classes=COUNTS.names, class_counts=COUNTS.values, corrections=(),
+        mean=(0.3,) * 3, std=(0.25,) * 3, image_size=8, stage=0, epoch=0, epochs_done=0,
+        finished=False,
+    )  # fmt: skip
+    parts = {
+        "train_set": data(),
+        "protocol": Protocol(has_val=False),
+        "validate": None,
+        "log": SilentLog(),
+    } | more
+    trainer = Trainer(
+        method, parts["train_set"], options, parts["protocol"], run, card, CPU, parts["log"],
+        parts["validate"],
+    )  # fmt: skip
+    trainer.run(resume=resume)
+    return run
+
+
+def weights(method):
+    return {name: value.clone() for name, value in method.state_dict().items()}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
