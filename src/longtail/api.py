@@ -153,6 +153,7 @@ def train(
         log,
         _validator(data, config, place) if data.manifest.has("val") else None,
     )
+    trainer.check()
     if distributed.is_main() and not (resume and folder.config.exists()):
         _begin(folder, config, data, place)
     distributed.barrier()

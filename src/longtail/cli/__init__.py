@@ -11,6 +11,8 @@ from longtail.cli import data, demo, evaluate, lists, train
 from longtail.core import distributed
 from longtail.core.errors import LongtailError
 
+INTERRUPTED = 130  # the shell's status for Ctrl-C
+
 app = typer.Typer(
     help="Long-tailed visual recognition: train, measure and repair classifiers when most classes "
     "have few pictures. New here? Run: longtail demo",
@@ -37,9 +39,11 @@ def main() -> None:
             console.print(f"error: {error}", style="red", markup=False, highlight=False)
         status = error.exit_status
     except KeyboardInterrupt:
-        if distributed.is_main():
-            console.print("\ninterrupted; a run can be continued with --resume", markup=False)
-        status = 130
-    finally:
-        distributed.stop()
+        status = INTERRUPTED
+    except SystemExit as ended:
+        # typer turns Ctrl-C into this status and its own usage errors into 2
+        status = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
+    if status == INTERRUPTED and distributed.is_main():
+        console.print("interrupted; a run can be continued with --resume", markup=False)
+    distributed.stop()
     sys.exit(status)

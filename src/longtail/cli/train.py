@@ -73,7 +73,7 @@ def train(
         if record is not None and distributed.is_main():
             _append(record, api.record(run, run.evaluated_splits()[0]))
     if distributed.is_main():
-        _show(runs, folder)
+        _show(runs, folder, source or config.recipe)
 
 
 def _configuration(
@@ -105,7 +105,7 @@ def _append(path: Path, line: dict[str, object]) -> None:
         raise ConfigError(f"The record {path} cannot be written ({error}).") from error
 
 
-def _show(runs: list[api.Run], folder: Path) -> None:
+def _show(runs: list[api.Run], folder: Path, source: str) -> None:
     out = console()
     scored = [run for run in runs if run.evaluated_splits()]
     if len(scored) == 1:
@@ -117,9 +117,6 @@ def _show(runs: list[api.Run], folder: Path) -> None:
         out.print(summary_table(api.write_summary(scored, folder)))
     out.print(f"run folder: {folder}", markup=False, highlight=False)
     out.print("scores of every class: scores-test.json; what happened: metrics.jsonl", markup=False)
-    out.print(
-        f"once more with another seed: longtail train {runs[0].config.recipe} seed="
-        f"{runs[-1].config.training.seed + 1}",
-        markup=False,
-        highlight=False,
-    )
+    seed = runs[-1].config.training.seed + 1
+    again = f"once more with another seed: longtail train {source} seed={seed}"
+    out.print(again, markup=False, highlight=False)

@@ -80,6 +80,17 @@ class Trainer:
         self._precision = resolve_precision(self.config.precision, self.device)
         self._stages = tuple(self.method.stages())
 
+    def check(self) -> None:
+        """Refuse what cannot be trained before anything is written.
+
+        Raises:
+            ConfigError: If the batch does not fit the training set or the processes.
+        """
+        distributed.share(self.config.batch_size, "training.batch_size")
+        for number, stage in enumerate(self._stages):
+            for stream in range(len(stage.samplings)):
+                self._sampler(number, stage, stream)
+
     def run(self, *, resume: bool = False) -> None:
         """Train all stages, or what is left of them.
 
@@ -87,7 +98,7 @@ class Trainer:
             TrainingError: At the first loss that is not finite.
             CheckpointError: If a checkpoint cannot be written or read.
         """
-        distributed.share(self.config.batch_size, "training.batch_size")
+        self.check()
         if resume:
             self._restore()
         for number in range(self._at.stage, len(self._stages)):
@@ -158,33 +169,32 @@ class Trainer:
                 break
 
     def _loaders(self, number: int, stage: Stage) -> list[TrainingLoader]:
-        manifest = self.train_set.manifest
         self.protocol.may_train_on("train")
-        loaders = []
-        for stream, sampling in enumerate(stage.samplings):
-            place = 100 * number + stream  # random numbers of its own for every stream
-            sampler = EpochSampler(
-                manifest.labels,
-                manifest.class_counts(),
-                sampling,
-                batch_size=self.config.batch_size,
-                epochs=stage.epochs,
+        return [
+            TrainingLoader(
+                self.train_set,
+                self._sampler(number, stage, stream),
+                stage.views,
+                device=self.device,
                 seed=self.config.seed,
-                stage=place,
+                stage=_place(number, stream),
+                workers=self.config.workers,
+                channels_last=self.config.channels_last,
             )
-            loaders.append(
-                TrainingLoader(
-                    self.train_set,
-                    sampler,
-                    stage.views,
-                    device=self.device,
-                    seed=self.config.seed,
-                    stage=place,
-                    workers=self.config.workers,
-                    channels_last=self.config.channels_last,
-                )
-            )
-        return loaders
+            for stream in range(len(stage.samplings))
+        ]
+
+    def _sampler(self, number: int, stage: Stage, stream: int) -> EpochSampler:
+        manifest = self.train_set.manifest
+        return EpochSampler(
+            manifest.labels,
+            manifest.class_counts(),
+            stage.samplings[stream],
+            batch_size=self.config.batch_size,
+            epochs=stage.epochs,
+            seed=self.config.seed,
+            stage=_place(number, stream),
+        )
 
     # --- one epoch ----------------------------------------------------------------------------
 
@@ -376,6 +386,11 @@ class Trainer:
             self.method,
             multi_avg_fn=get_ema_multi_avg_fn(self.config.ema),  # type: ignore[no-untyped-call]
         )
+
+
+def _place(stage: int, stream: int) -> int:
+    """Return the number by which the random numbers of a stream are named."""
+    return 100 * stage + stream
 
 
 class _Step(nn.Module):

@@ -1,0 +1,272 @@
+"""The command line as a user meets it: what works, and what is answered in words."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from longtail import api
+from longtail.cli import main
+from longtail.evaluation import read_predictions
+
+
+@pytest.fixture
+def longtail(monkeypatch, capsys, tmp_path):
+    """Call the command line in `tmp_path`; return exit status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["longtail", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return caught.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+SHORT = ("digits-lt/balanced-softmax", "epochs=2")
+
+
+def test_train_leaves_a_whole_run_folder(longtail, tmp_path):
+    status, out, err = longtail("train", *SHORT, "--out", "run", "--record", "results/r.jsonl")
+    assert status == 0
+    assert "many (1)" in out
+    assert "joint epoch 2: loss" in err
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files >= {"config.yaml", "environment.json", "metrics.jsonl", "checkpoints",
+                     "predictions-test.parquet", "scores-test.json"}  # fmt: skip
+    scores = json.loads((tmp_path / "run" / "scores-test.json").read_text())
+    assert (scores["num_images"], scores["selection"], scores["seed"]) == (500, "last epoch", 0)
+    predictions = read_predictions(tmp_path / "run" / "predictions-test.parquet")
+    accuracy = (predictions.predicted() == predictions.labels).mean()
+    assert scores["accuracy"] == pytest.approx(accuracy)
+    assert scores["checkpoint_sha256"] == predictions.checkpoint
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["command"].startswith("longtail train digits-lt/balanced-softmax epochs=2")
+    record = json.loads((tmp_path / "results" / "r.jsonl").read_text())
+    assert record["accuracy"] == pytest.approx(accuracy, abs=1e-4)
+    assert {"recipe", "seed", "command", "commit", "hardware", "versions", "training_seconds",
+            "groups", "config", "pictures_per_second"} <= set(record)  # fmt: skip
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["training"]["epochs"] == 2
+
+
+def test_evaluate_again_and_on_train(longtail, tmp_path):
+    longtail("train", *SHORT, "--out", "run")
+    first = (tmp_path / "run" / "scores-test.json").read_text()
+    (tmp_path / "run" / "scores-test.json").unlink()
+    assert longtail("evaluate", "run")[0] == 0
+    assert (tmp_path / "run" / "scores-test.json").read_text() == first
+    status, out, _ = longtail("evaluate", "run", "--split", "train")
+    assert status == 0
+    assert "train split" in out
+    assert longtail("evaluate", "run", "--split", "val")[0] == 2
+    assert longtail("evaluate", "run", "--split", "dev")[0] == 2
+
+
+def test_seeds_are_summarised_and_resumed(longtail, tmp_path):
+    status, out, _ = longtail("train", *SHORT, "--seeds", 2, "--out", "run")
+    assert status == 0
+    assert "2 seeds" in out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    values = summary["accuracy"]["values"]
+    assert len(values) == 2
+    assert summary["accuracy"]["mean"] == pytest.approx(np.mean(values))
+    assert summary["accuracy"]["std"] == pytest.approx(np.std(values, ddof=1))
+    low, high = summary["accuracy"]["interval"]
+    assert low <= summary["accuracy"]["mean"] <= high
+    (tmp_path / "run" / "summary.json").unlink()
+    assert longtail("train", *SHORT, "--seeds", 2, "--out", "run", "--resume")[0] == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+
+
+def test_a_folder_of_ones_own(longtail, picture_folder, tmp_path):
+    (picture_folder / "ant" / "broken.png").write_bytes(b"not a picture")
+    status, _, err = longtail("train", picture_folder, "epochs=1", "batch_size=8", "--out", "run")
+    assert status == 2
+    assert "broken.png: not a picture" in err
+    assert "--on-bad-picture skip" in err
+    assert not (tmp_path / "run").exists()
+    status, out, err = longtail(
+        "train", picture_folder, "epochs=1", "batch_size=8", "backbone=resnet20", "--out", "run",
+        "--on-bad-picture", "skip",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "1 damaged pictures were left out" in out
+    skipped = pd.read_csv(tmp_path / "run" / "skipped-pictures.csv")
+    assert skipped["path"].tolist() == ["ant/broken.png"]
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["data"]["image_size"] == 16
+    assert (tmp_path / "run" / "scores-test.json").exists()
+    # the command that was suggested works
+    assert f"longtail train {picture_folder} seed=1" in out
+
+
+def test_early_stopping_on_ones_own_pictures(longtail, picture_folder, tmp_path):
+    status, _, _ = longtail(
+        "train", picture_folder, "epochs=4", "batch_size=8", "backbone=resnet20",
+        "select=best-validation", "early_stopping=1", "--out", "run",
+    )  # fmt: skip
+    assert status == 0
+    scores = json.loads((tmp_path / "run" / "scores-test.json").read_text())
+    assert scores["selection"].startswith("best macro accuracy on val (epoch ")
+
+
+def test_a_model_is_loaded_by_class_names(longtail, picture_folder, tmp_path):
+    longtail(
+        "train", picture_folder, "epochs=1", "batch_size=8", "backbone=resnet20", "--out", "run"
+    )
+    model = api.load(tmp_path / "run")
+    assert model.card.classes == ("ant", "bee", "cow")
+    assert model.card.corrections == ("balanced-softmax",)
+    # pictures of a class that the model never saw are refused by name
+    shutil.move(picture_folder / "cow", picture_folder / "dog")
+    status, _, err = longtail("evaluate", "run")
+    assert status == 2
+    assert "does not know: dog" in err
+
+
+def test_lists(longtail):
+    status, out, _ = longtail("recipes")
+    assert status == 0
+    assert "cifar100-lt/ldam-drw" in out
+    status, out, _ = longtail("methods")
+    assert status == 0
+    assert "single-head" in out
+    assert longtail("--help")[0] == 0
+    for verb in ("train", "evaluate", "recipes", "methods", "demo", "data"):
+        assert longtail(verb, "--help")[0] == 0
+
+
+def test_inspect(longtail, picture_folder, tmp_path):
+    shutil.copy(picture_folder / "ant" / "00.png", picture_folder / "bee" / "twin.png")
+    status, out, _ = longtail("data", "inspect", picture_folder, "--out", "found")
+    assert status == 0
+    assert "imbalance ratio (largest over smallest class): 3.0" in out
+    assert "warning: 1 pictures occur with different labels" in out
+    assert (tmp_path / "found" / "distribution.png").read_bytes().startswith(b"\x89PNG")
+    assert "ant,12" in (tmp_path / "found" / "counts.csv").read_text()
+    assert json.loads((tmp_path / "found" / "findings.json").read_text())["conflicting"]
+
+
+def test_verify(longtail, benchmark_data, published_lists):
+    status, out, _ = longtail("data", "verify", "cifar100", "--root", benchmark_data)
+    assert status == 0
+    assert "FAIL" not in out
+    status, out, err = longtail("data", "verify", "imagenet-lt", "--root", published_lists)
+    assert status == 2
+    assert "FAIL" in out
+    assert "is not the published imagenet-lt" in err
+
+
+def test_the_real_benchmark_trains(longtail, benchmark_data, tmp_path):
+    # one epoch of a small network on the cut at ratio 100: the published path, end to end
+    status, out, err = longtail(
+        "train", "cifar100-lt/cross-entropy", "epochs=1", "backbone=resnet20",
+        f"data.root={benchmark_data}", "--out", "run",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "train 10,847, test 10,000 pictures" in err
+    assert "many (35)" in out
+    scores = json.loads((tmp_path / "run" / "scores-test.json").read_text())
+    assert scores["num_images"] == 10000
+    assert scores["accuracy"] > 0.02
+    (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["loss"] < 4.6
+
+
+MISTAKES = [
+    (["train", "cifar100-lt/cros-entropy"], ["Did you mean", "cifar100-lt/cross-entropy"]),
+    (["train"], ["Name a recipe"]),
+    (["train", "--resume", "--out", "absent"], ["absent is no run folder"]),
+    (["train", "digits-lt/mixup", "epochz=3"], ["epochz is not a key; did you mean training.epochs?"]),
+    (["train", "digits-lt/mixup", "epochs=three"], ["valid integer", "'three'"]),
+    (["train", "digits-lt/mixup", "--device", "tpu"], ["Device 'tpu' cannot be used"]),
+    (["train", "digits-lt/mixup", "--seeds", "0"], ["Invalid value for '--seeds'"]),
+    (["train", "digits-lt/mixup", "--on-bad-picture", "ignore"], ["Invalid value"]),
+    (["train", "digits-lt/mixup", "--on-bad-picture", "skip"], ["data.on_bad_picture is not a key"]),
+    (["train", "digits-lt/mixup", "batch_size=4000"], ["at most the number of training pictures"]),
+    (["train", "digits-lt/mixup", "backbone=resnet33"], ["no backbone 'resnet33'"]),
+    (["train", "digits-lt/mixup", "select=best-validation"], ["need a validation split"]),
+    (["train", "cifar100-lt/mixup", "root=nowhere", "download=false"], ["cifar-100-python/train exists"]),
+    (["train", "pictures/balanced-softmax"], ["data is missing"]),
+    (["train", "digits-lt/mixup", "--out", "/proc/nowhere"], ["run folder /proc/nowhere cannot be made"]),
+    (["evaluate", "absent"], ["no run folder"]),
+    (["data", "inspect", "absent"], ["absent"]),
+    (["data", "inspect", "empty"], ["holds no pictures"]),
+    (["data", "verify", "mnist"], ["no benchmark 'mnist'"]),
+    (["data", "verify", "cifar100", "--root", "empty"], ["data.root=DIR"]),
+    (["nonsense"], ["No such command"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES)
+def test_mistakes_are_answered_in_words(longtail, tmp_path, arguments, words):
+    (tmp_path / "empty").mkdir()
+    status, _, err = longtail(*arguments)
+    assert status == 2
+    for word in words:
+        assert word in " ".join(err.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]  # nothing half-written
+
+
+def test_a_run_is_never_overwritten(longtail):
+    longtail("train", *SHORT, "--out", "run")
+    status, _, err = longtail("train", *SHORT, "--out", "run")
+    assert status == 2
+    assert "holds a run already" in err
+    status, _, err = longtail("train", SHORT[0], "epochs=3", "--out", "run", "--resume")
+    assert status == 2
+    assert "begun with other values of training.epochs" in err
+
+
+def test_an_unfinished_run_is_not_scored(longtail, tmp_path):
+    longtail("train", *SHORT, "--out", "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "stage-0-end")
+    status, _, err = longtail("evaluate", "run")
+    assert status == 2
+    assert "was interrupted; finish it first: longtail train --resume --out run" in err
+    assert longtail("train", "--resume", "--out", "run")[0] == 0
+    assert longtail("evaluate", "run")[0] == 0
+
+
+def test_a_checkpoint_of_another_model_is_refused(longtail, tmp_path):
+    longtail("train", *SHORT, "--out", "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("resnet20", "resnet32"))
+    status, _, err = longtail("evaluate", "run")
+    assert status == 2
+    assert "belongs to another model" in err
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(longtail, tmp_path, monkeypatch):
+    from longtail.engine.log import PlainLog
+
+    honest = PlainLog.epoch
+
+    def interrupt(self, line):
+        honest(self, line)
+        if line["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlainLog, "epoch", interrupt)
+    status, _, err = longtail("train", SHORT[0], "epochs=3", "--out", "run")
+    assert status == 130
+    assert "--resume" in err
+    monkeypatch.setattr(PlainLog, "epoch", honest)
+    assert longtail("train", "--resume", "--out", "run")[0] == 0
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_demo(longtail, tmp_path):
+    status, out, _ = longtail("demo", "--out", "demo")
+    assert status == 0
+    assert "cross-entropy" in out
+    assert "balanced-softmax" in out
+    assert "longtail train MY-PICTURES" in out
+    assert (tmp_path / "demo" / "cross-entropy" / "scores-test.json").exists()

@@ -1,0 +1,58 @@
+"""Two gloo processes against one with the joint batch, through the command line."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from longtail.evaluation import read_predictions
+
+# no batch statistics, plain SGD: what two processes can reproduce exactly
+OPTIONS = [
+    "backbone=convnext_atto", "image_size=32", "epochs=2", "batch_size=8", "momentum=0",
+    "nesterov=false", "precision=fp32", "learning_rate=0.05",
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "set"
+    generator = np.random.default_rng(0)
+    for label, size in enumerate((31, 14, 8)):
+        (root / f"class {label}").mkdir(parents=True)
+        for number in range(size):
+            pixels = generator.integers(0, 90, (32, 32, 3)) + 50 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(root / f"class {label}" / f"{number}.png")
+    return root
+
+
+def run(folder, out, processes, *more):
+    launcher = [sys.executable, "-m"]
+    if processes > 1:
+        launcher += ["torch.distributed.run", "--nproc-per-node", str(processes), "-m"]
+    command = [*launcher, "longtail", "train", str(folder), *OPTIONS, *more, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return lines, read_predictions(out / "predictions-test.parquet"), done
+
+
+@pytest.mark.parametrize("loss", ["balanced-softmax", "class-weights"])
+def test_two_processes_equal_one(folder, tmp_path, loss):
+    more = ["loss=cross-entropy", "class_weights.name=inverse"] if loss == "class-weights" else []
+    one, predicted_one, _ = run(folder, tmp_path / "one", 1, *more)
+    two, predicted_two, done = run(folder, tmp_path / "two", 2, *more)
+    assert [a["loss"] for a in one] == pytest.approx([b["loss"] for b in two], abs=1e-5)
+    for key in ("val_accuracy", "val_macro_accuracy"):
+        assert [a[key] for a in one] == pytest.approx([b[key] for b in two])
+    # every test picture once, though eleven are not divisible by two
+    assert len(predicted_two.ids) % 2 == 1
+    np.testing.assert_array_equal(predicted_one.ids, predicted_two.ids)
+    np.testing.assert_array_equal(predicted_one.labels, predicted_two.labels)
+    np.testing.assert_allclose(predicted_one.logits, predicted_two.logits, atol=2e-4)
+    environment = json.loads((tmp_path / "two" / "environment.json").read_text())
+    assert environment["processes"] == 2
+    assert done.stdout.count("run folder:") == 1  # only one process talks
