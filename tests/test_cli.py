@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from longtail import api
 from longtail.cli import main
@@ -141,6 +142,24 @@ def test_lists(longtail):
     assert longtail("--help")[0] == 0
     for verb in ("train", "evaluate", "recipes", "methods", "demo", "data"):
         assert longtail(verb, "--help")[0] == 0
+
+
+def test_large_pictures_are_trained_from_files(longtail, tmp_path):
+    generator = np.random.default_rng(0)
+    for label in range(2):
+        (tmp_path / "large" / str(label)).mkdir(parents=True)
+        for number in range(14):
+            pixels = generator.integers(0, 120, (90, 110, 3)) + 100 * label
+            picture = Image.fromarray(pixels.astype(np.uint8))
+            picture.save(tmp_path / "large" / str(label) / f"{number}.jpg")
+    command = ("train", "large", "epochs=2", "batch_size=8", "backbone=resnet20", "image_size=72")
+    status, _, err = longtail(*command, "--out", "a")
+    assert status == 0, err
+    assert "of 72 pixels (from files)" in err
+    assert longtail(*command, "training.workers=1", "--out", "b")[0] == 0
+    # the crops are functions of the position, not of the thread that decodes
+    one, other = (read_predictions(tmp_path / n / "predictions-test.parquet") for n in "ab")
+    np.testing.assert_array_equal(one.logits, other.logits)
 
 
 def test_inspect(longtail, picture_folder, tmp_path):

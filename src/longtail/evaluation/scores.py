@@ -117,7 +117,8 @@ def summarise(all_scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
         summary[name] = {
             "mean": float(array.mean()),
             "std": float(array.std(ddof=1)) if len(array) > 1 else None,
-            "interval": list(interval) if interval else None,
+            # Student's interval of two seeds is wide; an accuracy lies in 0..1 all the same
+            "interval": [max(0.0, interval[0]), min(1.0, interval[1])] if interval else None,
             "values": values,
         }
     return summary
