@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from longtail.core.errors import DataError
 from longtail.core.groups import GroupRule
 from longtail.core.manifest import Manifest
-from longtail.data.augment import POLICIES
+from longtail.data.augmentation import POLICIES
 from longtail.data.check import (
     OnBadPicture,
     check_pictures,

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from longtail.core import distributed
 from longtail.core.batch import Batch
-from longtail.core.rng import numpy_generator, torch_generator
-from longtail.data.augment import Draws, Policy, find_policy, normalise
+from longtail.core.rng import numpy_generator
+from longtail.data.augmentation import Draws, Policy, find_policy, normalise
 from longtail.data.pictures import ArrayPictures, DataSet, FilePictures
 from longtail.data.samplers import EpochSampler
 
 BATCHES_AHEAD = 4  # decoded while the device computes
+PICTURES_AT_ONCE = 1024  # augmented together: 8 batches of 128
 
 
 class TrainingLoader:
@@ -76,32 +77,53 @@ class TrainingLoader:
         """Yield the batches of `epoch`."""
         plan = self._sampler.local_batches(epoch)
         on_device = torch.from_numpy(plan).to(self._device)
-        for step, pixels in enumerate(self._pixels(epoch, plan, on_device)):
+        source = self._from_memory if self._resident is not None else self._from_files
+        for step, views in enumerate(source(epoch, plan, on_device)):
             rows = on_device[step]
-            views = tuple(
-                self._finish(images, policy, epoch, step, name)
-                for images, (name, policy) in zip(pixels, self._views, strict=True)
+            finished = tuple(
+                normalise(view, self._data.mean, self._data.std).contiguous(
+                    memory_format=self._format
+                )
+                for view in views
             )
-            yield Batch(views, self._labels[rows], self._ids[rows])
+            yield Batch(finished, self._labels[rows], self._ids[rows])
 
-    def _pixels(
+    def _from_memory(
         self, epoch: int, plan: NDArray[np.int64], on_device: Tensor
     ) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the uint8 pictures [B, 3, S, S] of each view, before the device operations."""
-        if self._resident is not None:
-            for step in range(len(plan)):
-                yield (self._resident[on_device[step]],) * len(self._views)
-            return
+        """Yield augmented uint8 pictures, made for several batches at once.
+
+        An operation of a policy touches a few pictures of a batch; for eight batches together it
+        costs little more than for one.
+        """
+        assert self._resident is not None
+        steps, size = plan.shape
+        block = max(1, min(steps, PICTURES_AT_ONCE // size))
+        for first in range(0, steps, block):
+            rows = on_device[first : first + block].flatten()
+            made = [
+                policy(
+                    self._resident.index_select(0, rows), self._draws(epoch, first, len(rows), name)
+                )
+                for name, policy in self._views
+            ]
+            yield from zip(*(torch.split(view, size) for view in made), strict=True)
+
+    def _from_files(
+        self, epoch: int, plan: NDArray[np.int64], _on_device: Tensor
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Yield augmented uint8 pictures that threads decode some batches ahead."""
         pictures = self._data.pictures
         assert isinstance(pictures, FilePictures)
 
         def decode(step: int, place: int, view: str, policy: Policy) -> NDArray[np.uint8]:
             row = int(plan[step, place])
-            if not policy.resized_crop:
+            if policy.resized_crop is None:
                 return pictures.decode(row)
             joint_place = place * distributed.world_size() + distributed.rank()
             key = ("crop", view, self._stage, epoch, step, joint_place)
-            return pictures.decode_crop(row, numpy_generator(self._seed, *key))
+            generator = numpy_generator(self._seed, *key)
+            return pictures.decode_crop(row, generator, policy.resized_crop)
 
         jobs = [
             [(step, place, *view) for place in range(plan.shape[1])]
@@ -109,20 +131,19 @@ class TrainingLoader:
             for view in self._views
         ]
         batches = _in_threads(decode, jobs, self._workers, ahead=BATCHES_AHEAD * len(self._views))
-        for _ in range(len(plan)):
-            yield tuple(_to_device(next(batches), self._device) for _ in self._views)
+        for step in range(len(plan)):
+            yield tuple(
+                policy(
+                    _to_device(next(batches), self._device),
+                    self._draws(epoch, step, plan.shape[1], name),
+                    is_cut=True,
+                )
+                for name, policy in self._views
+            )
 
-    def _finish(self, images: Tensor, policy: Policy, epoch: int, step: int, view: str) -> Tensor:
-        key = ("augmentation", view, self._stage, epoch, step)
-        draws = Draws(
-            torch_generator(self._seed, *key, device=self._device),
-            len(images),
-            distributed.rank(),
-            distributed.world_size(),
-        )
-        augmented = policy(images, draws)
-        normalised = normalise(augmented, self._data.mean, self._data.std)
-        return normalised.contiguous(memory_format=self._format)
+    def _draws(self, epoch: int, step: int, size: int, view: str) -> Draws:
+        generator = numpy_generator(self._seed, "augmentation", view, self._stage, epoch, step)
+        return Draws(generator, size, distributed.rank(), distributed.world_size())
 
 
 def evaluation_batches(
@@ -137,7 +158,7 @@ def evaluation_batches(
     pictures = data.pictures
     if isinstance(pictures, ArrayPictures):
         for rows in plan:
-            images = pictures.pixels[torch.from_numpy(rows)].to(device)
+            images = pictures.pixels.index_select(0, torch.from_numpy(rows)).to(device)
             yield _ready(images, data), rows
         return
     jobs = [[(row,) for row in rows.tolist()] for rows in plan]

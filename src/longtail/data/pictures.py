@@ -39,7 +39,7 @@ class ArrayPictures:
 
     def take(self, rows: NDArray[np.int64]) -> ArrayPictures:
         """Return the pictures at `rows`."""
-        return ArrayPictures(self.pixels[torch.from_numpy(np.array(rows))])
+        return ArrayPictures(self.pixels.index_select(0, torch.from_numpy(np.array(rows))))
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ class FilePictures:
         wanted = round(self.size * margin)
         return to_square(open_rgb(self.paths[row], at_least=wanted), self.size, margin=margin)
 
-    def decode_crop(self, row: int, generator: np.random.Generator) -> NDArray[np.uint8]:
-        """Return a random resized part of picture `row`, uint8 [3, size, size]."""
-        # a crop of 8 % of the area must still have about `size` pixels a side
+    def decode_crop(
+        self, row: int, generator: np.random.Generator, area: tuple[float, float]
+    ) -> NDArray[np.uint8]:
+        """Return a random resized part of `area` share of picture `row`, uint8 [3, size, size]."""
+        # a small crop must still have about `size` pixels a side
         picture = open_rgb(self.paths[row], at_least=2 * self.size)
-        return random_resized_crop(picture, self.size, generator)
+        return random_resized_crop(picture, self.size, generator, area=area)
 
     def fits_in_memory(self) -> bool:
         """Say whether the decoded pictures should be kept."""

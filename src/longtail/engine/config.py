@@ -45,6 +45,9 @@ class TrainingConfig(Options):
         "auto", description="auto is bf16 where the hardware computes in it"
     )
     channels_last: bool = True
+    compile: bool = Field(
+        False, description="torch.compile the parts of the method; worth it for long GPU runs"
+    )
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of a moving average of the weights, used to predict"
     )

@@ -137,7 +137,7 @@ class Trainer:
                 ema.load_state_dict(self._restored.pop("ema"))
         loaders = self._loaders(number, stage)
         self.log.stage(stage.name, stage.epochs, self._at.epoch, loaders[0].steps)
-        step = self._step_function(stage)
+        step = self._step_function()
         for epoch in range(self._at.epoch, stage.epochs):
             rate = learning_rate(
                 self.config,
@@ -270,8 +270,12 @@ class Trainer:
         optimizer.step()
         return StepOutput(total, out.scalars, out.carry)
 
-    def _step_function(self, stage: Stage) -> nn.Module:
+    def _step_function(self) -> nn.Module:
         step = _Step(self.method)
+        if self.config.compile:
+            # part by part: the step itself depends on the position, which changes every time
+            for part in self.method.children():
+                part.compile()
         if not distributed.active():
             return step
         return nn.parallel.DistributedDataParallel(

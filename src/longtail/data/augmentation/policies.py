@@ -1,0 +1,113 @@
+"""Augmentation policies by the names that papers use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from longtail.core.errors import ConfigError
+from longtail.data.augmentation.autoaugment import (
+    IMAGENET_POLICY,
+    autoaugment,
+    randaugment,
+    randaugment_torchvision,
+)
+from longtail.data.augmentation.draws import Draws
+from longtail.data.augmentation.operations import (
+    Operation,
+    colour_jitter,
+    cutout,
+    random_blur,
+    random_crop,
+    random_flip,
+    random_grey,
+    random_resized_crop,
+    random_rotation,
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What happens to a training picture.
+
+    Attributes:
+        operations: In order; uint8 in, uint8 out.
+        resized_crop: Area of a random resized crop that comes first: files are cut when they are
+            decoded, pictures in memory on the device. None for policies without.
+    """
+
+    operations: tuple[Operation, ...] = ()
+    resized_crop: tuple[float, float] | None = None
+
+    def __call__(self, images: Tensor, draws: Draws, *, is_cut: bool = False) -> Tensor:
+        """Augment uint8 pictures [B, 3, S, S].
+
+        Args:
+            images: May be overwritten.
+            draws: Random numbers.
+            is_cut: Whether the resized crop has happened already.
+        """
+        if self.resized_crop and not is_cut:
+            images = random_resized_crop(images, draws, area=self.resized_crop)
+        for operation in self.operations:
+            images = operation(images, draws)
+        return images
+
+
+_JITTER = colour_jitter
+_GREY_AND_BLUR: tuple[Operation, ...] = (random_grey, random_blur)
+_ALL = (0.08, 1.0)
+
+POLICIES: dict[str, Policy] = {
+    "none": Policy(),
+    "crop": Policy((random_crop,)),
+    # CIFAR's standard: zero padding by an eighth, flip
+    "crop-flip": Policy((random_crop, random_flip)),
+    "reflect-crop-flip": Policy((partial(random_crop, mode="reflect"), random_flip)),
+    # RIDE, SADE, BalPoE
+    "crop-flip-rotate": Policy((random_crop, random_flip, random_rotation)),
+    # balanced softmax and later on CIFAR: the CIFAR-10 policy, also for CIFAR-100
+    "autoaugment-cutout": Policy((random_crop, random_flip, autoaugment, cutout)),
+    "resized-crop-flip": Policy((random_flip,), _ALL),
+    # Decoupling on ImageNet-LT and Places-LT
+    "resized-crop-flip-jitter": Policy((random_flip, _JITTER), _ALL),
+    "autoaugment-imagenet": Policy(
+        (random_flip, partial(autoaugment, policy=IMAGENET_POLICY)), _ALL
+    ),
+    # PaCo: second view on CIFAR, both views of the plain rows on ImageNet-LT
+    "sim-cifar": Policy(
+        (random_flip, partial(colour_jitter, hue=0.1, probability=0.8), *_GREY_AND_BLUR),
+        (0.2, 1.0),
+    ),
+    "sim": Policy((_JITTER, *_GREY_AND_BLUR, random_flip), _ALL),
+    "randaugment": Policy((random_flip, _JITTER, randaugment), _ALL),
+    "stacked-randaugment": Policy((random_flip, _JITTER, *_GREY_AND_BLUR, randaugment), _ALL),
+    "crop-flip-randaugment": Policy((random_crop, random_flip, randaugment)),
+    "crop-flip-randaugment-torchvision": Policy(
+        (random_crop, random_flip, randaugment_torchvision)
+    ),
+}
+
+
+def find_policy(name: str) -> Policy:
+    """Return the policy called `name`.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    try:
+        return POLICIES[name]
+    except KeyError:
+        raise ConfigError(
+            f"There is no augmentation policy {name!r}; there are {', '.join(sorted(POLICIES))}."
+        ) from None
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return (images / 255 - mean) / std as float32, from uint8 [B, 3, H, W]."""
+    scale = torch.tensor(std, device=images.device) * 255
+    shift = torch.tensor(mean, device=images.device) * 255
+    return (images.float() - shift[:, None, None]) / scale[:, None, None]
