@@ -1,0 +1,311 @@
+"""Measure the data path, the step and the whole loop; print a table and write a record.
+
+    python benchmarks/speed.py                      # about ten minutes on two cores
+    python benchmarks/speed.py --accuracy           # adds 15 epochs of both loops, three seeds each
+
+Each line is a ratio of medians of alternating repetitions in one run on one machine, with the
+smallest and largest ratio of a pair. Needs CIFAR-100 in $LONGTAIL_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from plain_loop import BATCH, PlainLoop
+from torchvision.transforms import v2
+
+from longtail import api
+from longtail.core.groups import ShotGroups
+from longtail.core.rng import numpy_generator
+from longtail.data.augmentation import Draws, find_policy
+from longtail.data.config import data_root, open_data
+from longtail.engine.hardware import autocast, describe_environment, resolve_precision
+from longtail.engine.optimisation import seeded
+from longtail.evaluation import confusion_matrix, macro_accuracy, predict_split
+from longtail.recipes import resolve
+
+RECIPE = "cifar100-lt/cross-entropy"
+CPU = torch.device("cpu")
+REPEATS = 3
+PICTURES = 1024
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measured ratio.
+
+    Attributes:
+        measure: What was measured.
+        against: The peer.
+        ours: Median.
+        theirs: Median.
+        unit: Of both.
+        ratio: How many times better ours is.
+        spread: Smallest and largest ratio of a pair of repetitions.
+        target: What the project wants to reach, or None.
+    """
+
+    measure: str
+    against: str
+    ours: float
+    theirs: float
+    unit: str
+    ratio: float
+    spread: tuple[float, float]
+    target: float | None
+
+
+def compare(
+    measure: str,
+    against: str,
+    unit: str,
+    ours: Callable[[], float],
+    theirs: Callable[[], float],
+    target: float | None,
+    *,
+    repeats: int = REPEATS,
+) -> Line:
+    """Alternate the two rates (larger is better) and return the ratio of their medians."""
+    pairs = [(ours(), theirs()) for _ in range(repeats)]
+    one, other = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratios = [a / b for a, b in pairs]
+    line = Line(
+        measure, against, round(one, 1), round(other, 1), unit, round(one / other, 2),
+        (round(min(ratios), 2), round(max(ratios), 2)), target,
+    )  # fmt: skip
+    print(describe(line), flush=True)
+    return line
+
+
+def describe(line: Line) -> str:
+    """Return one line for people."""
+    goal = "" if line.target is None else f", target {line.target:g}"
+    return (
+        f"{line.measure}: {line.ours:,.0f} against {line.theirs:,.0f} {line.unit}, ratio "
+        f"{line.ratio:.2f} ({line.spread[0]:.2f} to {line.spread[1]:.2f}{goal}) [{line.against}]"
+    )
+
+
+def our_epoch(*overrides: str) -> float:
+    """Train one epoch through the whole product; return its pictures per second."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = api.train(RECIPE, ["epochs=1", *overrides], out=Path(folder) / "run", device="cpu")
+        rate: float = run.folder.read_metrics()[0]["pictures_per_second"]
+    return rate
+
+
+def bare_step() -> float:
+    """Run the product's step on one fixed batch that is on the device; pictures per second."""
+    config = resolve(RECIPE)
+    data = open_data(config.data)
+    method = api._build(config, data.manifest.class_counts()).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        method.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, foreach=True
+    )
+    with seeded(0):
+        images = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
+        labels = torch.randint(100, (BATCH,))
+    method.train()
+    steps = 84
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(resolve_precision("auto", CPU), CPU):
+            loss = method.loss(method.head(method.backbone(images)), labels)
+        loss.backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step()
+    begin = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return steps * BATCH / (time.perf_counter() - begin)
+
+
+def best_workers(root: Path, kind: str) -> int:
+    """Return the worker count with which the plain loop's data path and step are fastest."""
+    rates = {workers: PlainLoop(root, kind, workers).epoch(0, 1) for workers in (0, 1, 2)}
+    print(f"plain loop, {kind}: " + ", ".join(f"{w} workers {r:.0f}/s" for w, r in rates.items()))
+    return max(rates, key=rates.__getitem__)
+
+
+def augmentation(
+    policy: str, reference: v2.Compose
+) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Return the rates of a policy and of torchvision, one picture at a time."""
+    pixels = np.random.default_rng(0).integers(0, 256, (PICTURES, 3, 32, 32), dtype=np.uint8)
+    images = torch.from_numpy(pixels)
+    ours = find_policy(policy)
+
+    def batched() -> float:
+        begin, rounds = time.perf_counter(), 20
+        for number in range(rounds):
+            ours(images.clone(), Draws(numpy_generator(number, "speed"), PICTURES))
+        return rounds * PICTURES / (time.perf_counter() - begin)
+
+    def single() -> float:
+        begin = time.perf_counter()
+        for picture in images:
+            reference(picture)
+        return PICTURES / (time.perf_counter() - begin)
+
+    batched(), single()
+    return batched, single
+
+
+def evaluation_rates(loop: PlainLoop) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Return pictures per second of our evaluation and of the plain one."""
+    config = resolve(RECIPE)
+    data = open_data(config.data)
+    method = api._build(config, data.manifest.class_counts()).to(memory_format=torch.channels_last)
+    part, precision = data.split("test"), resolve_precision("auto", CPU)
+
+    def ours() -> float:
+        begin = time.perf_counter()
+        predict_split(method, part, "test", device=CPU, precision=precision)
+        return 10_000 / (time.perf_counter() - begin)
+
+    return ours, lambda: 10_000 / loop.evaluate()[2]
+
+
+def peak_memory() -> float:
+    """Return the peak of a run's host memory in GB, measured in a process of its own."""
+    code = (
+        "from longtail import api; import resource, tempfile, pathlib;"
+        f"api.train('{RECIPE}', ['epochs=1'], out=pathlib.Path(tempfile.mkdtemp()) / 'run', "
+        "device='cpu'); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1]) / 1e6
+
+
+def accuracies(root: Path, workers: int, epochs: int = 15) -> dict[str, list[dict[str, float]]]:
+    """Train both loops with the same seeds; return accuracy by group of each run."""
+    groups = ShotGroups.from_counts(open_data(resolve(RECIPE).data).manifest.class_counts())
+
+    def by_group(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+        confusion = confusion_matrix(labels, predicted, 100)
+        parts = {
+            n: macro_accuracy(confusion, groups.mask(n).numpy()) for n in ("many", "medium", "few")
+        }
+        return {"all": macro_accuracy(confusion)} | parts  # type: ignore[dict-item]
+
+    results: dict[str, list[dict[str, float]]] = {"longtail": [], "plain loop": []}
+    for seed in range(3):
+        with tempfile.TemporaryDirectory() as folder:
+            run = api.train(
+                RECIPE, [f"epochs={epochs}", f"seed={seed}"], out=Path(folder) / "run", device="cpu"
+            )
+            scores = run.scores("test")
+        found = {"all": scores["macro_accuracy"]}
+        found |= {n: scores["groups"][n]["accuracy"] for n in ("many", "medium", "few")}
+        results["longtail"].append(found)
+        loop = PlainLoop(root, "standard", workers, seed)
+        for epoch in range(epochs):
+            loop.epoch(epoch, epochs)
+        labels, predicted, _ = loop.evaluate()
+        results["plain loop"].append(by_group(labels, predicted))
+        print(f"seed {seed}: {results['longtail'][-1]} | {results['plain loop'][-1]}", flush=True)
+    return results
+
+
+def main() -> None:
+    """Measure everything and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--record", type=Path, default=Path("results/speed.jsonl"))
+    parser.add_argument("--accuracy", action="store_true", help="train both loops for 15 epochs")
+    arguments = parser.parse_args()
+    root = data_root()
+    lines = []
+    workers = {}
+    for kind, overrides, target in (
+        ("standard", (), 1.8),
+        ("autoaugment-cutout", ("augmentation=autoaugment-cutout",), 2.2),
+    ):
+        workers[kind] = best_workers(root, kind)
+        loop = PlainLoop(root, kind, workers[kind])
+        lines.append(
+            compare(
+                f"training, ResNet-32, batch 128, {kind}",
+                f"plain loop, {workers[kind]} workers",
+                "pictures/s",
+                lambda overrides=overrides: our_epoch(*overrides),
+                lambda loop=loop: loop.epoch(0, 1),
+                target,
+            )
+        )
+    lines.append(
+        compare(
+            "whole loop",
+            "the same step on one fixed batch",
+            "pictures/s",
+            our_epoch,
+            bare_step,
+            0.95,
+        )
+    )
+    crop = [v2.RandomCrop(32, 4), v2.RandomHorizontalFlip()]
+    sim = [
+        v2.RandomResizedCrop(32, (0.2, 1.0)), v2.RandomHorizontalFlip(),
+        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8), v2.RandomGrayscale(0.2),
+        v2.RandomApply([v2.GaussianBlur(13, (0.1, 2.0))], 0.5),
+    ]  # fmt: skip
+    erase = v2.RandomErasing(1.0, (0.25, 0.25), (1.0, 1.0))
+    for name, steps, target in (
+        ("crop-flip", crop, 20),
+        ("autoaugment-cutout", [*crop, v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10), erase], 5),
+        ("sim-cifar", sim, 5),
+    ):
+        ours, theirs = augmentation(name, v2.Compose(steps))
+        lines.append(
+            compare(
+                f"augmentation alone, {name}",
+                "torchvision v2, one picture at a time",
+                "pictures/s",
+                ours,
+                theirs,
+                target,
+                repeats=7,
+            )  # fmt: skip
+        )
+    ours, theirs = evaluation_rates(PlainLoop(root, "standard", workers["standard"]))
+    lines.append(
+        compare("evaluation of 10,000 pictures", "plain loop", "pictures/s", ours, theirs, 2)
+    )
+    memory = peak_memory()
+    print(f"peak host memory of a run: {memory:.2f} GB (target at most 1.5)")
+    record = {
+        "benchmark": "speed",
+        "date": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
+        "command": " ".join(["python", *sys.argv]),
+        **describe_environment(CPU),
+        "repeats": REPEATS,
+        "lines": [asdict(line) for line in lines],
+        "peak_memory_gb": round(memory, 2),
+        "own_peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "not_measured": "lines that need a GPU: none was at hand",
+    }
+    if arguments.accuracy:
+        record["accuracy_after_15_epochs"] = accuracies(root, workers["standard"])
+    arguments.record.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.record.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")
+    print(f"written to {arguments.record}")
+
+
+if __name__ == "__main__":
+    main()
