@@ -280,7 +280,7 @@ def main() -> None:
                 theirs,
                 target,
                 repeats=7,
-            )  # fmt: skip
+            )
         )
     ours, theirs = evaluation_rates(PlainLoop(root, "standard", workers["standard"]))
     lines.append(

@@ -38,6 +38,23 @@ def test_archives_written_by_python_3_are_read_too(tmp_path, protocol):
     np.testing.assert_array_equal(data.pictures.pixels[:30].reshape(30, -1), original)
 
 
+def test_cifar10_in_five_files(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    names = [f"data_batch_{part}" for part in range(1, 6)] + ["test_batch"]
+    for number, name in enumerate(names):
+        pixels = generator.integers(0, 256, (4, 3072), dtype=np.uint8)
+        content = {"data": pixels, "labels": [number, 9 - number, 0, 1]}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    meta = {"label_names": [f"thing {c}" for c in range(10)]}
+    (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol=2))
+    data = read_cifar("cifar10", tmp_path, download=False)
+    assert data.manifest.labels[:8].tolist() == [0, 9, 0, 1, 1, 8, 0, 1]  # files in order
+    assert [len(data.manifest.rows(s)) for s in ("train", "test")] == [20, 4]
+    assert data.manifest.classes[3] == "thing 3"
+
+
 class Malicious:
     def __reduce__(self):
         return os.system, ("touch /tmp/longtail-was-here",)

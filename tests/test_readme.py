@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def test_the_python_examples_run(monkeypatch, tmp_path, capsys):
     for text in examples:
         exec(compile(text, "README.md", "exec"), {})
     assert "many" in capsys.readouterr().out
+
+
+def test_tables_are_rendered_from_the_records():
+    done = subprocess.run(
+        [sys.executable, str(README.parent / "benchmarks" / "render.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_versions_agree():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,7 @@ def train(
     method = _build(config, data.manifest.class_counts()).to(place)
     if config.training.channels_last:
         method = method.to(memory_format=torch.channels_last)
+    data = replace(data, notes=(*data.notes, *method.remarks))
     _announce(data, config, log)
     trainer = Trainer(
         method,
@@ -181,6 +182,7 @@ def evaluate(
     Returns:
         The content of `scores-<split>.json`.
     """
+    distributed.start(find_device(device))
     model = load(run.folder.path, device=device)
     training = run.config.training
     if data is None:
@@ -205,7 +207,7 @@ def evaluate(
         selection=protocol.describe(model.card.epochs_done - 1),
         recipe=run.config.recipe,
         seed=training.seed,
-        notes=data.notes,
+        notes=tuple(dict.fromkeys((*data.notes, *model.method.remarks))),
     )
     if distributed.is_main():
         write_predictions(predictions, run.folder.predictions(split))

@@ -32,6 +32,10 @@ VARIANTS = {
     "mixup": ("single-head", {"mixing": "mixup"}),
     "cutmix": ("single-head", {"mixing": "cutmix"}),
 }
+VARIANTS |= {
+    "reslt convolution": ("reslt", {"head": "convolution", "branch_loss": "subset-means"}),
+    "reslt mixup": ("reslt", {"mixing": "mixup", "alpha": 0.7}),
+}
 VARIANTS |= {f"{name}, defaults": (name, {}) for name in METHODS}
 
 # method -> option -> (options to start from, options that differ in this one only)
@@ -70,6 +74,22 @@ ALTERNATIVES = {
         "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
         "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
         "reduction": ({"class_weights": {}}, {"class_weights": {}, "reduction": "mean"}),
+    },
+    "reslt": {
+        "alpha": ({}, {"alpha": 0.5}),
+        "head": ({}, {"head": "shared"}),
+        "cuts": ({}, {"cuts": (0.5,)}),
+        "masks": ({}, {"masks": "disjoint"}),
+        "branch_loss": ({}, {"branch_loss": "subset-means"}),
+        "capped": ({}, {"capped": False}),
+        "fusion": ({}, {"fusion": "first"}),
+        "combine": ({}, {"combine": "largest"}),
+        "pool_first": ({"head": "convolution"}, {"head": "convolution", "pool_first": "always"}),
+        "gamma": ({}, {"gamma": 0.7}),
+        "mixing": ({}, {"mixing": "mixup"}),
+        "mixing.name": ({"mixing": "mixup"}, {"mixing": "cutmix"}),
+        "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
+        "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
     },
 }
 LOSS_OPTIONS = [{"loss": name} for name in ("cross-entropy", "focal", "logit-adjusted", "ldam")]

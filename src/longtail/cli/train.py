@@ -13,7 +13,8 @@ from longtail.cli.show import checking, console, score_table, summary_table
 from longtail.core import distributed
 from longtail.core.errors import ConfigError
 from longtail.data.check import OnBadPicture
-from longtail.engine.log import default_log
+from longtail.engine.hardware import find_device
+from longtail.engine.log import SilentLog, default_log
 from longtail.recipes import RunConfig, resolve
 
 
@@ -52,6 +53,7 @@ def train(
     if on_bad_picture is not None:
         changes.append(f"data.on_bad_picture={on_bad_picture}")
     config = _configuration(source, changes, out, resume=resume)
+    distributed.start(find_device(device))
     folder = out or distributed.broadcast(api.default_folder(config))
     runs = []
     for number in range(seeds):
@@ -66,7 +68,7 @@ def train(
                 out=own,
                 resume=resume,
                 device=device,
-                log=default_log(own),
+                log=default_log(own) if distributed.is_main() else SilentLog(),
                 progress=progress,
             )
         runs.append(run)

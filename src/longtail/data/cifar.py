@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +98,8 @@ def read_pickle(path: Path) -> dict[bytes, Any]:
         DataError: If the file is missing, damaged, or asks for anything but byte arrays.
     """
     try:
-        content = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        with path.open("rb") as stream:
+            content = _ArrayUnpickler(stream, encoding="bytes").load()
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist.") from error
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError,
@@ -134,28 +134,27 @@ def read_cifar(name: str, root: Path, *, download: bool = True) -> DataSet:
         entry.decode() if isinstance(entry, bytes) else str(entry)
         for entry in _entry(folder / layout.meta, layout.names)
     )
-    planes, labels, splits = [], [], []
-    for split, files in enumerate((layout.train, (layout.test,))):
+    # one array, filled file by file: the archive is never held twice
+    pixels = np.empty((60_000, 3, 32, 32), dtype=np.uint8)
+    labels, splits, filled = [], [], 0
+    for split, files in ((0, layout.train), (2, (layout.test,))):
         for file in files:
-            content = read_pickle(folder / file)
-            planes.append(_planes(folder / file, content))
-            numbers = np.asarray(content.get(layout.labels, ()), dtype=np.int64)
-            if len(numbers) != len(planes[-1]):
-                raise DataError(
-                    f"{folder / file}: {len(planes[-1])} pictures, {len(numbers)} labels."
-                )
+            planes, numbers = _planes(folder / file, read_pickle(folder / file), layout.labels)
+            if filled + len(planes) > len(pixels):
+                raise DataError(f"{folder} holds more than {len(pixels)} pictures.")
+            pixels[filled : filled + len(planes)] = planes
+            filled += len(planes)
             labels.append(numbers)
-            splits.append(np.full(len(numbers), 0 if split == 0 else 2, dtype=np.int8))
-    rows = sum(len(part) for part in labels)
+            splits.append(np.full(len(numbers), split, dtype=np.int8))
+            del planes
     manifest = Manifest(
         {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name],
         names,
-        np.arange(rows),
+        np.arange(filled),
         np.concatenate(labels),
         np.concatenate(splits),
     )
-    pixels = torch.from_numpy(np.concatenate(planes))
-    return DataSet(manifest, ArrayPictures(pixels), MEAN, STD)
+    return DataSet(manifest, ArrayPictures(torch.from_numpy(pixels[:filled])), MEAN, STD)
 
 
 def _entry(path: Path, key: bytes) -> Any:  # noqa: ANN401 - content of a pickle
@@ -165,11 +164,17 @@ def _entry(path: Path, key: bytes) -> Any:  # noqa: ANN401 - content of a pickle
     return content[key]
 
 
-def _planes(path: Path, content: dict[bytes, Any]) -> NDArray[np.uint8]:
+def _planes(
+    path: Path, content: dict[bytes, Any], label_key: bytes
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return pictures [N, 3, 32, 32] and labels [N] of one file."""
     data = content.get(b"data")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
         raise DataError(f"{path} is not a CIFAR file: its data is no uint8 array [N, 3072].")
-    return data.reshape(-1, 3, 32, 32)
+    labels = np.asarray(content.get(label_key, ()), dtype=np.int64)
+    if len(labels) != len(data):
+        raise DataError(f"{path}: {len(data)} pictures, {len(labels)} labels.")
+    return data.reshape(-1, 3, 32, 32), labels
 
 
 def _fetch(name: str, root: Path, layout: _Layout, *, download: bool) -> None:

@@ -1,10 +1,12 @@
 """One paper, one file; and the table of all methods."""
 
 from longtail.methods.method import Method, Setting
+from longtail.methods.reslt import ResLT
 from longtail.methods.single_head import SingleHead
 
 METHODS: dict[str, type[Method]] = {
     "single-head": SingleHead,
+    "reslt": ResLT,
 }
 
 __all__ = ["METHODS", "Method", "Setting"]

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
+from longtail.core.batch import Batch, Position
 from longtail.core.counts import ClassCounts
+from longtail.core.rng import numpy_generator
 from longtail.core.stage import SamplerName, Sampling, epochs_of
 from longtail.data.options import Options
 from longtail.losses import (
@@ -20,6 +22,7 @@ from longtail.losses import (
     class_weights,
     rare_positive_bias,
 )
+from longtail.methods.mixing import Mixed, cutmix, mixup
 from longtail.models.heads import CosineHead, LinearHead
 
 
@@ -170,3 +173,14 @@ class MixingOptions(Options):
     name: Literal["mixup", "cutmix"] = "mixup"
     alpha: float = Field(1.0, gt=0, description="lam ~ Beta(alpha, alpha)")
     probability: float = Field(1.0, ge=0, le=1, description="of mixing a batch")
+
+
+def mixed_batch(options: MixingOptions | None, batch: Batch, at: Position) -> Mixed | None:
+    """Mix the pictures of a batch as `options` say, or return None if this batch is not mixed."""
+    if options is None:
+        return None
+    generator = numpy_generator(at.seed, "mixing", at.stage, at.epoch, at.step)
+    if generator.random() >= options.probability:
+        return None
+    mix = mixup if options.name == "mixup" else cutmix
+    return mix(batch.images, batch.labels, options.alpha, generator)

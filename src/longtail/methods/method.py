@@ -45,11 +45,13 @@ class Method(nn.Module):
         Config: The options of the method, with units, limits and the paper's values.
         summary: What it does and when to use it, one line for `longtail methods`.
         citation: Paper, for reports.
+        remarks: What the user should know about how the method set itself up for this task.
     """
 
     Config: ClassVar[type[Options]]
     summary: ClassVar[str]
     citation: ClassVar[str]
+    remarks: tuple[str, ...] = ()
 
     def stages(self) -> Sequence[Stage]:
         """Say what is trained when, by which sampler, and what is frozen, reset or followed."""

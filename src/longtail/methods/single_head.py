@@ -27,7 +27,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from longtail.core.batch import Batch, Position, StepOutput
-from longtail.core.rng import numpy_generator
 from longtail.core.stage import Stage, epochs_of
 from longtail.data.options import Options
 from longtail.losses import Reduction
@@ -41,9 +40,9 @@ from longtail.methods.ingredients import (
     MixingOptions,
     SamplingOptions,
     SigmoidFocalOptions,
+    mixed_batch,
 )
 from longtail.methods.method import Method, Setting
-from longtail.methods.mixing import Mixed, cutmix, mixup
 
 
 class SingleHeadOptions(Options):
@@ -103,7 +102,7 @@ class SingleHead(Method):
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
         """Return w_y L(z, y), mixed over the two labels of a pair where pictures were mixed."""
         (batch,) = batches
-        mixed = self._mix(batch, at)
+        mixed = mixed_batch(self.config.mixing, batch, at)
         logits = self.head(self.backbone(mixed.images if mixed else batch.images))
         weights = self._weights_at(at)
 
@@ -134,13 +133,3 @@ class SingleHead(Method):
         weighting = self.config.class_weights
         started = weighting and at.epoch >= epochs_of(weighting.start, at.epochs)
         return self.weights if started else None
-
-    def _mix(self, batch: Batch, at: Position) -> Mixed | None:
-        mixing = self.config.mixing
-        if mixing is None:
-            return None
-        generator = numpy_generator(at.seed, "mixing", at.stage, at.epoch, at.step)
-        if generator.random() >= mixing.probability:
-            return None
-        mix = mixup if mixing.name == "mixup" else cutmix
-        return mix(batch.images, batch.labels, mixing.alpha, generator)

@@ -52,6 +52,19 @@ class Backbone(nn.Module):
         features: Tensor = self.network(images)
         return features
 
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Map normalised pictures [B, 3, H, W] to the last feature map, [B, D, h, w].
+
+        Networks without such a map (transformers, or where pooling is followed by another layer)
+        give their features as a map of one place, [B, D, 1, 1].
+        """
+        network: Any = self.network
+        maps: Tensor = network.forward_features(images)
+        if maps.ndim == 4 and maps.shape[1] == self.num_features:
+            return maps
+        pooled: Tensor = network.forward_head(maps, pre_logits=True)
+        return pooled[:, :, None, None]
+
 
 def build_backbone(name: str, *, pretrained: bool = False, width: int = 1) -> Backbone:
     """Build a backbone by name.

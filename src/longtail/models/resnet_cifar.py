@@ -59,9 +59,13 @@ class CifarResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pictures [B, 3, H, W] to features [B, 64 * width], all at least 0."""
+        return torch.mean(self.forward_features(x), dim=(2, 3))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map pictures [B, 3, H, W] to the last feature map [B, 64 * width, H / 4, W / 4]."""
         x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return torch.mean(x, dim=(2, 3))
+        maps: Tensor = self.layer3(self.layer2(self.layer1(x)))
+        return maps
 
 
 def _group(channels_in: int, channels_out: int, blocks: int, stride: int) -> nn.Sequential:

@@ -71,6 +71,7 @@ POLICIES: dict[str, Policy] = {
     "crop-flip-rotate": Policy((random_crop, random_flip, random_rotation)),
     # balanced softmax and later on CIFAR: the CIFAR-10 policy, also for CIFAR-100
     "autoaugment-cutout": Policy((random_crop, random_flip, autoaugment, cutout)),
+    "crop-flip-autoaugment": Policy((random_crop, random_flip, autoaugment)),
     "resized-crop-flip": Policy((random_flip,), _ALL),
     # Decoupling on ImageNet-LT and Places-LT
     "resized-crop-flip-jitter": Policy((random_flip, _JITTER), _ALL),
