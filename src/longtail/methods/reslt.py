@@ -225,9 +225,8 @@ class _Branches(nn.Module):
         """Map [B, D, h, w] to [G, B, D]."""
         if self.kind == "batchnorm":
             return torch.stack([norm(maps).mean(dim=(2, 3)) for norm in self.norms])
-        pooled = self.transform(maps).mean(dim=(2, 3))  # [B, G D] or [B, D]
-        width = maps.shape[1]
-        stacked: Tensor = pooled.view(len(pooled), -1, width).transpose(0, 1)
+        pooled: Tensor = self.transform(maps).mean(dim=(2, 3))  # [B, G D], or [B, D] if shared
+        stacked = torch.unflatten(pooled, 1, (-1, maps.shape[1])).transpose(0, 1)
         return stacked.expand(self.count, -1, -1)
 
 
