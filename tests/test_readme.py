@@ -66,7 +66,7 @@ def test_long_commands_are_valid(tmp_path, monkeypatch):
 def test_the_python_examples_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     examples = [text for kind, text in BLOCKS if kind == "python"]
-    assert len(examples) == 2
+    assert len(examples) == 3
     for text in examples:
         exec(compile(text, "README.md", "exec"), {})
     assert "many" in capsys.readouterr().out

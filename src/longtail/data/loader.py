@@ -147,13 +147,20 @@ class TrainingLoader:
 
 
 def evaluation_batches(
-    data: DataSet, *, batch_size: int, device: torch.device, workers: int = 4
+    data: DataSet,
+    *,
+    batch_size: int,
+    device: torch.device,
+    workers: int = 4,
+    everything: bool = False,
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-    """Yield normalised pictures [B, 3, S, S] and their rows in `data`, this process's share.
+    """Yield normalised pictures [B, 3, S, S] and their rows in `data`.
 
-    Every row occurs on exactly one process, whatever the number of processes.
+    Every row occurs on exactly one process, whatever the number of processes; with `everything`
+    on each of them.
     """
-    own = np.arange(distributed.rank(), len(data.manifest), distributed.world_size())
+    rank, world = (0, 1) if everything else (distributed.rank(), distributed.world_size())
+    own = np.arange(rank, len(data.manifest), world)
     plan = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
     pictures = data.pictures
     if isinstance(pictures, ArrayPictures):

@@ -122,7 +122,11 @@ class Trainer:
     def _fit(self, stage: Stage) -> None:
         self.method.eval()
         batches = evaluation_batches(
-            self.train_set, batch_size=256, device=self.device, workers=self.config.workers
+            self.train_set,
+            batch_size=256,
+            device=self.device,
+            workers=self.config.workers,
+            everything=True,  # class means of a share of the pictures would differ by process
         )
         labels = torch.from_numpy(self.train_set.manifest.labels.copy())
         self.method.fit(stage, ((x, labels[rows].to(self.device)) for x, rows in batches))
