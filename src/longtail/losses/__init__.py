@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors, and thin modules. Usable in anybody's loop."""
 
-from longtail.losses.adjusted_softmax import Reduction, adjusted_cross_entropy
+from longtail.losses.adjusted_softmax import LabelLoss, Reduction, adjusted_cross_entropy
 from longtail.losses.class_weights import WeightScheme, class_weights
 from longtail.losses.cross_entropy import CrossEntropy, cross_entropy
 from longtail.losses.focal import Focal, SigmoidFocal, focal, rare_positive_bias, sigmoid_focal
@@ -11,6 +11,7 @@ __all__ = [
     "LDAM",
     "CrossEntropy",
     "Focal",
+    "LabelLoss",
     "LogitAdjusted",
     "Reduction",
     "SigmoidFocal",

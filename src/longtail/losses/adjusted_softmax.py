@@ -8,10 +8,10 @@ logit adjustment and LDAM are this kernel with different arguments; each has a f
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from longtail.core import distributed
 
@@ -84,6 +84,31 @@ def reduce(
     if reduction == "mean":
         return weighted.mean()
     return weighted.sum() / distributed.mean(weights.sum())
+
+
+class LabelLoss(nn.Module):
+    """Module form of a loss on hard labels: what a picture costs, weighted and reduced.
+
+    Attributes:
+        default_reduction: What `forward` does if it is not told; see `reduce`.
+    """
+
+    default_reduction: ClassVar[Reduction] = "weighted-mean"
+
+    def per_picture(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the unweighted loss of each picture, [B], for logits [B, C] and labels [B]."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        class_weights: Tensor | None = None,
+        reduction: Reduction | None = None,
+    ) -> Tensor:
+        """Return the loss of logits [B, C] and labels int64 [B]; weights are [C]."""
+        losses = self.per_picture(logits, labels)
+        return reduce(losses, labels, class_weights, reduction or self.default_reduction)
 
 
 def at_least_float32(logits: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Cross-entropy with class weights and label smoothing."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from longtail.losses.adjusted_softmax import Reduction, adjusted_cross_entropy, reduce
+from longtail.losses.adjusted_softmax import LabelLoss, Reduction, adjusted_cross_entropy, reduce
 
 
 def cross_entropy(
@@ -26,25 +26,13 @@ def cross_entropy(
     return reduce(losses, labels, class_weights, reduction)
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(LabelLoss):
     """Module form of `cross_entropy`."""
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
 
-    def forward(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        class_weights: Tensor | None = None,
-        reduction: Reduction = "weighted-mean",
-    ) -> Tensor:
-        """Return the loss of logits [B, C] and labels [B]."""
-        return cross_entropy(
-            logits,
-            labels,
-            class_weights=class_weights,
-            label_smoothing=self.label_smoothing,
-            reduction=reduction,
-        )
+    def per_picture(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each picture, [B]."""
+        return adjusted_cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

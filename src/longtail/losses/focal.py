@@ -11,9 +11,10 @@ weight the finished loss, as the text says.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from longtail.losses.adjusted_softmax import (
+    LabelLoss,
     Reduction,
     adjusted_cross_entropy,
     at_least_float32,
@@ -60,41 +61,27 @@ def rare_positive_bias(num_classes: int) -> float:
     return -float(torch.log(torch.tensor(num_classes - 1.0, dtype=torch.float64)))
 
 
-class Focal(nn.Module):
+class Focal(LabelLoss):
     """Module form of `focal`."""
 
     def __init__(self, gamma: float = 1.0) -> None:
         super().__init__()
         self.gamma = gamma
 
-    def forward(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        class_weights: Tensor | None = None,
-        reduction: Reduction = "weighted-mean",
-    ) -> Tensor:
-        """Return the loss of logits [B, C] and labels [B]."""
-        return focal(
-            logits, labels, gamma=self.gamma, class_weights=class_weights, reduction=reduction
-        )
+    def per_picture(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each picture, [B]."""
+        return adjusted_cross_entropy(logits, labels, focal_gamma=self.gamma)
 
 
-class SigmoidFocal(nn.Module):
+class SigmoidFocal(LabelLoss):
     """Module form of `sigmoid_focal`."""
+
+    default_reduction = "mean"
 
     def __init__(self, gamma: float = 1.0) -> None:
         super().__init__()
         self.gamma = gamma
 
-    def forward(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        class_weights: Tensor | None = None,
-        reduction: Reduction = "mean",
-    ) -> Tensor:
-        """Return the loss of logits [B, C] and labels [B]."""
-        return sigmoid_focal(
-            logits, labels, gamma=self.gamma, class_weights=class_weights, reduction=reduction
-        )
+    def per_picture(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each picture, [B]."""
+        return sigmoid_focal(logits, labels, gamma=self.gamma, reduction="none")

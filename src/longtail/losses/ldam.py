@@ -6,10 +6,10 @@ printed equation puts the margin on every class; the released code only on the l
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from longtail.core.counts import ClassCounts
-from longtail.losses.adjusted_softmax import Reduction, adjusted_cross_entropy, reduce
+from longtail.losses.adjusted_softmax import LabelLoss, Reduction, adjusted_cross_entropy, reduce
 
 
 def ldam_margins(
@@ -43,7 +43,7 @@ def ldam(
     return reduce(losses, labels, class_weights, reduction)
 
 
-class LDAM(nn.Module):
+class LDAM(LabelLoss):
     """LDAM on the logits of a cosine head, which are s * cos already.
 
     Args:
@@ -58,13 +58,6 @@ class LDAM(nn.Module):
         super().__init__()
         self.register_buffer("margins", scale * ldam_margins(counts, max_margin))
 
-    def forward(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        class_weights: Tensor | None = None,
-        reduction: Reduction = "weighted-mean",
-    ) -> Tensor:
-        """Return the loss of scaled cosines [B, C] and labels [B]."""
-        losses = adjusted_cross_entropy(logits, labels, margin=self.margins)
-        return reduce(losses, labels, class_weights, reduction)
+    def per_picture(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each picture, [B]."""
+        return adjusted_cross_entropy(logits, labels, margin=self.margins)

@@ -6,10 +6,10 @@ tau = 1, because log n and log pi differ by a constant. The raw z is used for pr
 the prior again at test time would undo the correction.
 """
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from longtail.core.counts import ClassCounts
-from longtail.losses.adjusted_softmax import Reduction, adjusted_cross_entropy, reduce
+from longtail.losses.adjusted_softmax import LabelLoss, Reduction, adjusted_cross_entropy, reduce
 
 
 def logit_adjusted(
@@ -50,7 +50,7 @@ def balanced_softmax(
     )
 
 
-class LogitAdjusted(nn.Module):
+class LogitAdjusted(LabelLoss):
     """Module form of `logit_adjusted`; `tau` = 1 is balanced softmax.
 
     Args:
@@ -65,19 +65,6 @@ class LogitAdjusted(nn.Module):
         self.tau = tau
         self.register_buffer("log_prior", counts.log_prior())
 
-    def forward(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        class_weights: Tensor | None = None,
-        reduction: Reduction = "weighted-mean",
-    ) -> Tensor:
-        """Return the loss of logits [B, C] and labels [B]."""
-        return logit_adjusted(
-            logits,
-            labels,
-            self.log_prior,
-            tau=self.tau,
-            class_weights=class_weights,
-            reduction=reduction,
-        )
+    def per_picture(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each picture, [B]."""
+        return adjusted_cross_entropy(logits, labels, bias=self.tau * self.log_prior)
