@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from longtail.core import ClassCounts, DataError, Predictions, ShotGroups
+from longtail.core import ClassCounts, DataError, Predictions
 from longtail.data.long_tail import profile_counts
 from longtail.evaluation import (
     calibration_error,
@@ -110,7 +110,6 @@ def test_calibration_error_equals_its_definition(pairs):
     confidence, correct = (np.array(column) for column in zip(*pairs, strict=True))
     expected = 0.0
     for b in range(15):
-        inside = (confidence > b / 15) & (confidence <= (b + 1) / 15)
         # the product 15 * confidence decides on which side of a border a float lies
         inside = np.ceil(confidence * 15) == b + 1
         if inside.any():
@@ -150,4 +149,3 @@ def test_predictions_survive_the_file(tmp_path):
     (tmp_path / "no.parquet").write_bytes(b"no")
     with pytest.raises(DataError, match="no predictions file"):
         read_predictions(tmp_path / "no.parquet")
-    assert ShotGroups.from_counts(ClassCounts([1, 2])).rule == "threshold"

@@ -49,7 +49,7 @@ def check_pictures(
     """Decode every file once and say what is wrong with it.
 
     Results are remembered by path, size and time of change in the user's cache folder, so a second
-    run over a million pictures takes seconds.
+    run decodes only what has changed.
 
     Args:
         files: Paths, in any number.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import re
 import shutil
@@ -95,7 +94,7 @@ def save_checkpoint(
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
-        _flush_folder(folder)
+        flush(folder)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         # torch reports a full disk as a RuntimeError of its file writer
         shutil.rmtree(temporary, ignore_errors=True)
@@ -223,11 +222,3 @@ def _order(path: Path) -> tuple[int, int]:
     if not match:
         return (-1, 0)
     return int(match[1]), int(match[2]) if match[2] else 10**9
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -117,8 +117,8 @@ def invert(images: Tensor, _strength: Strength) -> Tensor:
 def gaussian_blur(images: Tensor, sigma: Strength, kernel_size: int) -> Tensor:
     """Blur each picture with its own standard deviation in pixels; borders are mirrored.
 
-    A separable filter is a product with a banded matrix from each side, which a batch of small
-    pictures computes faster than convolutions with a kernel per picture.
+    A separable filter is a product with a banded matrix from each side, so that every
+    picture of a batch can have a kernel of its own in one batched product.
     """
     radius = kernel_size // 2
     offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
