@@ -182,7 +182,7 @@ def test_protocol_refuses_test_for_choices():
             protocol.may_select_on(split)
     with pytest.raises(ProtocolError):
         protocol.may_train_on("val")
-    assert protocol.describe(4) == "best macro accuracy on val (epoch 5)"
+    assert protocol.describe(5) == "best macro accuracy on val (epoch 5)"
 
 
 def test_predictions_refuse_what_does_not_fit():

@@ -213,10 +213,10 @@ def test_two_checkpoints_stage_ends_and_the_best_are_kept(tmp_path):
     ]  # fmt: skip
     assert ckpt.newest(tmp_path).name == "stage-1-epoch-0011"
     with pytest.raises(CheckpointError, match="interrupted; finish it first"):
-        ckpt.chosen(tmp_path, best=True)
+        ckpt.finished(tmp_path)
     save(tmp_path, ckpt.checkpoint_name(1, 12, finished=True), finished=True)
-    assert ckpt.chosen(tmp_path, best=False).name == "stage-1-end"
-    assert ckpt.chosen(tmp_path, best=True).name == "best-epoch-00007"
+    assert ckpt.finished(tmp_path).name == "stage-1-end"
+    assert ckpt.best(tmp_path).name == "best-epoch-00007"
 
 
 def test_damaged_checkpoints_are_named(tmp_path):
@@ -235,7 +235,7 @@ def test_damaged_checkpoints_are_named(tmp_path):
     (folder / ckpt.CARD).unlink()
     assert ckpt.newest(tmp_path) is None
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        ckpt.chosen(tmp_path, best=False)
+        ckpt.finished(tmp_path)
 
 
 class Attack:

@@ -25,7 +25,7 @@ def train(folder):
 
 
 def final_weights(folder):
-    return ckpt.read_weights(ckpt.chosen(folder / "checkpoints", best=False))
+    return ckpt.read_weights(ckpt.finished(folder / "checkpoints"))
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ class TwoStage(Method):
     def after_step(self, out, at):
         self.steps_seen += out.carry["amount"]
 
-    def fit(self, stage, batches):
+    def fit(self, stage, batches, split):
         labels, features = [], []
         for images, known in batches:
             labels.append(known)
@@ -85,6 +85,7 @@ class TwoStage(Method):
         labels, features = torch.cat(labels), torch.cat(features)
         for label in range(len(self.means)):
             self.means[label] = features[labels == label].mean(0)
+        return {"fitted on": split}
 
     def logits(self, images):
         return self.head(self.neck(self.backbone(images)))
@@ -108,8 +109,10 @@ def test_stages_streams_views_carry_and_fit(two_stage, tmp_path):
     assert int(method.steps_seen) == len(method.seen) == 4 * steps
     assert method.means.abs().sum() > 0
     lines = run.read_metrics()
-    assert [line["stage"] for line in lines] == ["representation"] * 2 + ["classifier"] * 2
-    assert [line["learning_rate"] for line in lines[2:]] == [0.5, 0.25]
+    stages = ["representation"] * 2 + ["classifier"] * 2
+    assert [line["stage"] for line in lines[:4]] == stages
+    assert [line["learning_rate"] for line in lines[2:4]] == [0.5, 0.25]
+    assert lines[4]["fitted on"] == "train"  # what `fit` found out is written down
     assert lines[0]["double"] == pytest.approx(2 * lines[0]["loss"], rel=1e-5)
     first = ckpt.read_weights(run.checkpoints / "stage-0-end")
     second = ckpt.read_weights(run.checkpoints / "stage-1-end")
@@ -140,7 +143,7 @@ def test_resume_from_every_place_equals_no_break(two_stage, tmp_path, kept):
     resumed = two_stage()
     tiny.train(resumed, tmp_path / "broken", name="two-stage", resume=True)
     assert tiny.equal(tiny.weights(whole), tiny.weights(resumed))
-    assert [line["epochs_done"] for line in run.read_metrics()] == [1, 2, 3, 4]
+    assert [line["epochs_done"] for line in run.read_metrics()] == [1, 2, 3, 4, 4]
 
 
 def test_every_name_of_a_stage_must_match(two_stage, tmp_path, monkeypatch):
@@ -219,10 +222,11 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path):
     run = tiny.train(method, tmp_path, chosen, protocol=protocol, validate=validate)
     lines = run.read_metrics()
     assert len(lines) == 4  # the earliest epoch wins the tie; two epochs without a better one
-    best = ckpt.chosen(run.checkpoints, best=True)
+    best, last = ckpt.best(run.checkpoints), ckpt.finished(run.checkpoints)
     assert best.name == "best-epoch-00002"
-    assert ckpt.read_card(best).epochs_done == 2
-    assert ckpt.read_card(ckpt.chosen(run.checkpoints, best=False)).finished
+    assert ckpt.read_card(last).selected_epoch == 2
+    # the run ends with the weights of its best epoch
+    assert tiny.equal(ckpt.read_weights(last), ckpt.read_weights(best))
     assert lines[1]["val_macro_accuracy"] == 0.3
 
 

@@ -29,7 +29,10 @@ def backbone() -> Backbone:
 
 
 def setting(counts=COUNTS, epochs=3) -> Setting:
-    return Setting(counts, ShotGroups.from_counts(counts), epochs, backbone)
+    return Setting(
+        counts, ShotGroups.from_counts(counts), epochs, backbone,
+        OPTIONS.batch_size, OPTIONS.weight_decay, OPTIONS.seed,
+    )  # fmt: skip
 
 
 def build(name, options=None, counts=COUNTS, epochs=3, seed=0):
@@ -69,11 +72,12 @@ def train(method, folder: Path, options=OPTIONS, *, resume=False, name="single-h
         "train_set": data(),
         "protocol": Protocol(has_val=False),
         "validate": None,
+        "selection_set": None,
         "log": SilentLog(),
     } | more
     trainer = Trainer(
         method, parts["train_set"], options, parts["protocol"], run, card, CPU, parts["log"],
-        parts["validate"],
+        parts["validate"], parts["selection_set"],
     )  # fmt: skip
     trainer.run(resume=resume)
     return run

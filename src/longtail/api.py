@@ -29,6 +29,7 @@ from longtail.engine.log import Log, SilentLog
 from longtail.engine.loop import Trainer
 from longtail.engine.optimisation import seeded
 from longtail.engine.run_folder import RunFolder, writing
+from longtail.engine.start import read_first_stage
 from longtail.evaluation import (
     confusion_matrix,
     macro_accuracy,
@@ -143,20 +144,31 @@ def train(
         method = method.to(memory_format=torch.channels_last)
     data = replace(data, notes=(*data.notes, *method.remarks))
     _announce(data, config, log)
+    card = _card(config, data, method)
     trainer = Trainer(
         method,
         data.split("train"),
         config.training,
         protocol,
         folder,
-        _card(config, data, method),
+        card,
         place,
         log,
-        _validator(data, config, place) if data.manifest.has("val") else None,
+        _validator(data, config, place) if protocol.has_val else None,
+        data.split("val") if protocol.has_val else None,
     )
     trainer.check()
+    facts = {}
+    if config.start is not None:
+        first = read_first_stage(Path(config.start).expanduser(), config.training.seed, card)
+        trainer.start_from(first.weights, first.card.epochs_done, str(first.checkpoint))
+        facts["started_from"] = {
+            "checkpoint": str(first.checkpoint),
+            "weights_sha256": first.card.weights_sha256,
+        }
+        log.note(f"first stage taken from {first.checkpoint}")
     if distributed.is_main() and not (resume and folder.config.exists()):
-        _begin(folder, config, data, place)
+        _begin(folder, config, data, place, facts)
     distributed.barrier()
     trainer.run(resume=resume)
     run = Run(folder, config)
@@ -204,7 +216,7 @@ def evaluate(
         predictions,
         ClassCounts(model.card.class_counts, model.card.classes),
         rule=run.config.data.groups,
-        selection=protocol.describe(model.card.epochs_done - 1),
+        selection=protocol.describe(model.card.selected_epoch),
         recipe=run.config.recipe,
         seed=training.seed,
         notes=tuple(dict.fromkeys((*data.notes, *model.method.remarks))),
@@ -223,9 +235,7 @@ def load(run: Path | str, *, device: str | None = None) -> LoadedModel:
         LongtailError: If the folder holds no finished run or the checkpoint does not fit it.
     """
     opened = Run.open(Path(run))
-    checkpoint = ckpt.chosen(
-        opened.folder.checkpoints, best=opened.config.training.select == "best-validation"
-    )
+    checkpoint = ckpt.finished(opened.folder.checkpoints)
     card = ckpt.read_card(checkpoint)
     method = _build(opened.config, ClassCounts(card.class_counts, card.classes), pretrained=False)
     ckpt.load_weights(method, ckpt.read_weights(checkpoint), str(checkpoint))
@@ -239,6 +249,8 @@ def record(run: Run, split: str = "test") -> dict[str, Any]:
     lines = run.folder.read_metrics()
     environment = json.loads(run.folder.environment.read_text(encoding="utf-8"))
     seconds = sum(line["seconds"] for line in lines)
+    steps = [line for line in lines if "loss" in line]
+    stepping = sum(line["seconds"] for line in steps)
     return {
         "recipe": run.config.recipe,
         "seed": run.config.training.seed,
@@ -248,11 +260,15 @@ def record(run: Run, split: str = "test") -> dict[str, Any]:
         "groups": scores["groups"],
         "calibration_error": scores["calibration_error"]["overall"],
         "epochs": lines[-1]["epochs_done"],
-        "final_loss": lines[-1]["loss"],
+        "final_loss": steps[-1]["loss"] if steps else None,
         "training_seconds": round(seconds, 1),
         "pictures_per_second": round(
-            sum(line["pictures_per_second"] * line["seconds"] for line in lines) / seconds, 1
-        ),
+            sum(line["pictures_per_second"] * line["seconds"] for line in steps) / stepping, 1
+        )
+        if steps
+        else None,
+        "found": [line for line in lines if "loss" not in line],
+        "started_from": environment.get("started_from"),
         "checkpoint_sha256": scores["checkpoint_sha256"],
         "command": environment["command"],
         "commit": environment["commit"],
@@ -291,8 +307,17 @@ def _build(config: RunConfig, counts: ClassCounts, *, pretrained: bool | None = 
     if pretrained is not None:
         model = model.model_copy(update={"pretrained": pretrained})
     groups = ShotGroups.from_counts(counts, config.data.groups)
-    setting = Setting(counts, groups, config.training.epochs, model.build)
-    with seeded(derive_seed(config.training.seed, "initialisation")):
+    training = config.training
+    setting = Setting(
+        counts,
+        groups,
+        training.epochs,
+        model.build,
+        training.batch_size,
+        training.weight_decay,
+        training.seed,
+    )
+    with seeded(derive_seed(training.seed, "initialisation")):
         kind: Any = METHODS[config.method_name]
         method: Method = kind(config.method, setting)
     return method
@@ -328,7 +353,13 @@ def _continued(config: RunConfig, folder: RunFolder) -> RunConfig:
     return stored
 
 
-def _begin(folder: RunFolder, config: RunConfig, data: DataSet, device: torch.device) -> None:
+def _begin(
+    folder: RunFolder,
+    config: RunConfig,
+    data: DataSet,
+    device: torch.device,
+    facts: dict[str, Any],
+) -> None:
     folder.create()
     folder.write_json(
         folder.environment,
@@ -338,6 +369,7 @@ def _begin(folder: RunFolder, config: RunConfig, data: DataSet, device: torch.de
             "started": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
             "data_checksum": data.manifest.checksum(),
             "processes": distributed.world_size(),
+            **facts,
         },
     )
     if data.skipped:

@@ -36,7 +36,25 @@ VARIANTS |= {
     "reslt convolution": ("reslt", {"head": "convolution", "branch_loss": "subset-means"}),
     "reslt mixup": ("reslt", {"mixing": "mixup", "alpha": 0.7}),
 }
+VARIANTS |= {
+    f"decoupling {name}": ("decoupling", {"classifier": options})
+    for name, options in {
+        "joint": "joint",
+        "lws": "lws",
+        "tau": "tau",
+        "ncm": "ncm",
+        "cached crt": {"name": "crt", "augment": False, "stage2_bn": "eval"},
+        "cached lws": {"name": "lws", "augment": False, "stage2_bn": "eval"},
+        "last block": {"name": "crt", "train": "last-block", "rate": 0.1},
+        "everything": {"name": "crt", "train": "all", "rate": 0.1, "rate_of": "backbone"},
+    }.items()
+}
 VARIANTS |= {f"{name}, defaults": (name, {}) for name in METHODS}
+
+
+def crt(**options):
+    return {"classifier": {"name": "crt"} | options}
+
 
 # method -> option -> (options to start from, options that differ in this one only)
 ALTERNATIVES = {
@@ -91,8 +109,70 @@ ALTERNATIVES = {
         "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
         "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
     },
+    "decoupling": {
+        "representation": ({}, {"representation": {"sampling": "square-root"}}),
+        "representation.train": ({}, {"representation": {"train": "last-block"}}),
+        "representation.backbone_rate": ({}, {"representation": {"backbone_rate": 0.1}}),
+        "classifier": ({}, {"classifier": "lws"}),
+        "classifier.name": ({}, {"classifier": {"name": "ncm"}}),
+        "classifier.epochs": ({}, crt(epochs=3)),
+        "classifier.learning_rate": ({}, crt(learning_rate=1.0)),
+        "classifier.stage2_bn": ({}, crt(stage2_bn="eval")),
+        "classifier.augment": ({}, crt(augment=False)),
+        "classifier.train": ({}, crt(train="all")),
+        "classifier.rate": ({}, crt(rate=0.1)),
+        "classifier.rate_of": (
+            crt(train="all", rate=0.1),
+            crt(train="all", rate=0.1, rate_of="backbone"),
+        ),
+        "classifier.tau": ({"classifier": "tau"}, {"classifier": {"name": "tau", "tau": 1.95}}),
+        "classifier.centred": (
+            {"classifier": "ncm"},
+            {"classifier": {"name": "ncm", "centred": False}},
+        ),
+        "classifier.unit_means": (
+            {"classifier": "ncm"},
+            {"classifier": {"name": "ncm", "unit_means": True}},
+        ),
+        "classifier.metric": (
+            {"classifier": "ncm"},
+            {"classifier": {"name": "ncm", "metric": "cosine"}},
+        ),
+    }
+    | {
+        f"{place}.{option}": choices
+        for place, around in {
+            "representation.sampling": lambda s: {"representation": {"sampling": s}},
+            "classifier.sampling": lambda s: crt(sampling=s),
+        }.items()
+        for option, choices in {
+            "name": (around({"name": "instance"}), around({"name": "reversed"})),
+            "form": (
+                around({"name": "instance"}),
+                around({"name": "instance", "form": "multinomial"}),
+            ),
+            "draws_per_class": (
+                around({"name": "class-balanced"}),
+                around({"name": "class-balanced", "draws_per_class": 2}),
+            ),
+            "beta": (
+                around({"name": "effective-number"}),
+                around({"name": "effective-number", "beta": 0.5}),
+            ),
+            "start": (
+                around({"name": "class-balanced"}),
+                around({"name": "class-balanced", "start": 2}),
+            ),
+        }.items()
+    }
+    | {
+        "representation.sampling": ({}, {"representation": {"sampling": "reversed"}}),
+        "classifier.sampling": ({}, crt(sampling="instance")),
+    },
 }
 LOSS_OPTIONS = [{"loss": name} for name in ("cross-entropy", "focal", "logit-adjusted", "ldam")]
+
+CLASSIFIER_OPTIONS = [{"classifier": name} for name in ("crt", "lws", "tau", "ncm", "joint")]
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -194,7 +274,7 @@ def test_one_seed_twice_is_equal_and_resume_equals_no_break(variant, tmp_path):
     assert tiny.equal(tiny.weights(whole), tiny.weights(resumed))
     key = ("stage", "epoch", "loss", "learning_rate")
     lines = [
-        [{k: line[k] for k in key} for line in tiny.RunFolder(tmp_path / n).read_metrics()]
+        [{k: line.get(k) for k in key} for line in tiny.RunFolder(tmp_path / n).read_metrics()]
         for n in "ab"
     ]
     assert lines[0] == lines[1]
@@ -260,7 +340,7 @@ def test_frozen_parts_do_not_move(variant, tmp_path):
 @every_method
 def test_every_option_has_an_alternative(name):
     covered = set(ALTERNATIVES.get(name, ()))
-    for options in [{}, *LOSS_OPTIONS]:
+    for options in [{}, *LOSS_OPTIONS, *CLASSIFIER_OPTIONS]:
         raw = {"method": {"name": name, "class_weights": {}, "mixing": {}} | options}
         keys = {key.removeprefix("method.") for key in valid_keys(raw) if key.startswith("method.")}
         assert keys - {"name"} <= covered

@@ -1,16 +1,29 @@
-"""Repair a trained model after the fact: pure functions of weights, features and logits."""
+"""Repair a trained model after the fact: functions of weights, features and logits."""
 
 from longtail.adjust.nearest_class_mean import NearestClassMean, nearest_class_mean
 from longtail.adjust.prior_shift import estimate_prior, logit_adjust, shift_prior
-from longtail.adjust.tau_normalisation import tau_normalize
+from longtail.adjust.retrain import (
+    Retraining,
+    learn_scales,
+    retrain_classifier,
+    scaled_learning_rate,
+)
+from longtail.adjust.tau_normalisation import TAUS, TauCurve, tau_curve, tau_normalize
 from longtail.adjust.temperature import fit_temperature
 
 __all__ = [
+    "TAUS",
     "NearestClassMean",
+    "Retraining",
+    "TauCurve",
     "estimate_prior",
     "fit_temperature",
+    "learn_scales",
     "logit_adjust",
     "nearest_class_mean",
+    "retrain_classifier",
+    "scaled_learning_rate",
     "shift_prior",
+    "tau_curve",
     "tau_normalize",
 ]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from longtail.core.errors import DataError
 
+ROWS_AT_ONCE = 8192
 Metric = Literal["euclidean", "cosine"]
 
 
@@ -73,7 +74,10 @@ def nearest_class_mean(
     if (empty := (present == 0).nonzero().flatten()).numel():
         raise DataError(f"{empty.numel()} classes have no feature, the first is {int(empty[0])}.")
     centre = features.mean(dim=0) if centred else torch.zeros_like(features[0])
-    unit = F.normalize(features - centre, dim=1)
-    sums = torch.zeros(num_classes, features.shape[1], dtype=unit.dtype, device=unit.device)
-    means = sums.index_add_(0, labels, unit) / present[:, None]
+    means = torch.zeros_like(features[0]).repeat(num_classes, 1)
+    # in parts: a centred copy of all features would double the memory
+    parts = torch.split(features, ROWS_AT_ONCE), torch.split(labels, ROWS_AT_ONCE)
+    for some, of_class in zip(*parts, strict=True):
+        means.index_add_(0, of_class, F.normalize(some - centre, dim=1))
+    means /= present[:, None]
     return NearestClassMean(F.normalize(means, dim=1) if unit_means else means, centre, metric)

@@ -49,6 +49,6 @@ class Protocol:
     def describe(self, best_epoch: int | None = None) -> str:
         """Return the selection rule as it is printed beside every number."""
         if self.selection == "best-validation":
-            epoch = "" if best_epoch is None else f" (epoch {best_epoch + 1})"
+            epoch = "" if best_epoch is None else f" (epoch {best_epoch})"
             return f"best macro accuracy on val{epoch}"
         return "last epoch"

@@ -39,7 +39,7 @@ class Stage:
 
     Attributes:
         name: For logs and checkpoints.
-        epochs: Number of epochs; 0 for a stage that only calls `fit`.
+        epochs: Number of epochs; 0 for a stage that calls `fit`.
         samplings: One stream of pictures per entry; the step gets one batch per stream.
         views: Augmentation policy of each view; `default` is the data set's own.
         trainable: Names of the submodules (or parameters) that are trained; empty means all.
@@ -50,7 +50,11 @@ class Stage:
         learning_rate: Replaces the training configuration's value if set.
         weight_decay: Likewise.
         schedule: Likewise (`step`, `cosine` or `constant`).
-        kind: `train` runs steps; `fit` calls `Method.fit` once.
+        warmup: Likewise, a duration.
+        nesterov: Likewise.
+        rates: Names of submodules and the factor of their learning rate, 1 for all others.
+        kind: `train` runs steps; `fit` calls `Method.fit` once with the train split; `select` calls
+            it with the val split, or with train if there is none.
     """
 
     name: str
@@ -64,7 +68,10 @@ class Stage:
     learning_rate: float | None = None
     weight_decay: float | None = None
     schedule: Literal["step", "cosine", "constant"] | None = None
-    kind: Literal["train", "fit"] = "train"
+    warmup: float | None = None
+    nesterov: bool | None = None
+    rates: tuple[tuple[str, float], ...] = ()
+    kind: Literal["train", "fit", "select"] = "train"
 
     def __post_init__(self) -> None:
         if self.kind == "train" and self.epochs < 1:

@@ -37,7 +37,8 @@ class CheckpointCard(Options):
         stage: Index of the stage.
         epoch: Epochs of the stage that are done.
         epochs_done: Epochs of the whole run that are done.
-        finished: Whether this is the end of the stage.
+        selected_epoch: Where val selects, the epoch (as `epochs_done`) that these weights are of.
+        finished: Whether this is the end of the run.
         weights_sha256: Of the weights file.
         format: Version of this layout.
     """
@@ -53,6 +54,7 @@ class CheckpointCard(Options):
     epoch: int
     epochs_done: int
     finished: bool
+    selected_epoch: int | None = None
     weights_sha256: str = ""
     format: Literal[1] = 1
 
@@ -124,8 +126,20 @@ def best_name(epochs_done: int) -> str:
     return f"best-epoch-{epochs_done:05d}"
 
 
-def chosen(folder: Path, *, best: bool) -> Path:
-    """Return the checkpoint that predicts: the best epoch's, or the end of the last stage.
+def best(folder: Path) -> Path:
+    """Return the checkpoint of the best epoch of the stage that is being trained.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    found = sorted(folder.glob("best-epoch-*"))
+    if not found:
+        raise CheckpointError(f"{folder} has lost the checkpoint of its best epoch.")
+    return found[-1]
+
+
+def finished(folder: Path) -> Path:
+    """Return the checkpoint that predicts: the end of the last stage.
 
     Raises:
         CheckpointError: If the run is not finished or holds no checkpoint.
@@ -138,8 +152,7 @@ def chosen(folder: Path, *, best: bool) -> Path:
             f"The run {folder.parent} was interrupted; finish it first: longtail train --resume "
             f"--out {folder.parent}"
         )
-    found = sorted(folder.glob("best-epoch-*"))
-    return found[-1] if best and found else last
+    return last
 
 
 def newest(folder: Path) -> Path | None:

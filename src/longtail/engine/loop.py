@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from longtail.core import distributed
-from longtail.core.batch import Batch, Position, StepOutput
-from longtail.core.errors import CheckpointError, ProtocolError, TrainingError
+from longtail.core.batch import Position
+from longtail.core.errors import CheckpointError, ConfigError, ProtocolError, TrainingError
 from longtail.core.protocol import Protocol
 from longtail.core.rng import derive_seed
 from longtail.core.stage import Stage
@@ -23,11 +22,11 @@ from longtail.data.pictures import DataSet
 from longtail.data.samplers import EpochSampler
 from longtail.engine import checkpoint as ckpt
 from longtail.engine.config import TrainingConfig
-from longtail.engine.hardware import autocast, resolve_precision
 from longtail.engine.log import Log
 from longtail.engine.optimisation import build_optimizer, prepare_stage, seeded, training_mode
 from longtail.engine.run_folder import RunFolder
 from longtail.engine.schedule import learning_rate
+from longtail.engine.step import StepFunction
 from longtail.methods.method import Method
 
 STEPS_BETWEEN_CHECKS = 100  # of the loss being finite; reading it makes the host wait
@@ -41,7 +40,9 @@ class _Progress:
     stage: int = 0
     epoch: int = 0
     epochs_done: int = 0
+    lines: int = 0
     best: float = -1.0
+    selected: int | None = None
     since_best: int = 0
     stopped: bool = False
 
@@ -60,6 +61,7 @@ class Trainer:
         device: Where to compute.
         log: Where to report.
         validate: Scores of a model on val, or None without a validation split.
+        selection_set: The val split, for stages that choose something; None without one.
     """
 
     method: Method
@@ -71,13 +73,13 @@ class Trainer:
     device: torch.device
     log: Log
     validate: Validate | None = None
+    selection_set: DataSet | None = None
     _at: _Progress = field(default_factory=_Progress)
     _restored: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.validate is None and self.protocol.selection != "last":
             raise ProtocolError("Selection on val needs a function that scores the val split.")
-        self._precision = resolve_precision(self.config.precision, self.device)
         self._stages = tuple(self.method.stages())
 
     def check(self) -> None:
@@ -90,6 +92,30 @@ class Trainer:
         for number, stage in enumerate(self._stages):
             for stream in range(len(stage.samplings)):
                 self._sampler(number, stage, stream)
+
+    def start_from(self, weights: Mapping[str, Tensor], epochs_done: int, source: str) -> None:
+        """Take the first stage from another run instead of training it.
+
+        Args:
+            weights: Of that run at the end of its first stage. What this method's first stage does
+                not train may be missing, and what this method does not have is left out.
+            epochs_done: Epochs that the other run spent on it.
+            source: Where they come from, for messages.
+
+        Raises:
+            ConfigError: If the method has one stage only.
+            CheckpointError: If a weight is missing or has another shape.
+        """
+        if len(self._stages) == 1:
+            raise ConfigError(
+                "from= skips the first stage of a method, and with these options there is no other."
+            )
+        own = self.method.state_dict()
+        parts = {name.split(".")[0] for name in self._stages[0].trainable}
+        later = {n: own[n] for n in own if n not in weights and n.split(".")[0] not in parts}
+        taken = {name: value for name, value in weights.items() if name in own}
+        ckpt.load_weights(self.method, {**taken, **later}, source)
+        self._at = _Progress(stage=1, epochs_done=epochs_done)
 
     def run(self, *, resume: bool = False) -> None:
         """Train all stages, or what is left of them.
@@ -113,24 +139,46 @@ class Trainer:
         prepare_stage(self.method, stage, self.config.seed, number)
         if weights is not None:
             ckpt.load_weights(self.method, weights, str(self.folder.checkpoints))
-        if stage.kind == "fit":
-            self._fit(stage)
-        else:
+        if stage.kind == "train":
             self._train_stage(number, stage)
-        self._at = _Progress(number + 1, 0, self._at.epochs_done, self._at.best)
+        else:
+            self._fit(stage)
+        at = self._at
+        self._at = _Progress(number + 1, 0, at.epochs_done, at.lines, selected=at.selected)
 
     def _fit(self, stage: Stage) -> None:
+        """Run a stage without steps: everything the method needs is one pass over a split."""
+        data, split = self.train_set, "train"
+        if stage.kind == "select" and self.selection_set is not None:
+            self.protocol.may_select_on("val")
+            data, split = self.selection_set, "val"
+        self.log.note(f"stage {stage.name}: one pass over {split}")
+        begin = time.perf_counter()
         self.method.eval()
         batches = evaluation_batches(
-            self.train_set,
+            data,
             batch_size=256,
             device=self.device,
             workers=self.config.workers,
             everything=True,  # class means of a share of the pictures would differ by process
         )
-        labels = torch.from_numpy(self.train_set.manifest.labels.copy())
-        self.method.fit(stage, ((x, labels[rows].to(self.device)) for x, rows in batches))
+        labels = torch.from_numpy(data.manifest.labels.copy())
+        facts = self.method.fit(
+            stage, ((x, labels[rows].to(self.device)) for x, rows in batches), split
+        )
+        line = {
+            "stage": stage.name,
+            "epochs_done": self._at.epochs_done,
+            "seconds": round(time.perf_counter() - begin, 3),
+            **facts,
+        }
+        self._write_line(line)
         self._save(stage, {}, self.method, finished=True)
+
+    def _write_line(self, line: dict[str, Any]) -> None:
+        self._at.lines += 1
+        if distributed.is_main():
+            self.folder.append_metrics(line)
 
     def _train_stage(self, number: int, stage: Stage) -> None:
         optimizer = build_optimizer(self.method, stage, self.config)
@@ -141,7 +189,7 @@ class Trainer:
                 ema.load_state_dict(self._restored.pop("ema"))
         loaders = self._loaders(number, stage)
         self.log.stage(stage.name, stage.epochs, self._at.epoch, loaders[0].steps)
-        step = self._step_function()
+        step = StepFunction(self.method, self.config, self.device)
         for epoch in range(self._at.epoch, stage.epochs):
             rate = learning_rate(
                 self.config,
@@ -149,21 +197,22 @@ class Trainer:
                 stage.epochs,
                 peak=stage.learning_rate,
                 schedule=stage.schedule,
+                warmup=stage.warmup,
             )
             for group in optimizer.param_groups:
-                group["lr"] = rate
-            line = self._epoch(number, stage, epoch, loaders, step, optimizer, ema)
+                group["lr"] = rate * group["factor"]
+            line = {"stage": stage.name, "learning_rate": rate}
+            line |= self._epoch(number, stage, epoch, loaders, step, optimizer, ema)
             self._at.epoch, self._at.epochs_done = epoch + 1, self._at.epochs_done + 1
             predictor: nn.Module = ema.module if ema is not None else self.method
             improved = self._score(line, predictor)
             finished = epoch + 1 == stage.epochs or self._at.stopped
-            if distributed.is_main():
-                self.folder.append_metrics(line)
+            self._write_line(line)
             self.log.epoch(line)
             if improved:
                 self._save(stage, {}, predictor, name=ckpt.best_name(self._at.epochs_done))
-            if finished and ema is not None:
-                self.method.load_state_dict(ema.module.state_dict())
+            if finished:
+                self._take(stage, ema)
             if finished or (epoch + 1) % self.config.checkpoint_every == 0:
                 state = {"optimizer": optimizer.state_dict()}
                 if ema is not None:
@@ -208,7 +257,7 @@ class Trainer:
         stage: Stage,
         epoch: int,
         loaders: Sequence[TrainingLoader],
-        step_function: nn.Module,
+        step_function: StepFunction,
         optimizer: torch.optim.Optimizer,
         ema: AveragedModel | None,
     ) -> dict[str, Any]:
@@ -216,14 +265,14 @@ class Trainer:
         seed, steps = self.config.seed, loaders[0].steps
         losses = torch.zeros(steps, device=self.device)
         scalars: dict[str, Tensor] = {}
-        rate = float(optimizer.param_groups[0]["lr"])
+        rate = max(float(group["lr"]) for group in optimizer.param_groups)
         begin = time.perf_counter()
         streams = zip(*(loader.epoch(epoch) for loader in loaders), strict=True)
         # dropout inside a backbone draws from the global generator
         with seeded(derive_seed(seed, "step", number, epoch, distributed.rank())):
             for step, batches in enumerate(streams):
                 at = Position(seed, number, epoch, step, stage.epochs)
-                out = self._optimise(batches, at, step_function, optimizer)
+                out = step_function(batches, at, optimizer)
                 if ema is not None:
                     ema.update_parameters(self.method)
                 self.method.after_step(out, at)
@@ -238,53 +287,13 @@ class Trainer:
         loss = float(distributed.mean(losses).mean())
         seconds = time.perf_counter() - begin
         return {
-            "stage": stage.name,
             "epoch": epoch + 1,
             "epochs_done": self._at.epochs_done + 1,
             "loss": loss,
-            "learning_rate": rate,
             "seconds": round(seconds, 3),
             "pictures_per_second": round(steps * self.config.batch_size / seconds, 1),
             **{name: float(value) for name, value in scalars.items()},
         }
-
-    def _optimise(
-        self,
-        batches: Sequence[Batch],
-        at: Position,
-        step_function: nn.Module,
-        optimizer: torch.optim.Optimizer,
-    ) -> StepOutput:
-        """Take one optimiser step; the returned loss is the mean over the parts of the batch."""
-        parts = self.config.accumulate
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        pieces = [list(batch.split(parts)) for batch in batches]
-        for part in range(parts):
-            last = part == parts - 1
-            # gradients are exchanged between processes once, with the last part
-            quiet = nullcontext() if last else getattr(step_function, "no_sync", nullcontext)()
-            with quiet:
-                with autocast(self._precision, self.device):
-                    out: StepOutput = step_function([piece[part] for piece in pieces], at)
-                torch.autograd.backward(out.loss / parts)
-            total += out.loss.detach() / parts
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.method.parameters(), self.config.clip_norm)
-        optimizer.step()
-        return StepOutput(total, out.scalars, out.carry)
-
-    def _step_function(self) -> nn.Module:
-        step = _Step(self.method)
-        if self.config.compile:
-            # part by part: the step itself depends on the position, which changes every time
-            for part in self.method.children():
-                part.compile()
-        if not distributed.active():
-            return step
-        return nn.parallel.DistributedDataParallel(
-            step, device_ids=[self.device.index] if self.device.type == "cuda" else None
-        )
 
     def _require_finite(
         self, losses: Tensor, loaders: Sequence[TrainingLoader], number: int, epoch: int
@@ -325,6 +334,15 @@ class Trainer:
         self._at.stopped = patience is not None and self._at.since_best >= patience
         return False
 
+    def _take(self, stage: Stage, ema: AveragedModel | None) -> None:
+        """Give the method the weights that the stage ends with: those that the next stage sees."""
+        if ema is not None:
+            self.method.load_state_dict(ema.module.state_dict())
+        if self.protocol.selection == "best-validation":
+            best = ckpt.best(self.folder.checkpoints)
+            self._at.selected = ckpt.read_card(best).epochs_done
+            ckpt.load_weights(self.method, ckpt.read_weights(best), str(best))
+
     def _save(
         self,
         stage: Stage,
@@ -343,12 +361,15 @@ class Trainer:
                 "stage": at.stage,
                 "epoch": at.epoch,
                 "epochs_done": at.epochs_done,
+                "selected_epoch": at.selected,
                 "finished": finished and at.stage == len(self._stages) - 1,
             }
         )
         name = name or ckpt.checkpoint_name(at.stage, at.epoch, finished=finished)
         progress = {
             "best": at.best,
+            "lines": at.lines,
+            "selected": at.selected,
             "since_best": at.since_best,
             "stopped": at.stopped,
             "end_of_stage": finished,
@@ -370,15 +391,18 @@ class Trainer:
                 f"{found} was trained with method {card.method} on {len(card.classes)} classes, not "
                 f"with {self.card.method} on {len(self.card.classes)}; it cannot be continued."
             )
+        lines = int(state.pop("lines"))
         if distributed.is_main():
-            self.folder.keep_metrics(card.epochs_done)
+            self.folder.keep_metrics(lines)
         distributed.barrier()
         ended = bool(state.pop("end_of_stage"))
         self._at = _Progress(
             card.stage + 1 if ended else card.stage,
             0 if ended else card.epoch,
             card.epochs_done,
-            float(state.pop("best")),
+            lines,
+            -1.0 if ended else float(state.pop("best")),
+            state.pop("selected"),
             0 if ended else int(state.pop("since_best")),
         )
         weights = ckpt.read_weights(found)
@@ -399,14 +423,3 @@ class Trainer:
 def _place(stage: int, stream: int) -> int:
     """Return the number by which the random numbers of a stream are named."""
     return 100 * stage + stream
-
-
-class _Step(nn.Module):
-    """Calls `training_step` as a forward pass, which is what DistributedDataParallel wraps."""
-
-    def __init__(self, method: Method) -> None:
-        super().__init__()
-        self.method = method
-
-    def forward(self, batches: Sequence[Batch], at: Position) -> StepOutput:
-        return self.method.training_step(batches, at)

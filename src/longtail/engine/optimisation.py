@@ -13,6 +13,8 @@ from longtail.core.rng import derive_seed
 from longtail.core.stage import Stage
 from longtail.engine.config import TrainingConfig
 
+_NAMING = ("trainable", "reset", "update_norm", "no_weight_decay")
+
 
 def prepare_stage(method: nn.Module, stage: Stage, seed: int, number: int) -> None:
     """Freeze, unfreeze and re-initialise the parts of `method` as `stage` says.
@@ -21,8 +23,9 @@ def prepare_stage(method: nn.Module, stage: Stage, seed: int, number: int) -> No
         ConfigError: If a name in the stage matches no module or parameter: a renamed module that
             is silently never trained has ruined published baselines.
     """
-    for kind in ("trainable", "reset", "update_norm", "no_weight_decay"):
-        _matching(method, getattr(stage, kind), f"{kind} of stage {stage.name!r}")
+    named = {kind: getattr(stage, kind) for kind in _NAMING}
+    for kind, names in {**named, "rates": [name for name, _ in stage.rates]}.items():
+        _matching(method, names, f"{kind} of stage {stage.name!r}")
     trained = _below(stage.trainable)
     for name, parameter in method.named_parameters():
         parameter.requires_grad_(not stage.trainable or trained(name))
@@ -57,20 +60,25 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build the optimiser of a stage over its trained parameters.
 
+    Every parameter group has a `factor`, its share of the stage's learning rate.
+
     Raises:
         ConfigError: If the stage trains nothing.
     """
     decay = config.weight_decay if stage.weight_decay is None else stage.weight_decay
     rate = config.learning_rate if stage.learning_rate is None else stage.learning_rate
     exempt = _below(stage.no_weight_decay)
-    groups: dict[float, list[nn.Parameter]] = {decay: [], 0.0: []}
+    slowed = [(_below([part]), factor) for part, factor in stage.rates]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(decay, 1.0): [], (0.0, 1.0): []}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
             small = parameter.ndim <= 1 and not config.decay_norm_and_bias
-            groups[0.0 if small or exempt(name) else decay].append(parameter)
+            amount = 0.0 if small or exempt(name) else decay
+            factor = next((factor for inside, factor in slowed if inside(name)), 1.0)
+            groups.setdefault((amount, factor), []).append(parameter)
     parameter_groups = [
-        {"params": parameters, "weight_decay": amount}
-        for amount, parameters in groups.items()
+        {"params": parameters, "weight_decay": amount, "factor": factor}
+        for (amount, factor), parameters in groups.items()
         if parameters
     ]
     if not parameter_groups:
@@ -81,7 +89,7 @@ def build_optimizer(
         parameter_groups,
         lr=rate,
         momentum=config.momentum,
-        nesterov=config.nesterov,
+        nesterov=config.nesterov if stage.nesterov is None else stage.nesterov,
         foreach=True,
     )
 

@@ -13,6 +13,7 @@ def learning_rate(
     *,
     peak: float | None = None,
     schedule: str | None = None,
+    warmup: float | None = None,
 ) -> float:
     """Return the learning rate of `epoch` (from 0) of a stage of `epochs`.
 
@@ -29,11 +30,12 @@ def learning_rate(
         epochs: Of the stage.
         peak: Replaces `config.learning_rate`.
         schedule: Replaces `config.schedule`.
+        warmup: Replaces `config.warmup`.
     """
     top = config.learning_rate if peak is None else peak
-    warmup = epochs_of(config.warmup, epochs)
-    if epoch < warmup:
-        share = (epoch + 1) / warmup
+    warm = epochs_of(config.warmup if warmup is None else warmup, epochs)
+    if epoch < warm:
+        share = (epoch + 1) / warm
         return top * (config.warmup_start * (1 - share) + share)
     kind = schedule or config.schedule
     if kind == "constant":
@@ -41,5 +43,5 @@ def learning_rate(
     if kind == "step":
         passed = sum(epoch >= epochs_of(milestone, epochs) for milestone in config.milestones)
         return float(top * config.decay_factor**passed)
-    begin = max(warmup - 1, 0)
+    begin = max(warm - 1, 0)
     return 0.5 * top * (1 + math.cos(math.pi * (epoch - begin) / (epochs - begin)))

@@ -1,11 +1,13 @@
 """One paper, one file; and the table of all methods."""
 
+from longtail.methods.decoupling import Decoupling
 from longtail.methods.method import Method, Setting
 from longtail.methods.reslt import ResLT
 from longtail.methods.single_head import SingleHead
 
 METHODS: dict[str, type[Method]] = {
     "single-head": SingleHead,
+    "decoupling": Decoupling,
     "reslt": ResLT,
 }
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -14,6 +14,9 @@ from longtail.core.groups import ShotGroups
 from longtail.core.stage import Stage
 from longtail.data.options import Options
 from longtail.models.backbones import Backbone
+
+FitBatches = Iterable[tuple[Tensor, Tensor]]  # pictures [B, 3, H, W] and labels [B]
+Facts = Mapping[str, Any]  # what a stage found out, as JSON
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,18 @@ class Setting:
         groups: Many-, medium- and few-shot classes.
         epochs: Epochs of the training configuration, for the method to spend on its stages.
         build_backbone: Makes a new backbone; may be called several times.
+        batch_size: Pictures of one optimiser step, for linear scaling of learning rates.
+        weight_decay: Of the training configuration.
+        seed: Of the run, for what a method draws outside the steps.
     """
 
     class_counts: ClassCounts
     groups: ShotGroups
     epochs: int
     build_backbone: Callable[[], Backbone]
+    batch_size: int = 128
+    weight_decay: float = 5e-4
+    seed: int = 0
 
 
 class Method(nn.Module):
@@ -45,13 +54,16 @@ class Method(nn.Module):
         Config: The options of the method, with units, limits and the paper's values.
         summary: What it does and when to use it, one line for `longtail methods`.
         citation: Paper, for reports.
-        remarks: What the user should know about how the method set itself up for this task.
     """
 
     Config: ClassVar[type[Options]]
     summary: ClassVar[str]
     citation: ClassVar[str]
-    remarks: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences for the user: how the method set itself up, what a stage has chosen."""
+        return ()
 
     def stages(self) -> Sequence[Stage]:
         """Say what is trained when, by which sampler, and what is frozen, reset or followed."""
@@ -68,8 +80,20 @@ class Method(nn.Module):
     def after_step(self, out: StepOutput, at: Position) -> None:
         """Update momentum copies, queues or projections after the optimiser's step."""
 
-    def fit(self, stage: Stage, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Compute a closed-form stage from (pictures [B, 3, H, W], labels [B]) of train."""
+    def fit(self, stage: Stage, batches: FitBatches, split: str) -> Facts:
+        """Compute a closed-form or search stage; return what should be written down about it.
+
+        Args:
+            stage: Which one.
+            batches: Every picture of the split once, not augmented, with its label.
+            split: `train`, or `val` for a stage that selects where there is a val split.
+        """
+        return {}
+
+    @classmethod
+    def shares_first_stage(cls, own: Options, other: Options) -> bool:
+        """Say whether two configurations of the method differ after the first stage only."""
+        return False
 
     def corrections(self) -> tuple[str, ...]:
         """Name the corrections for imbalance that training applies.

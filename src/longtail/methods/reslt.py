@@ -114,7 +114,7 @@ class ResLT(Method):
     def __init__(self, config: ResLTOptions, setting: Setting) -> None:
         super().__init__()
         self.config, self.epochs = config, setting.epochs
-        group_of, self.remarks = assign_groups(setting.class_counts, setting.groups, config.cuts)
+        group_of, self._remarks = assign_groups(setting.class_counts, setting.groups, config.cuts)
         branches = int(group_of.max()) + 1
         self.register_buffer("group_of", group_of)  # [C]
         self.register_buffer("masks", branch_masks(group_of, branches, config.masks))  # [G, C]
@@ -122,6 +122,11 @@ class ResLT(Method):
         width = self.backbone.num_features
         self.branches = _Branches(width, branches, config.head)
         self.classifier = LinearHead(width, len(setting.class_counts))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Say so if an empty shot group changed the branches."""
+        return self._remarks
 
     def stages(self) -> Sequence[Stage]:
         """Train everything in one stage."""

@@ -47,6 +47,21 @@ class Backbone(nn.Module):
         self.network = network
         self.num_features = num_features
 
+    @property
+    def last_block(self) -> str:
+        """Name of the last group of layers, `network.layer3` of a CIFAR ResNet.
+
+        Raises:
+            ConfigError: If the network does not say how it is divided.
+        """
+        parts: Any = getattr(self.network, "feature_info", None)
+        if not parts:
+            raise ConfigError(
+                f"{type(self.network).__name__} does not name its blocks, so its last block cannot "
+                "be trained alone; train the classifier or everything."
+            )
+        return f"network.{parts[-1]['module']}"
+
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised pictures [B, 3, H, W] to features [B, D]."""
         features: Tensor = self.network(images)

@@ -53,6 +53,8 @@ class CifarResNet(nn.Module):
         self.layer2 = _group(channels[0], channels[1], blocks, stride=2)
         self.layer3 = _group(channels[1], channels[2], blocks, stride=2)
         self.num_features = channels[2]
+        # as timm describes its networks
+        self.feature_info = [{"num_chs": channels[2], "reduction": 4, "module": "layer3"}]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)  # fan in, as the released codes

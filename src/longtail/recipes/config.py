@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from longtail.core.errors import ConfigError
@@ -21,12 +21,19 @@ from longtail.models.config import ModelConfig
 class RunConfig(Options):
     """Data, model, method and training of one run; what a recipe says."""
 
+    model_config = ConfigDict(serialize_by_alias=True, populate_by_name=True)
+
     recipe: str = Field("unnamed", description="name for people, tables and folders")
     description: str = Field("", description="one line: what it does and when to use it")
     data: DataConfig
     model: ModelConfig = ModelConfig()
     method: SerializeAsAny[Options]
     training: TrainingConfig = TrainingConfig()
+    start: str | None = Field(
+        None,
+        alias="from",
+        description="run (or folder of seeds) whose first stage is taken instead of trained",
+    )
 
     @field_validator("method", mode="before")
     @classmethod
@@ -140,7 +147,8 @@ def _put(raw: dict[str, Any], parts: Sequence[str], value: Any) -> None:  # noqa
 
 
 def _keys(model: type[Options], raw: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for name, field in model.model_fields.items():
+    for attribute, field in model.model_fields.items():
+        name = field.alias or attribute
         full = f"{prefix}{name}"
         yield full
         inner = raw.get(name)

@@ -1,0 +1,71 @@
+"""One optimiser step: forward, backward, update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+
+from longtail.core import distributed
+from longtail.core.batch import Batch, Position, StepOutput
+from longtail.engine.config import TrainingConfig
+from longtail.engine.hardware import autocast, resolve_precision
+from longtail.methods.method import Method
+
+
+class StepFunction:
+    """Takes optimiser steps with one method in one stage.
+
+    Args:
+        method: What gives the loss; its trained parameters are the optimiser's.
+        config: Precision, parts of a batch, clipping, compilation.
+        device: Where to compute.
+    """
+
+    def __init__(self, method: Method, config: TrainingConfig, device: torch.device) -> None:
+        self._method, self._config, self._device = method, config, device
+        self._precision = resolve_precision(config.precision, device)
+        if config.compile:
+            # part by part: the step itself depends on the position, which changes every time
+            for part in method.children():
+                part.compile()
+        self._forward: nn.Module = _Forward(method)
+        if distributed.active():
+            self._forward = nn.parallel.DistributedDataParallel(
+                self._forward, device_ids=[device.index] if device.type == "cuda" else None
+            )
+
+    def __call__(
+        self, batches: Sequence[Batch], at: Position, optimizer: torch.optim.Optimizer
+    ) -> StepOutput:
+        """Take one step; the returned loss is the mean over the parts of the batch."""
+        parts = self._config.accumulate
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self._device)
+        pieces = [list(batch.split(parts)) for batch in batches]
+        for part in range(parts):
+            last = part == parts - 1
+            # gradients are exchanged between processes once, with the last part
+            quiet = nullcontext() if last else getattr(self._forward, "no_sync", nullcontext)()
+            with quiet:
+                with autocast(self._precision, self._device):
+                    out: StepOutput = self._forward([piece[part] for piece in pieces], at)
+                torch.autograd.backward(out.loss / parts)
+            total += out.loss.detach() / parts
+        if self._config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._method.parameters(), self._config.clip_norm)
+        optimizer.step()
+        return StepOutput(total, out.scalars, out.carry)
+
+
+class _Forward(nn.Module):
+    """Calls `training_step` as a forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, batches: Sequence[Batch], at: Position) -> StepOutput:
+        return self.method.training_step(batches, at)
