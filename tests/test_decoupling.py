@@ -3,6 +3,8 @@
 Facts 1 to 7, 20, 21 and 23 are in test_samplers and test_core, 8, 9, 14, 16, 17 and 18 in test_adjust.
 """
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from longtail.adjust import (
     tau_curve,
     tau_normalize,
 )
+from longtail.cli import main
 from longtail.core import ClassCounts, DataError, Protocol
 from longtail.core.errors import ConfigError
 from longtail.engine import RunFolder
@@ -360,3 +363,28 @@ def test_selection_on_val_ends_each_stage_with_its_best_epoch(tmp_path):
     backbone = [name for name in ckpt.read_weights(first) if name.startswith("backbone.")]
     one, other = ckpt.read_weights(first), ckpt.read_weights(second)
     assert all(torch.equal(one[name], other[name]) for name in backbone)
+
+
+def test_one_command_trains_every_classifier_on_one_representation(tmp_path, monkeypatch, capsys):
+    line = "longtail train digits-lt/crt epochs=2 --device cpu --each classifier=joint,tau,ncm --seeds 2"
+    monkeypatch.setattr(sys, "argv", [*line.split(), "--out", str(tmp_path / "all")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert all(f"classifier-{name}" in shown for name in ("joint", "tau", "ncm"))
+    for seed in (0, 1):
+        joint = tmp_path / "all" / "classifier-joint" / f"seed-{seed}"
+        tau = tmp_path / "all" / "classifier-tau" / f"seed-{seed}"
+        one, other = (ckpt.read_weights(ckpt.finished(f / "checkpoints")) for f in (joint, tau))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert [line["stage"] for line in RunFolder(tau).read_metrics()] == ["tau"]
+
+
+@pytest.mark.parametrize("each", ["classifier", "=crt", "classifier=crt,,lws"])
+def test_a_malformed_each_is_explained(each, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["longtail", "train", "digits-lt/crt", "--each", each])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "--each wants KEY=A,B" in capsys.readouterr().err

@@ -54,6 +54,27 @@ def summary_table(summary: dict[str, Any]) -> Table:
     return table
 
 
+def comparison_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    """Return one row per variant: mean over its seeds, with the standard deviation if there is one."""
+    first = rows[0][1]
+    seeds = len(first["seeds"])
+    table = Table(
+        title=f"accuracy in %, {first['split']} split, "
+        + (f"mean and standard deviation of {seeds} seeds" if seeds > 1 else "one seed")
+    )
+    table.add_column("", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="right")
+    for label, summary in rows:
+        cells = []
+        for key in HEADLINES:
+            std = summary[key]["std"]
+            spread = "" if std is None else f" ±{percent(std)}"
+            cells.append(percent(summary[key]["mean"]) + spread)
+        table.add_row(label, *cells)
+    return table
+
+
 def percent(value: float | None) -> str:
     """Return a fraction as percent with one digit, `-` if it is undefined."""
     return "-" if value is None else f"{100 * value:.1f}"

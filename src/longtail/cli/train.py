@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from longtail import api
-from longtail.cli.show import checking, console, score_table, summary_table
+from longtail.cli.show import checking, comparison_table, console, score_table, summary_table
 from longtail.core import distributed
 from longtail.core.errors import ConfigError
 from longtail.data.check import OnBadPicture
@@ -36,6 +36,11 @@ def train(
     record: Annotated[
         Path | None, typer.Option(help="Append a line per run to this results file.")
     ] = None,
+    *,
+    each: Annotated[
+        str | None,
+        typer.Option(help="KEY=A,B,...: one run per value; they share what they can."),
+    ] = None,
 ) -> None:
     """Train a recipe or your own pictures, then score the last epoch on the test split.
 
@@ -47,35 +52,69 @@ def train(
 
       longtail train digits-lt/balanced-softmax --seeds 3
 
+      longtail train digits-lt/crt --each classifier=joint,crt,lws,tau,ncm
+
       longtail train --resume --out runs/my-run
     """
     changes = list(overrides or ())
     if on_bad_picture is not None:
         changes.append(f"data.on_bad_picture={on_bad_picture}")
-    config = _configuration(source, changes, out, resume=resume)
+    variants = {
+        label: _configuration(source, [*changes, *more], out, resume=resume)
+        for label, more in _variants(each)
+    }
+    config = next(iter(variants.values()))
     distributed.start(find_device(device))
     folder = out or distributed.broadcast(api.default_folder(config))
-    runs = []
-    for number in range(seeds):
-        seed = config.training.seed + number
-        own = folder if seeds == 1 else folder / f"seed-{seed}"
-        seeded = config.model_copy(
-            update={"training": config.training.model_copy(update={"seed": seed})}
-        )
-        with checking() as progress:
-            run = api.train(
-                seeded,
-                out=own,
-                resume=resume,
-                device=device,
-                log=default_log(own) if distributed.is_main() else SilentLog(),
-                progress=progress,
-            )
-        runs.append(run)
-        if record is not None and distributed.is_main():
-            _append(record, api.record(run, run.evaluated_splits()[0]))
+    results: dict[str, list[api.Run]] = {}
+    for label, variant in variants.items():
+        results[label] = []
+        for seed in range(variant.training.seed, variant.training.seed + seeds):
+            own = _place(folder, label, seed if seeds > 1 else None)
+            training = variant.training.model_copy(update={"seed": seed})
+            start = variant.start or _shared_start(folder, label, variants)
+            with checking() as progress:
+                run = api.train(
+                    variant.model_copy(update={"training": training, "start": start}),
+                    out=own,
+                    resume=resume,
+                    device=device,
+                    log=default_log(own) if distributed.is_main() else SilentLog(),
+                    progress=progress,
+                )
+            results[label].append(run)
+            if record is not None and distributed.is_main():
+                _append(record, api.record(run, run.evaluated_splits()[0]))
     if distributed.is_main():
-        _show(runs, folder, source or config.recipe)
+        _show(results, folder, source or config.recipe)
+
+
+def _variants(each: str | None) -> list[tuple[str, list[str]]]:
+    """Return a label and overrides for every run that `--each` asks for."""
+    if each is None:
+        return [("", [])]
+    key, equals, values = each.partition("=")
+    if not equals or not key or not all(values.split(",")):
+        raise ConfigError(
+            f"--each wants KEY=A,B,..., for example classifier=crt,lws, not {each!r}."
+        )
+    name = key.rpartition(".")[2]
+    return [(f"{name}-{value}", [f"{key}={value}"]) for value in dict.fromkeys(values.split(","))]
+
+
+def _place(folder: Path, label: str, seed: int | None) -> Path:
+    variant = folder / label if label else folder
+    return variant if seed is None else variant / f"seed-{seed}"
+
+
+def _shared_start(folder: Path, label: str, variants: dict[str, RunConfig]) -> str | None:
+    """Return an earlier variant that trained the first stage that this one needs."""
+    for earlier, config in variants.items():
+        if earlier == label:
+            return None
+        if variants[label].can_start_from(config):
+            return str(folder / earlier)
+    return None
 
 
 def _configuration(
@@ -107,18 +146,26 @@ def _append(path: Path, line: dict[str, object]) -> None:
         raise ConfigError(f"The record {path} cannot be written ({error}).") from error
 
 
-def _show(runs: list[api.Run], folder: Path, source: str) -> None:
+def _show(results: dict[str, list[api.Run]], folder: Path, source: str) -> None:
     out = console()
-    scored = [run for run in runs if run.evaluated_splits()]
-    if len(scored) == 1:
-        scores = scored[0].scores(scored[0].evaluated_splits()[0])
+    scored = {
+        label: found
+        for label, runs in results.items()
+        if (found := [run for run in runs if run.evaluated_splits()])
+    }
+    if len(scored) > 1:
+        rows = [(label, api.write_summary(runs, folder / label)) for label, runs in scored.items()]
+        out.print(comparison_table(rows))
+    for runs in scored.values() if len(scored) == 1 else ():
+        if len(runs) > 1:
+            out.print(summary_table(api.write_summary(runs, folder)))
+            continue
+        scores = runs[0].scores(runs[0].evaluated_splits()[0])
         out.print(score_table([(scores["recipe"], scores)]))
         for note in scores["notes"]:
             out.print(f"note: {note}", markup=False, highlight=False)
-    elif scored:
-        out.print(summary_table(api.write_summary(scored, folder)))
     out.print(f"run folder: {folder}", markup=False, highlight=False)
     out.print("scores of every class: scores-test.json; what happened: metrics.jsonl", markup=False)
-    seed = runs[-1].config.training.seed + 1
+    seed = max(run.config.training.seed for runs in results.values() for run in runs) + 1
     again = f"once more with another seed: longtail train {source} seed={seed}"
     out.print(again, markup=False, highlight=False)

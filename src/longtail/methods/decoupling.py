@@ -350,9 +350,10 @@ class Decoupling(Method):
 
     @classmethod
     def shares_first_stage(cls, own: Options, other: Options) -> bool:
-        """Say whether two configurations learn the same representation."""
+        """Say whether both learn the same representation, and `own` goes on from there."""
         return (
             isinstance(own, DecouplingOptions)
+            and not isinstance(own.classifier, JointOptions)
             and isinstance(other, DecouplingOptions)
             and own.representation == other.representation
         )

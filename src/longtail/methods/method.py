@@ -92,7 +92,7 @@ class Method(nn.Module):
 
     @classmethod
     def shares_first_stage(cls, own: Options, other: Options) -> bool:
-        """Say whether two configurations of the method differ after the first stage only."""
+        """Say whether a run with options `own` can take its first stage from one with `other`."""
         return False
 
     def corrections(self) -> tuple[str, ...]:

@@ -51,6 +51,16 @@ class RunConfig(Options):
         """Name of the method in the table."""
         return str(getattr(self.method, "name", ""))
 
+    def can_start_from(self, other: RunConfig) -> bool:
+        """Say whether this run would train the same first stage as `other`, seeds aside."""
+        seed = {"seed": 0}
+        return (
+            (self.data, self.model, self.method_name)
+            == (other.data, other.model, other.method_name)
+            and self.training.model_copy(update=seed) == other.training.model_copy(update=seed)
+            and METHODS[self.method_name].shares_first_stage(self.method, other.method)
+        )
+
 
 def validate(raw: Mapping[str, Any], source: str) -> RunConfig:
     """Check a raw configuration.
