@@ -166,3 +166,13 @@ def test_temperature_is_recovered():
     losses = [F.cross_entropy(boastful / t, rare, weight=weight).item() for t in grid]
     best = grid[int(np.argmin(losses))]
     assert fit_temperature(boastful, rare, balanced=True) == pytest.approx(best, rel=0.011)
+
+
+def test_class_means_do_not_lose_digits_under_autocast():
+    # differences of distances vanish in the eight bits of bf16
+    features, labels = clustered()
+    classifier = nearest_class_mean(features.float() + 20, labels, 6)
+    given = features.float() + 20
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = classifier.scores(given)
+    torch.testing.assert_close(found, classifier.scores(given))

@@ -40,8 +40,10 @@ class NearestClassMean:
 
     def scores(self, features: Tensor) -> Tensor:
         """Return the score of each class, [B, C], for features [B, D]; larger is nearer."""
-        unit = F.normalize(features - self.centre, dim=1)
-        product = unit @ self.means.T
+        # in the width of the means also under autocast: distances differ in their last digits
+        with torch.autocast(features.device.type, enabled=False):
+            unit = F.normalize(features.to(self.means.dtype) - self.centre, dim=1)
+            product = unit @ self.means.T
         if self.metric == "cosine":
             return product
         # unit features: ||x||^2 is one

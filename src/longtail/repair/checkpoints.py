@@ -1,0 +1,173 @@
+"""Checkpoints of timm and of plain PyTorch networks, to be repaired."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from longtail.core.counts import ClassCounts
+from longtail.core.errors import ConfigError, DataError
+from longtail.data.config import open_data
+from longtail.engine import checkpoint as ckpt
+from longtail.engine.hardware import find_device
+from longtail.engine.run_folder import writing
+from longtail.recipes import RunConfig
+from longtail.repair.corrections import Corrected
+from longtail.repair.evidence import Evidence
+from longtail.repair.last_layer import LinearModel, collect, last_linear
+
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # under which training scripts store weights
+
+
+@dataclass(frozen=True)
+class CheckpointModel:
+    """A checkpoint of a timm or plain network that is to be repaired."""
+
+    path: Path
+    content: dict[str, Any]
+    model: LinearModel
+
+    @property
+    def evidence(self) -> Evidence:
+        """What is known."""
+        return self.model.evidence
+
+    def write(self, corrected: Corrected, target: Path, name: str) -> list[Path]:
+        """Write the checkpoint with a new last layer; everything else is as it was.
+
+        Class means are no layer: they are written as an .npz of means, centre and classes.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if corrected.means is not None:
+            target = target.with_suffix(".npz")
+            fitted = corrected.means
+            with writing(target) as file, file.open("wb") as stream:
+                np.savez(
+                    stream, means=fitted.means.numpy(), centre=fitted.centre.numpy(),
+                    classes=np.array(self.evidence.class_counts.names),
+                )  # fmt: skip
+            return [target]
+        new = self.model.corrected_layer(corrected)
+        weights, prefix = _weights(self.content)
+        changed = {prefix + key: value for key, value in new.items()}
+        with writing(target) as file:
+            if self.path.suffix == ".safetensors":
+                plain = {k: v.contiguous() for k, v in {**weights, **changed}.items()}
+                safetensors.torch.save_file(plain, file)
+            else:
+                content = dict(self.content)
+                wrapper = next((key for key in WRAPPERS if key in content), None)
+                merged = {**weights, **changed}
+                torch.save(merged if wrapper is None else {**content, wrapper: merged}, file)
+        return [target]
+
+
+def read_checkpoint(
+    path: Path,
+    architecture: str,
+    config: RunConfig,
+    *,
+    classes: tuple[str, ...] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    device: str | None = None,
+) -> CheckpointModel:
+    """Run somebody's checkpoint over labelled pictures.
+
+    Args:
+        path: `.safetensors`, or `.pth`, `.pt`, `.bin` with tensors and plain values only.
+        architecture: `timm:NAME`, `torchvision:NAME`, or `MODULE:FUNCTION`, a function of the number
+            of classes that returns the network.
+        config: Its data section says which pictures; the training split gives the class counts.
+        classes: Names in the order of the network's outputs; the data's order if not given.
+        mean: Of the pixels, as the network was trained; ImageNet's if not given.
+        std: Likewise.
+        device: Where to compute.
+
+    Raises:
+        LongtailError: If anything does not fit, in words.
+    """
+    content = _read_content(path)
+    training = config.training
+    data = open_data(config.data, seed=training.seed, workers=training.workers)
+    if mean is not None or std is not None:
+        data = replace(data, mean=mean or data.mean, std=std or data.std)  # type: ignore[arg-type]
+    counts = data.manifest.class_counts()
+    if classes is not None:
+        if sorted(classes) != sorted(counts.names):
+            odd = sorted(set(classes) ^ set(counts.names))[:5]
+            raise DataError(f"--classes and the data name different classes: {', '.join(odd)}.")
+        place = {name: number for number, name in enumerate(counts.names)}
+        counts = ClassCounts([counts.values[place[name]] for name in classes], classes)
+    network = _build(architecture, len(counts))
+    weights, prefix = _weights(content)
+    own = {key.removeprefix(prefix): value for key, value in weights.items()}
+    ckpt.load_weights(network, own, str(path))
+    where = find_device(device)
+    network = network.to(where).eval()
+    layer = last_linear(network, data, where)
+    evidence = collect(network, layer, data, counts, where, training.workers)
+    return CheckpointModel(path, content, LinearModel(network, layer, evidence))
+
+
+def _read_content(path: Path) -> dict[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read ({error}).") from error
+    except Exception as error:
+        # torch reports foreign objects and damage by several kinds of errors
+        raise DataError(
+            f"{path} is damaged or holds more than tensors and plain values; pickled code is not "
+            "loaded. Save the weights alone: torch.save(model.state_dict(), path)."
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{path} holds no state_dict; save it with torch.save(model.state_dict(), path)."
+        )
+    return content
+
+
+def _weights(content: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """Return the weights and the prefix that a parallel wrapper has put before their names."""
+    inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
+    weights = {key: value for key, value in inner.items() if isinstance(value, Tensor)}
+    prefix = "module." if weights and all(key.startswith("module.") for key in weights) else ""
+    return weights, prefix
+
+
+def _build(architecture: str, num_classes: int) -> nn.Module:
+    library, colon, name = architecture.partition(":")
+    if not colon:
+        raise ConfigError(
+            f"--architecture must be timm:NAME, torchvision:NAME or MODULE:FUNCTION, not {architecture!r}."
+        )
+    try:
+        if library == "timm":
+            made: object = timm.create_model(name, num_classes=num_classes)
+        elif library == "torchvision":
+            made = torchvision.models.get_model(name, num_classes=num_classes)
+        else:
+            made = getattr(importlib.import_module(library), name)(num_classes)
+    except Exception as error:
+        raise ConfigError(
+            f"--architecture {architecture} cannot be built for {num_classes} classes "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise ConfigError(
+            f"--architecture {architecture} returned {type(made).__name__}, no network."
+        )
+    return made

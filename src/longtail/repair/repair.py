@@ -1,0 +1,182 @@
+"""Correct a model that is trained already, and show what that does to whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from longtail.adjust import tau_curve
+from longtail.core.errors import ConfigError
+from longtail.core.groups import GROUP_NAMES, GroupRule, ShotGroups
+from longtail.evaluation.bootstrap import paired_intervals
+from longtail.evaluation.metrics import calibration_error, confusion_matrix, softmax
+from longtail.repair.corrections import CHANGES_THE_PRIOR, CORRECTIONS, Corrected, Request
+from longtail.repair.evidence import Evidence
+
+NO_PREFERENCE = 0.05  # a strength below this says that there was nothing to correct
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A correction and what it does.
+
+    Attributes:
+        name: Of the correction.
+        corrected: The corrected model.
+        measured_on: Split of the scores, `test` where there is one.
+        scores: Accuracies before and after with intervals, by group; calibration error.
+        warnings: What the user should think about.
+    """
+
+    name: str
+    corrected: Corrected
+    measured_on: str
+    scores: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything as JSON."""
+        facts = {"correction": self.name, **self.corrected.facts}
+        return {
+            **facts,
+            "transductive": self.corrected.transductive,
+            "measured_on": self.measured_on,
+            "scores": self.scores,
+            "warnings": list(self.warnings),
+        }
+
+
+def repair(
+    evidence: Evidence,
+    name: str,
+    request: Request | None = None,
+    *,
+    rule: GroupRule = "threshold",
+) -> Repair:
+    """Correct a model and compare it with what it was.
+
+    Args:
+        evidence: The model's outputs.
+        name: Of a correction in `CORRECTIONS`.
+        request: Strength and the like; chosen where it is not given.
+        rule: Of the shot groups.
+
+    Raises:
+        ConfigError: If there is no such correction.
+        ProtocolError: If a split that it needs is missing; a strength is never chosen on test.
+        DataError: If features or the last layer are missing.
+    """
+    if name not in CORRECTIONS:
+        raise ConfigError(f"--by must be one of {', '.join(CORRECTIONS)}, not {name!r}.")
+    corrected = CORRECTIONS[name](evidence, request or Request())
+    split = next((s for s in ("test", "val") if s in evidence.splits), None)
+    if split is None:
+        evidence.outputs("test")  # raises, saying how to get one
+    assert split is not None
+    labels = evidence.outputs(split).labels
+    after = corrected.logits(evidence, split)
+    before = evidence.logits(split) if evidence.has_predictions() else None
+    warnings = _warnings(evidence, name, corrected, split)
+    scores = _compare(evidence, labels, before, after, rule)
+    return Repair(name, corrected, split, scores, warnings)
+
+
+def tau_oracle(evidence: Evidence) -> dict[str, Any]:
+    """Return the strength that is best on test: for diagnosis, never to be reported as a result."""
+    curve = tau_curve(
+        evidence.features("test"),
+        evidence.outputs("test").labels,
+        evidence.known_classifier().weight,
+    )
+    return {
+        "what": "ORACLE: chosen on the test split, an upper bound and no result",
+        "strength": curve.best,
+        "macro_accuracy": max(curve.accuracy),
+        "curve": [
+            {"strength": tau, "macro_accuracy": accuracy}
+            for tau, accuracy in zip(curve.taus, curve.accuracy, strict=True)
+        ],
+    }
+
+
+def _compare(
+    evidence: Evidence, labels: Tensor, before: Tensor | None, after: Tensor, rule: GroupRule
+) -> dict[str, Any]:
+    counts = evidence.class_counts
+    shot = ShotGroups.from_counts(counts, rule)
+    groups = {"all": np.ones(len(counts), dtype=bool)}
+    groups |= {group: shot.mask(group).numpy() for group in GROUP_NAMES}
+    known = labels.numpy()
+    right_after = (after.argmax(dim=1) == labels).numpy()
+    right_before = right_after if before is None else (before.argmax(dim=1) == labels).numpy()
+    scores: dict[str, Any] = {
+        "rule": rule,
+        "pictures": len(labels),
+        "groups": paired_intervals(known, right_before, right_after, groups),
+        "calibration_error": {"after": _calibration(after, right_after)},
+    }
+    for name, row in scores["groups"].items():
+        row["classes"] = int(groups[name].sum())
+    if before is None:  # there was no classifier, so there is no before
+        for row in scores["groups"].values():
+            row["before"] = row["difference"] = {"value": None, "interval": None}
+    else:
+        scores["calibration_error"]["before"] = _calibration(before, right_before)
+    return scores
+
+
+def _calibration(logits: Tensor, right: np.ndarray[Any, Any]) -> float | None:
+    return calibration_error(softmax(logits.float().numpy()).max(axis=1), right)
+
+
+def _warnings(evidence: Evidence, name: str, corrected: Corrected, split: str) -> tuple[str, ...]:
+    warnings = []
+    again = name in CHANGES_THE_PRIOR and (name != "prior" or "prior" in evidence.corrections)
+    if evidence.corrections and again:
+        warnings.append(
+            f"The model was corrected for the imbalance before ({', '.join(evidence.corrections)}). "
+            f"Correcting it again by {name} may help rare classes too much: compare before and after."
+        )
+    chosen = corrected.facts.get("chosen_on") == "val" and name in ("tau", "logit-adjust")
+    if chosen and corrected.facts["strength"] < NO_PREFERENCE and not evidence.corrections:
+        warnings.append(
+            "The best strength on val is 0: the model does not favour frequent classes. Perhaps it "
+            "was trained with a correction already."
+        )
+    if corrected.transductive:
+        warnings.append(
+            f"Transductive: the prior was estimated from the inputs of the {split} split together."
+        )
+    if split == "val":
+        warnings.append(
+            "There is no test split, so the scores are on val, where strengths were chosen: they "
+            "flatter."
+        )
+    if evidence.has_predictions() and (hint := _other_order(evidence, split)):
+        warnings.append(hint)
+    return tuple(warnings)
+
+
+def _other_order(evidence: Evidence, split: str) -> str | None:
+    """Look for a permutation of the classes under which the model would be far better."""
+    labels, logits = evidence.outputs(split).labels, evidence.logits(split)
+    confusion = confusion_matrix(
+        labels.numpy(), logits.argmax(dim=1).numpy(), len(evidence.class_counts)
+    )
+    rows, columns = linear_sum_assignment(-confusion)
+    own, best = float(np.trace(confusion)), float(confusion[rows, columns].sum())
+    total = max(1, confusion.sum())
+    if best / total - own / total < 0.2 or own > 0.5 * best:
+        return None
+    names = evidence.class_counts.names
+    moved = [(names[r], names[c]) for r, c in zip(rows, columns, strict=True) if r != c][:3]
+    shown = ", ".join(f"{a} as {b}" for a, b in moved)
+    return (
+        f"The classes seem to be in another order than the labels: {100 * own / total:.1f} % of the "
+        f"answers are right, {100 * best / total:.1f} % if classes are exchanged (for example "
+        f"{shown}). Name the classes in the order of the model's outputs."
+    )
