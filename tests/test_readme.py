@@ -60,7 +60,12 @@ def test_long_commands_are_valid(tmp_path, monkeypatch):
         source, *rest = words[words.index("train") + 1 :]
         (tmp_path / "my-pictures").mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path)
-        resolve(source, [word for word in rest if "=" in word])
+        variants = [[]]
+        if "--each" in rest:
+            key, _, values = rest.pop(rest.index("--each") + 1).partition("=")
+            variants = [[f"{key}={value}"] for value in values.split(",")]
+        for variant in variants:
+            resolve(source, [word for word in rest if "=" in word] + variant)
 
 
 def test_the_python_examples_run(monkeypatch, tmp_path, capsys):

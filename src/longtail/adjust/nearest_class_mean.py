@@ -44,10 +44,10 @@ class NearestClassMean:
         with torch.autocast(features.device.type, enabled=False):
             unit = F.normalize(features.to(self.means.dtype) - self.centre, dim=1)
             product = unit @ self.means.T
-        if self.metric == "cosine":
-            return product
-        # unit features: ||x||^2 is one
-        return 2 * product - 1 - self.means.square().sum(dim=1)
+            if self.metric == "cosine":
+                return product
+            # unit features: ||x||^2 is one
+            return 2 * product - 1 - self.means.square().sum(dim=1)
 
 
 def nearest_class_mean(

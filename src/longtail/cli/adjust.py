@@ -115,6 +115,8 @@ def adjust(
 
       longtail adjust runs/my-run --by prior --prior field-season.csv
     """
+    if oracle and by != "tau":
+        raise ConfigError("--oracle belongs to --by tau.")
     target = out or _default_target(sources, by)
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise ConfigError(f"{target} exists already; choose another place with --out.")
