@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from longtail.core import Batch, ClassCounts, Position, ShotGroups
+from longtail.core.errors import ConfigError
 from longtail.data.long_tail import profile_counts
 from longtail.losses import cross_entropy
 from longtail.methods import Setting
 from longtail.methods.mixing import Mixed
-from longtail.methods.reslt import ResLT, ResLTOptions, _Branches, assign_groups, branch_masks
-from longtail.models import build_backbone
+from longtail.methods.reslt import Branches, ResLT, ResLTOptions, assign_groups, branch_masks
+from longtail.models import build_backbone, build_experts
+from longtail.models.config import ModelConfig
 from tests import tiny
 
 C100 = ClassCounts(profile_counts("exponential", 100, 500, 100))
@@ -23,7 +25,7 @@ SIX = ClassCounts([200, 150, 60, 50, 9, 5])  # two classes in each group
 
 
 def build(counts=SIX, **options):
-    setting = Setting(counts, ShotGroups.from_counts(counts), 3, tiny.backbone)
+    setting = Setting(counts, ShotGroups.from_counts(counts), 3, tiny.backbone, tiny.experts)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return ResLT(ResLTOptions(**options), setting)
@@ -101,7 +103,7 @@ def test_5_a_batch_of_frequent_pictures_trains_the_first_branch():
 def test_6_fused_logits_are_one_product(head):
     method = build(head=head).eval()
     with torch.no_grad():
-        method.classifier.bias.copy_(torch.arange(6.0))
+        method.experts[0].classifier.bias.copy_(torch.arange(6.0))
     x = tiny.images(4)
     apart = method.branch_logits(x)
     assert apart.shape == (3, 4, 6)
@@ -119,7 +121,7 @@ def test_7_batchnorm_heads_share_their_statistics():
             for parameter in method.parameters():
                 parameter.sub_(0.1 * parameter.grad)
                 parameter.grad = None
-    norms = method.branches.norms
+    norms = method.experts[0].branches.norms
     for norm in norms[1:]:
         assert torch.equal(norm.running_mean, norms[0].running_mean)
         assert torch.equal(norm.running_var, norms[0].running_var)
@@ -161,7 +163,11 @@ def test_8_three_forms_of_the_convolution_are_one_function():
 )  # fmt: skip
 def test_9_parameter_counts(counts, head, total):
     setting = Setting(
-        counts, ShotGroups.from_counts(counts, "index"), 1, lambda: build_backbone("resnet32")
+        counts,
+        ShotGroups.from_counts(counts, "index"),
+        1,
+        lambda: build_backbone("resnet32"),
+        tiny.experts,
     )
     method = ResLT(ResLTOptions(head=head), setting)
     assert sum(p.numel() for p in method.parameters()) == total
@@ -169,11 +175,11 @@ def test_9_parameter_counts(counts, head, total):
 
 def test_10_overhead_of_the_convolution_head():
     # three experts of width 1,536, pooled first: one product of 3 d^2 each
-    assert 3 * _Branches(1536, 3, "convolution").transform[0].weight.numel() == 21_233_664
+    assert 3 * Branches(1536, 3, "convolution").transform[0].weight.numel() == 21_233_664
 
 
 def test_11_pooling_first_is_never_larger():
-    branches = _Branches(8, 3, "convolution").eval()
+    branches = Branches(8, 3, "convolution").eval()
     maps = torch.randn(4, 8, 5, 5, generator=torch.Generator().manual_seed(0))
     first, last = branches(maps.mean((2, 3), keepdim=True)), branches(maps)
     assert (first <= last + 1e-6).all()
@@ -194,7 +200,7 @@ def test_12_the_cap_of_the_branch_loss():
 
 def test_13_one_head_for_all_is_class_weighting():
     method = build(head="shared", alpha=1.0, capped=False)
-    features = method.train()._features(tiny.images(8))
+    features = method.experts[0].branches(method.backbone.feature_map(tiny.images(8)))
     assert features.data_ptr() == features[2].data_ptr()
     z, y = logits(1).expand(3, -1, -1), labels()
     group = method.group_of[y].double()
@@ -210,7 +216,7 @@ def test_14_without_the_shortcut_only_the_first_branch_predicts():
         method = build(fusion=fusion).eval()
         before = method.predict(tiny.images(4))
         with torch.no_grad():
-            for norm in method.branches.norms[1:]:
+            for norm in method.experts[0].branches.norms[1:]:
                 norm.bias.add_(torch.linspace(-2, 2, 64))
         assert torch.equal(method.predict(tiny.images(4)), before) is not moves
 
@@ -224,12 +230,9 @@ def test_15_naive_fusions():
     z[0, 0, 1] = -10.0
     decided = {}
     for kind, method in methods.items():
-        method._features = lambda images: torch.zeros(3, 1, 64)
-        with torch.no_grad():
-            method.classifier.weight.zero_()
-        method.classifier.forward = lambda features, z=z: z
+        method.experts[0].classifier.forward = lambda features, z=z: z
         if kind != "logits":
-            decided[kind] = int(method.predict(None).argmax())
+            decided[kind] = int(method.predict(tiny.images(1)).argmax())
     assert decided["largest"] == int(z.flatten().argmax()) % 6 == 0
     assert decided["probabilities"] == int(z.softmax(2).sum(0).argmax()) == 1
     assert int(z.sum(0).argmax()) == 0  # (2) and (3) differ: one branch is very confident
@@ -258,10 +261,10 @@ def test_19_test_time_gamma():
     plain, none, unit = (build(gamma=g).eval() for g in (None, 0.0, 1.0))
     with torch.no_grad():
         for method in (plain, none, unit):
-            method.classifier.bias.copy_(torch.arange(6.0))
-            method.classifier.weight.mul_(torch.linspace(0.5, 2, 6)[:, None])
+            method.experts[0].classifier.bias.copy_(torch.arange(6.0))
+            method.experts[0].classifier.weight.mul_(torch.linspace(0.5, 2, 6)[:, None])
     torch.testing.assert_close(plain.predict(x) - 3 * torch.arange(6.0), none.predict(x))
-    scaled = none.predict(x) / unit.classifier.weight.norm(dim=1)
+    scaled = none.predict(x) / unit.experts[0].classifier.weight.norm(dim=1)
     torch.testing.assert_close(unit.predict(x), scaled)
     # training never uses gamma
     batch = Batch((x,), torch.arange(4), torch.arange(4))
@@ -342,7 +345,11 @@ def test_any_backbone_of_timm():
     for name in ("convnext_atto", "mobilenetv3_small_050"):
         counts = ClassCounts([200, 50, 5])
         setting = Setting(
-            counts, ShotGroups.from_counts(counts), 1, lambda name=name: build_backbone(name)
+            counts,
+            ShotGroups.from_counts(counts),
+            1,
+            lambda name=name: build_backbone(name),
+            tiny.experts,
         )
         method = ResLT(ResLTOptions(), setting).eval()
         assert method.predict(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
@@ -361,3 +368,47 @@ def test_released_loss_by_loops():
     fusion = -fused.log_softmax(1)[torch.arange(len(y)), y].mean().item()
     expected = 0.005 * fusion + 0.995 * total / weight
     assert method.loss(z, y)[0].item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_23_identical_experts_are_one_expert():
+    one, three = build(), build(experts=3)
+    expert = three.experts[0]
+    for other in three.experts[1:]:
+        other.load_state_dict(expert.state_dict())
+    for tail in three.backbone.tails[1:]:
+        tail.load_state_dict(three.backbone.tails[0].state_dict())
+    three.eval(), one.eval()
+    labels = torch.tensor([0, 1, 2, 3, 4, 5, 0, 1])
+    images = tiny.images(8)
+    batch = Batch((images,), labels, torch.arange(8))
+    maps = three.backbone(images)[0]
+    single, _ = three.loss(expert.branch_logits(maps), labels)
+    at = Position(0, 0, 0, 0, 3)
+    torch.testing.assert_close(three.training_step([batch], at).loss, 3 * single)
+    torch.testing.assert_close(three.predict(images), expert.fused(maps))
+
+
+def test_experts_of_the_field():
+    # RIDE's ResNet-32: a trunk of 16 channels, tails of 24 and 48
+    small = build_experts("resnet32", 3)
+    maps = small(torch.zeros(2, 3, 32, 32))
+    assert [m.shape for m in maps] == [(2, 48, 8, 8)] * 3
+    assert small.num_features == 48
+    # two groups of five blocks: ten 3x3 convolutions and ten BatchNorms each
+    tail = (9 * 16 * 24 + 9 * 24 * 24 * 9 + 10 * 48) + (9 * 24 * 48 + 9 * 48 * 48 * 9 + 10 * 96)
+    assert sum(p.numel() for p in small.tails[0].parameters()) == tail
+    large = build_experts("resnext50", 2)
+    assert large.num_features == 1536
+    assert [m.shape for m in large(torch.zeros(1, 3, 64, 64))] == [(1, 1536, 2, 2)] * 2
+    # fact 10: three heads D -> 3 D on pooled features cost 21,233,664 multiplications
+    assert 3 * 1536 * 3 * 1536 == 21_233_664
+    with pytest.raises(ConfigError, match="no experts of convnext_atto"):
+        build_experts("convnext_atto", 2)
+    with pytest.raises(ConfigError, match="pretrained=false"):
+        ModelConfig(backbone="resnet50", pretrained=True).build_experts(2)
+
+
+def test_experts_draw_different_weights():
+    experts = build_experts("resnet20", 2)
+    one, other = (dict(tail.named_parameters()) for tail in experts.tails)
+    assert not torch.equal(one["0.0.conv1.weight"], other["0.0.conv1.weight"])

@@ -14,6 +14,7 @@ from longtail.engine.log import SilentLog
 from longtail.engine.optimisation import seeded
 from longtail.methods import METHODS, Setting
 from longtail.models import Backbone
+from longtail.models.experts import Experts
 from longtail.models.resnet_cifar import CifarResNet
 
 CPU = torch.device("cpu")
@@ -28,9 +29,15 @@ def backbone() -> Backbone:
     return Backbone(network, network.num_features)
 
 
+def experts(count) -> Experts:
+    networks = [CifarResNet(1, channels=(16, 24, 48)) for _ in range(count)]
+    trunk = torch.nn.Sequential(networks[0].conv1, networks[0].bn1, networks[0].layer1)
+    return Experts(trunk, [torch.nn.Sequential(n.layer2, n.layer3) for n in networks], 48)
+
+
 def setting(counts=COUNTS, epochs=3) -> Setting:
     return Setting(
-        counts, ShotGroups.from_counts(counts), epochs, backbone,
+        counts, ShotGroups.from_counts(counts), epochs, backbone, experts,
         OPTIONS.batch_size, OPTIONS.weight_decay, OPTIONS.seed,
     )  # fmt: skip
 

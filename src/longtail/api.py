@@ -313,6 +313,7 @@ def _build(config: RunConfig, counts: ClassCounts, *, pretrained: bool | None = 
         groups,
         training.epochs,
         model.build,
+        model.build_experts,
         training.batch_size,
         training.weight_decay,
         training.seed,

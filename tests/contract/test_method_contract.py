@@ -34,6 +34,7 @@ VARIANTS = {
 }
 VARIANTS |= {
     "reslt convolution": ("reslt", {"head": "convolution", "branch_loss": "subset-means"}),
+    "reslt experts": ("reslt", {"experts": 3}),
     "reslt mixup": ("reslt", {"mixing": "mixup", "alpha": 0.7}),
 }
 VARIANTS |= {
@@ -104,6 +105,7 @@ ALTERNATIVES = {
         "combine": ({}, {"combine": "largest"}),
         "pool_first": ({"head": "convolution"}, {"head": "convolution", "pool_first": "always"}),
         "gamma": ({}, {"gamma": 0.7}),
+        "experts": ({}, {"experts": 2}),
         "mixing": ({}, {"mixing": "mixup"}),
         "mixing.name": ({"mixing": "mixup"}, {"mixing": "cutmix"}),
         "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),

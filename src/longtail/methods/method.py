@@ -14,6 +14,7 @@ from longtail.core.groups import ShotGroups
 from longtail.core.stage import Stage
 from longtail.data.options import Options
 from longtail.models.backbones import Backbone
+from longtail.models.experts import Experts
 
 FitBatches = Iterable[tuple[Tensor, Tensor]]  # pictures [B, 3, H, W] and labels [B]
 Facts = Mapping[str, Any]  # what a stage found out, as JSON
@@ -28,6 +29,7 @@ class Setting:
         groups: Many-, medium- and few-shot classes.
         epochs: Epochs of the training configuration, for the method to spend on its stages.
         build_backbone: Makes a new backbone; may be called several times.
+        build_experts: Makes a network of so many experts on a shared trunk.
         batch_size: Pictures of one optimiser step, for linear scaling of learning rates.
         weight_decay: Of the training configuration.
         seed: Of the run, for what a method draws outside the steps.
@@ -37,6 +39,7 @@ class Setting:
     groups: ShotGroups
     epochs: int
     build_backbone: Callable[[], Backbone]
+    build_experts: Callable[[int], Experts]
     batch_size: int = 128
     weight_decay: float = 5e-4
     seed: int = 0

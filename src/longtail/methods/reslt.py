@@ -28,6 +28,8 @@ Where paper and released code disagree, and what we do:
                 the ReLU. `pool_first: published` does the same; BatchNorm heads always come first.
     groups      paper: by rank; code: other cuts for CIFAR-10. Ours are the run's many, medium and few
                 shot classes, or `cuts`; never slices of sorted labels.
+    experts     (RIDE's backbone, section 4.4): E experts, each with branches and classifier of its own;
+                L is summed over the experts and z averaged. Not released for CIFAR.
     test time   ImageNet code divides W by |w|^gamma and drops b, which the paper does not say. `gamma`
                 does so on request and is off by default.
 """
@@ -35,7 +37,7 @@ Where paper and released code disagree, and what we do:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -50,6 +52,7 @@ from longtail.losses import cross_entropy
 from longtail.losses.adjusted_softmax import at_least_float32
 from longtail.methods.ingredients import ByName, MixingOptions, mixed_batch
 from longtail.methods.method import Method, Setting
+from longtail.models.experts import Experts
 from longtail.models.heads import LinearHead
 
 CAP = 1e-7  # of the released branch loss
@@ -88,6 +91,9 @@ class ResLTOptions(Options):
     pool_first: Literal["published", "always", "never"] = Field(
         "published", description="pool before a convolution head; published: in testing only"
     )
+    experts: int = Field(
+        1, ge=1, le=8, description="tails on a shared trunk, each a ResLT; 2 or 3 in the paper"
+    )
     gamma: float | None = Field(None, ge=0, description="test-time |w|^gamma; .7 on ImageNet-LT")
     mixing: Annotated[MixingOptions | None, ByName] = None
 
@@ -118,10 +124,15 @@ class ResLT(Method):
         branches = int(group_of.max()) + 1
         self.register_buffer("group_of", group_of)  # [C]
         self.register_buffer("masks", branch_masks(group_of, branches, config.masks))  # [G, C]
-        self.backbone = setting.build_backbone()
-        width = self.backbone.num_features
-        self.branches = _Branches(width, branches, config.head)
-        self.classifier = LinearHead(width, len(setting.class_counts))
+        self.backbone: Any = (
+            setting.build_backbone()
+            if config.experts == 1
+            else setting.build_experts(config.experts)
+        )
+        width, num_classes = self.backbone.num_features, len(setting.class_counts)
+        self.experts = nn.ModuleList(
+            Expert(width, branches, num_classes, config) for _ in range(config.experts)
+        )
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -136,15 +147,15 @@ class ResLT(Method):
         """Return L, with the share of the branch loss that every branch carries."""
         (batch,) = batches
         mixed = mixed_batch(self.config.mixing, batch, at)
-        features = self._features(mixed.images if mixed else batch.images)  # [G, B, D]
-        logits = self.classifier(features)  # [G, B, C]
+        parts = self._parts(mixed.images if mixed else batch.images)
+        logits = [expert.branch_logits(maps) for expert, maps in parts]  # [G, B, C] of each expert
         shares: dict[str, Tensor] = {}
 
         def label_loss(labels: Tensor) -> Tensor:
-            loss, carried = self.loss(logits, labels)
-            for branch, share in enumerate(carried.unbind()):
+            losses, carried = zip(*(self.loss(z, labels) for z in logits), strict=True)
+            for branch, share in enumerate(torch.stack(carried).mean(dim=0).unbind()):
                 shares[f"branch_{branch}_share"] = share
-            return loss
+            return torch.stack(losses).sum()
 
         loss = mixed.loss(label_loss) if mixed else label_loss(batch.labels)
         return StepOutput(loss, shares)
@@ -163,8 +174,51 @@ class ResLT(Method):
         return loss, (terms / branch.clamp_min(1e-12)).detach()
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return z with one product: (sum of f_g) W^T + G b."""
-        features = self._features(images)
+        """Return the mean of z over the experts."""
+        fused = [expert.fused(maps) for expert, maps in self._parts(images)]
+        return fused[0] if len(fused) == 1 else torch.stack(fused).mean(dim=0)
+
+    def branch_logits(self, images: Tensor) -> Tensor:
+        """Return z_g of pictures [B, 3, H, W], [G, B, C]: figure 6 evaluates them one by one."""
+        apart = [expert.branch_logits(maps) for expert, maps in self._parts(images)]
+        return torch.stack(apart).mean(dim=0)
+
+    def corrections(self) -> tuple[str, ...]:
+        """Name the branches."""
+        return ("residual branches",)
+
+    def _parts(self, images: Tensor) -> list[tuple[Expert, Tensor]]:
+        """Return every expert with its feature map [B, D, h, w]."""
+        several = isinstance(self.backbone, Experts)
+        maps = self.backbone(images) if several else [self.backbone.feature_map(images)]
+        experts = [module for module in self.experts if isinstance(module, Expert)]
+        return list(zip(experts, maps, strict=True))
+
+    def _branch_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return CE of every branch and picture, [G, B]."""
+        log_p = at_least_float32(logits).log_softmax(dim=2)
+        index = labels.expand(len(logits), -1)[:, :, None]
+        log_p_label = log_p.gather(2, index)[:, :, 0]
+        return -torch.log(log_p_label.exp() + CAP) if self.config.capped else -log_p_label
+
+
+class Expert(nn.Module):
+    """G branches and one classifier on one feature map."""
+
+    def __init__(self, width: int, branches: int, num_classes: int, config: ResLTOptions) -> None:
+        super().__init__()
+        self.config = config
+        self.branches = Branches(width, branches, config.head)
+        self.classifier = LinearHead(width, num_classes)
+
+    def branch_logits(self, maps: Tensor) -> Tensor:
+        """Return z_g, [G, B, C], of a feature map [B, D, h, w]."""
+        logits: Tensor = self.classifier(self._features(maps))
+        return logits
+
+    def fused(self, maps: Tensor) -> Tensor:
+        """Return z, [B, C], with one product: (sum of f_g) W^T + G b."""
+        features = self._features(maps)
         if self.config.fusion == "first":
             features = features[:1]
         if self.config.gamma is not None:
@@ -180,18 +234,8 @@ class ResLT(Method):
         weight, bias = self.classifier.weight, self.classifier.bias
         return nn.functional.linear(features.sum(dim=0), weight, len(features) * bias)
 
-    def branch_logits(self, images: Tensor) -> Tensor:
-        """Return z_g of pictures [B, 3, H, W], [G, B, C]: figure 6 evaluates them one by one."""
-        logits: Tensor = self.classifier(self._features(images))
-        return logits
-
-    def corrections(self) -> tuple[str, ...]:
-        """Name the branches."""
-        return ("residual branches",)
-
-    def _features(self, images: Tensor) -> Tensor:
+    def _features(self, maps: Tensor) -> Tensor:
         """Return f_g, [G, B, D]."""
-        maps = self.backbone.feature_map(images)
         if self.config.head != "batchnorm":
             wanted = self.config.pool_first
             if wanted == "always" or (wanted == "published" and not self.training):
@@ -199,15 +243,8 @@ class ResLT(Method):
         features: Tensor = self.branches(maps)
         return features
 
-    def _branch_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return CE of every branch and picture, [G, B]."""
-        log_p = at_least_float32(logits).log_softmax(dim=2)
-        index = labels.expand(len(logits), -1)[:, :, None]
-        log_p_label = log_p.gather(2, index)[:, :, 0]
-        return -torch.log(log_p_label.exp() + CAP) if self.config.capped else -log_p_label
 
-
-class _Branches(nn.Module):
+class Branches(nn.Module):
     """G transforms of one feature map, pooled.
 
     `batchnorm`: G BatchNorms without ReLU. They see one input, so they differ in gain and shift only.

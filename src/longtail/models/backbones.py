@@ -102,17 +102,25 @@ def build_backbone(name: str, *, pretrained: bool = False, width: int = 1) -> Ba
     if width != 1:
         raise ConfigError(f"model.width applies to {', '.join(DEPTHS)}, not to {name}.")
     if name in IMAGENET_RESNETS and not pretrained:
-        design = IMAGENET_RESNETS[name]
-        resnet = ResNet(
-            design.block,  # type: ignore[arg-type]  # timm annotates an instance, wants the class
-            design.layers,
-            num_classes=0,
-            cardinality=design.cardinality,
-            base_width=design.base_width,
-            zero_init_last=False,
-        )
+        resnet = residual_network(name)
         return Backbone(resnet, resnet.num_features)
     return _timm_backbone(_timm_name(name), pretrained=pretrained)
+
+
+def residual_network(
+    name: str, channels: tuple[int, int, int, int] = (64, 128, 256, 512)
+) -> ResNet:
+    """Build one of the field's ImageNet ResNets with fresh weights and other widths of its groups."""
+    design = IMAGENET_RESNETS[name]
+    return ResNet(
+        design.block,  # type: ignore[arg-type]  # timm annotates an instance, wants the class
+        design.layers,
+        num_classes=0,
+        cardinality=design.cardinality,
+        base_width=design.base_width,
+        channels=channels,
+        zero_init_last=False,
+    )
 
 
 def known_names() -> tuple[str, ...]:

@@ -2,8 +2,10 @@
 
 from pydantic import Field
 
+from longtail.core.errors import ConfigError
 from longtail.data.options import Options
 from longtail.models.backbones import Backbone, build_backbone
+from longtail.models.experts import Experts, build_experts
 
 SMALL_SIDE = 64
 
@@ -28,3 +30,16 @@ class ModelConfig(Options):
         """Build the backbone; see `build_backbone`."""
         assert self.backbone is not None, "resolve the model configuration first"
         return build_backbone(self.backbone, pretrained=self.pretrained, width=self.width)
+
+    def build_experts(self, count: int) -> Experts:
+        """Build `count` experts on a shared trunk; see `longtail.models.experts.build_experts`.
+
+        Raises:
+            ConfigError: If there are none of this backbone, or it is to be pretrained.
+        """
+        assert self.backbone is not None, "resolve the model configuration first"
+        if self.pretrained:
+            raise ConfigError(
+                "Experts are narrower than the published weights; set model.pretrained=false."
+            )
+        return build_experts(self.backbone, count, width=self.width)

@@ -41,12 +41,15 @@ class CifarResNet(nn.Module):
 
     Args:
         blocks: Basic blocks in each of the three groups.
-        width: Multiplies 16, 32 and 64 channels.
+        width: Multiplies the channels.
+        channels: Of the three groups.
     """
 
-    def __init__(self, blocks: int, width: int = 1) -> None:
+    def __init__(
+        self, blocks: int, width: int = 1, channels: tuple[int, ...] = (16, 32, 64)
+    ) -> None:
         super().__init__()
-        channels = [16 * width, 32 * width, 64 * width]
+        channels = tuple(width * c for c in channels)
         self.conv1 = nn.Conv2d(3, channels[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.layer1 = _group(channels[0], channels[0], blocks, stride=1)
