@@ -164,8 +164,12 @@ def _show(results: dict[str, list[api.Run]], folder: Path, source: str) -> None:
         out.print(score_table([(scores["recipe"], scores)]))
         for note in scores["notes"]:
             out.print(f"note: {note}", markup=False, highlight=False)
+    first = next(run for runs in results.values() for run in runs)
     out.print(f"run folder: {folder}", markup=False, highlight=False)
-    out.print("scores of every class: scores-test.json; what happened: metrics.jsonl", markup=False)
+    out.print(f"look at it: longtail report {folder}", markup=False, highlight=False)
+    out.print(
+        f"repair it: longtail adjust {first.folder.path} --by tau", markup=False, highlight=False
+    )
     seed = max(run.config.training.seed for runs in results.values() for run in runs) + 1
     again = f"once more with another seed: longtail train {source} seed={seed}"
     out.print(again, markup=False, highlight=False)

@@ -50,6 +50,7 @@ from longtail.adjust import (
 )
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.groups import GROUP_NAMES
+from longtail.core.panel import Panel, measured_mean
 from longtail.core.stage import Stage
 from longtail.data.options import Options
 from longtail.losses import cross_entropy
@@ -274,7 +275,9 @@ class Decoupling(Method):
         groups = {name: self.setting.groups.mask(name) for name in GROUP_NAMES}
         rows: list[dict[str, float | None]] = []
         for place, tau in enumerate(curve.taus):
-            shot = {name: _mean(curve.per_class[place][mask]) for name, mask in groups.items()}
+            shot = {
+                name: measured_mean(curve.per_class[place][mask]) for name, mask in groups.items()
+            }
             rows.append({"tau": tau, "macro_accuracy": curve.accuracy[place], **shot})
         return {"tau": float(self.tau), "curve_on": split, "curve": rows}
 
@@ -348,6 +351,28 @@ class Decoupling(Method):
         reason = "given" if where == "options" else f"best class-averaged accuracy on {where}"
         return (f"tau = {float(self.tau):.1f} ({reason}).",)
 
+    def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
+        """Return accuracy over tau, on the split that chose it."""
+        found = next((line for line in lines if "curve" in line), None)
+        if found is None:
+            return ()
+        names = ("macro_accuracy", *GROUP_NAMES)
+        panel = Panel(
+            title="Accuracy over tau",
+            text=f"Class-averaged accuracy on {found['curve_on']}; tau = {found['tau']:.1f} was used. "
+            "As tau grows, long rows of the classifier lose their head start: many-shot classes fall "
+            "and few-shot classes rise (figure 2 of the paper).",
+            x="tau",
+            y="accuracy",
+            places=[row["tau"] for row in found["curve"]],
+            series={
+                name.replace("macro_accuracy", "all classes"): [row[name] for row in found["curve"]]
+                for name in names
+            },
+            percent=True,
+        )
+        return (panel,)
+
     @classmethod
     def shares_first_stage(cls, own: Options, other: Options) -> bool:
         """Say whether both learn the same representation, and `own` goes on from there."""
@@ -366,9 +391,3 @@ CORRECTION = {
     "tau": "tau-normalisation",
     "ncm": "class means",
 }
-
-
-def _mean(values: Tensor) -> float | None:
-    """Return the mean of what is measured, None if nothing is."""
-    measured = values[~values.isnan()]
-    return float(measured.mean()) if len(measured) else None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.counts import ClassCounts
 from longtail.core.groups import ShotGroups
+from longtail.core.panel import Panel
 from longtail.core.stage import Stage
 from longtail.data.options import Options
 from longtail.models.backbones import Backbone
@@ -97,6 +98,15 @@ class Method(nn.Module):
     def shares_first_stage(cls, own: Options, other: Options) -> bool:
         """Say whether a run with options `own` can take its first stage from one with `other`."""
         return False
+
+    def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
+        """Return figures about the trained method for the report.
+
+        Args:
+            batches: The pictures and labels of the scored split.
+            lines: Of `metrics.jsonl`.
+        """
+        return ()
 
     def corrections(self) -> tuple[str, ...]:
         """Name the corrections for imbalance that training applies.

@@ -46,12 +46,13 @@ from torch import Tensor, nn
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.counts import ClassCounts
 from longtail.core.groups import ShotGroups
+from longtail.core.panel import Panel, measured_mean
 from longtail.core.stage import Stage
 from longtail.data.options import Options
 from longtail.losses import cross_entropy
 from longtail.losses.adjusted_softmax import at_least_float32
 from longtail.methods.ingredients import ByName, MixingOptions, mixed_batch
-from longtail.methods.method import Method, Setting
+from longtail.methods.method import Facts, FitBatches, Method, Setting
 from longtail.models.experts import Experts
 from longtail.models.heads import LinearHead
 
@@ -182,6 +183,44 @@ class ResLT(Method):
         """Return z_g of pictures [B, 3, H, W], [G, B, C]: figure 6 evaluates them one by one."""
         apart = [expert.branch_logits(maps) for expert, maps in self._parts(images)]
         return torch.stack(apart).mean(dim=0)
+
+    def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
+        """Return the accuracy of each branch alone beside their sum, and the shares of the loss."""
+        branches = len(self.masks)
+        hits = torch.zeros(branches + 1, len(self.group_of), dtype=torch.int64)
+        seen = torch.zeros(len(self.group_of), dtype=torch.int64)
+        for images, labels in batches:
+            apart, known = self.branch_logits(images), labels.cpu()
+            answers = [*apart.argmax(dim=2).cpu(), self.predict(images).argmax(dim=1).cpu()]
+            seen += torch.bincount(known, minlength=len(seen))
+            for row, answer in enumerate(answers):
+                hits[row] += torch.bincount(known[answer == known], minlength=len(seen))
+        accuracy = hits.double() / torch.where(seen > 0, seen, torch.nan)
+        groups = [self.group_of.cpu() == g for g in range(branches)]
+        alone = Panel(
+            title="Branches alone and summed",
+            text="Class-averaged accuracy of each branch and of their sum, by the groups that the "
+            "branches were made for (figure 6 of the paper). The paper says that each branch is best "
+            "among the branches on the group it was made for.",
+            x="classes", y="accuracy", kind="bars", percent=True,
+            places=["all", *(f"group {g}" for g in range(branches))],
+            series={
+                name: [measured_mean(accuracy[row]), *(measured_mean(accuracy[row][mask]) for mask in groups)]
+                for row, name in enumerate([*(f"branch {g}" for g in range(branches)), "sum"])
+            },
+        )  # fmt: skip
+        trained = [line for line in lines if "branch_0_share" in line]
+        shares = Panel(
+            title="Loss carried by each branch",
+            text="Share of the branch loss that each branch carries, averaged over an epoch.",
+            x="epoch", y="share of the branch loss", percent=True,
+            places=[line["epochs_done"] for line in trained],
+            series={
+                f"branch {g}": [line[f"branch_{g}_share"] for line in trained]
+                for g in range(branches)
+            },
+        )  # fmt: skip
+        return (alone, shares) if trained else (alone,)
 
     def corrections(self) -> tuple[str, ...]:
         """Name the branches."""

@@ -1,0 +1,284 @@
+"""Figures of the report as SVG that takes its text colour from the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from longtail.core.counts import ClassCounts
+from longtail.core.groups import GROUP_NAMES, ShotGroups
+from longtail.core.panel import Panel
+from longtail.core.stage import Stage
+from longtail.data.samplers import class_probability
+from longtail.report.distribution import COLOURS
+
+INK = "#1c1f24"  # of the page; becomes the text colour of a light or dark page
+# colour-blind safe (Okabe and Ito), beside those of the groups
+CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1")
+HOVERED_CLASSES = 1000  # above it, the points of the classes get no text of their own
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.18,
+    "grid.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+
+
+def new(width: float = 7.2, height: float = 3.6) -> tuple[Figure, Axes]:
+    """Return an empty figure and its axes; call inside `matplotlib.rc_context(STYLE)`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def to_svg(figure: Figure, name: str, texts: Mapping[str, str] | None = None) -> str:
+    """Return a figure as SVG for a page.
+
+    Args:
+        figure: Drawn in `STYLE`.
+        name: Distinct on its page; prefixes every id of the SVG.
+        texts: id of an element -> text that the browser shows when the pointer rests on it.
+    """
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    for key, text in (texts or {}).items():
+        svg = svg.replace(f'<g id="{key}">', f'<g id="{key}"><title>{escape(text)}</title>', 1)
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    # the page decides width and colour
+    svg = re.sub(r'<svg (.*?)width="[^"]*"', r'<svg role="img" \1', svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r'height="[^"]*pt"', "", svg, count=1)
+    return svg.replace(INK, "currentColor")
+
+
+def class_accuracy(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, dict[str, str]]:
+    """Draw the accuracy of every class over its training pictures, with texts for the pointer."""
+    figure, axes = new()
+    texts = {}
+    for group in GROUP_NAMES:
+        inside = [
+            (number, row)
+            for number, row in enumerate(rows)
+            if row["group"] == group and row["accuracy"] is not None
+        ]
+        if not inside:
+            continue
+        x = [row["train_count"] for _, row in inside]
+        y = [100 * row["accuracy"] for _, row in inside]
+        mean = sum(y) / len(y)
+        style: dict[str, Any] = {"color": COLOURS[group], "alpha": 0.75, "markersize": 5}
+        label = f"{group} shot, mean {mean:.1f} %"
+        if len(rows) > HOVERED_CLASSES:
+            axes.plot(x, y, ".", **style, label=label)
+        else:
+            for (number, row), n, value in zip(inside, x, y, strict=True):
+                (point,) = axes.plot([n], [value], "o", markeredgewidth=0, **style, label=label)
+                point.set_gid(f"class-{number}")
+                texts[f"class-{number}"] = f"{row['name']}: {n} training pictures, {value:.1f} %"
+                label = "_"  # one entry of the legend per group
+        axes.hlines(mean, min(x), max(x), color=COLOURS[group], linewidth=1.2)
+    axes.set(xscale="log", xlabel="training pictures of the class", ylabel="accuracy in %")
+    axes.set_ylim(-3, 103)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.legend()
+    return figure, texts
+
+
+def confused(confusion: NDArray[np.int64], names: Sequence[str], limit: int = 16) -> Figure | None:
+    """Draw the shares of answers among the classes that are confused most."""
+    wrong = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
+    np.fill_diagonal(wrong, 0.0)
+    if not wrong.any():
+        return None
+    chosen: list[int] = []
+    for flat in np.argsort(-wrong, axis=None):
+        row, column = np.unravel_index(flat, wrong.shape)
+        chosen += [int(c) for c in (row, column) if c not in chosen]
+        if len(chosen) >= min(limit, len(names)):
+            break
+    chosen = sorted(chosen[:limit])
+    part = confusion[np.ix_(chosen, chosen)]
+    share = part / np.maximum(1, confusion[chosen].sum(axis=1, keepdims=True))
+    figure, axes = new(7.2, 5.4)
+    image = axes.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
+    labels = [names[c] if len(names[c]) <= 18 else f"{names[c][:17]}…" for c in chosen]
+    axes.set_xticks(range(len(chosen)), labels, rotation=60, ha="right")
+    axes.set_yticks(range(len(chosen)), labels)
+    axes.set(xlabel="answer", ylabel="label")
+    axes.grid(visible=False)
+    for i, j in np.ndindex(*share.shape):
+        if share[i, j] >= 0.05:
+            colour = "white" if share[i, j] > 0.5 else "black"
+            text = f"{100 * share[i, j]:.0f}"
+            axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(image, ax=axes, label="% of the label's pictures", shrink=0.7)
+    return figure
+
+
+def reliability(
+    confidence: NDArray[np.float64],
+    right: NDArray[np.bool_],
+    masks: Mapping[str, NDArray[np.bool_]],
+    bins: int = 10,
+) -> Figure:
+    """Draw accuracy over confidence for groups of pictures (masks bool [N])."""
+    figure, axes = new(7.2, 4.8)
+    axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    for name, mask in masks.items():
+        size = np.bincount(place[mask], minlength=bins)
+        known = size >= 5  # fewer pictures say nothing
+        x = np.bincount(place[mask], weights=confidence[mask], minlength=bins)[known] / size[known]
+        y = np.bincount(place[mask], weights=right[mask], minlength=bins)[known] / size[known]
+        colour = COLOURS.get(name, INK)
+        axes.plot(100 * x, 100 * y, "o-", color=colour, markersize=4, label=name)
+    axes.set(xlabel="confidence in %", ylabel="accuracy in %", xlim=(0, 101), ylim=(0, 101))
+    axes.legend()
+    return figure
+
+
+def learning_curves(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Draw loss, and macro accuracy on val where it was measured, over epochs."""
+    trained = [line for line in lines if "loss" in line]
+    if len(trained) < 2:
+        return None
+    figure, axes = new(7.2, 3.2)
+    epochs = [line["epochs_done"] for line in trained]
+    axes.plot(epochs, [line["loss"] for line in trained], color=CYCLE[0], label="training loss")
+    axes.set(xlabel="epoch", ylabel="training loss")
+    begins = [
+        line["epochs_done"] - 0.5
+        for earlier, line in pairwise(trained)
+        if line["stage"] != earlier["stage"]
+    ]
+    for begin in begins:
+        axes.axvline(begin, color=INK, linewidth=0.8, linestyle=":")
+    if "val_macro_accuracy" in trained[0]:
+        other = axes.twinx()
+        values = [100 * line["val_macro_accuracy"] for line in trained]
+        other.plot(epochs, values, color=CYCLE[1], label="macro accuracy on val")
+        other.set_ylabel("macro accuracy on val in %")
+        other.spines["right"].set_visible(True)
+        other.grid(visible=False)
+        figure.legend(loc="outside upper right", ncols=2)
+    return figure
+
+
+def row_norms(norms: NDArray[np.float64], counts: ClassCounts, groups: ShotGroups) -> Figure:
+    """Draw the norms of the classifier's rows over the class counts."""
+    figure, axes = new(7.2, 3.2)
+    n = np.array(counts.values)
+    for group in GROUP_NAMES:
+        mask = groups.mask(group).numpy()
+        if mask.any():
+            axes.plot(n[mask], norms[mask], "o", color=COLOURS[group], markersize=4, alpha=0.8,
+                      markeredgewidth=0, label=f"{group} shot")  # fmt: skip
+    axes.set(xscale="log", xlabel="training pictures of the class", ylabel="norm of its row")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.legend()
+    return figure
+
+
+def sampling(stages: Sequence[Stage], counts: ClassCounts) -> Figure | None:
+    """Draw the class probabilities at the beginning and at the end of every stage with steps."""
+    figure, axes = new(7.2, 3.2)
+    order = list(counts.ranking())
+    drawn = 0
+    for stage in (s for s in stages if s.kind == "train"):
+        for draw in stage.samplings:
+            first, last = (
+                class_probability(draw, counts, epoch, stage.epochs)[order]
+                for epoch in (0, stage.epochs - 1)
+            )
+            colour = CYCLE[drawn % len(CYCLE)]
+            changes = not np.allclose(first, last)
+            name = f"{stage.name}: {draw.name}"
+            axes.plot(100 * first, color=colour, linestyle="--" if changes else "-",
+                      label=f"{name}, first epoch" if changes else name)  # fmt: skip
+            if changes:
+                axes.plot(100 * last, color=colour, label=f"{name}, last epoch")
+            drawn += 1
+    if not drawn:
+        return None
+    axes.set(yscale="log", xlabel="classes, from the most to the least frequent",
+             ylabel="% of the drawn pictures")  # fmt: skip
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend()
+    return figure
+
+
+def panel(shown: Panel) -> Figure:
+    """Draw what a method contributes."""
+    figure, axes = new(7.2, 3.4)
+    factor = 100 if shown.percent else 1
+    colours = {"all classes": INK, "all": INK} | COLOURS
+    for number, (name, values) in enumerate(shown.series.items()):
+        y = np.array([np.nan if v is None else factor * v for v in values], dtype=np.float64)
+        colour = colours.get(name, CYCLE[number % len(CYCLE)])
+        if shown.kind == "lines":
+            axes.plot(np.asarray(shown.places, dtype=np.float64), y, color=colour, label=name)
+        else:
+            width = 0.8 / len(shown.series)
+            x = np.arange(len(y)) + (number - (len(shown.series) - 1) / 2) * width
+            axes.bar(x, y, width=0.92 * width, color=colour, label=name)
+    if shown.kind == "bars":
+        axes.set_xticks(range(len(shown.places)), [str(place) for place in shown.places])
+        axes.grid(visible=False, axis="x")
+    axes.set(xlabel=shown.x, ylabel=f"{shown.y} in %" if shown.percent else shown.y)
+    axes.legend(ncols=2 if len(shown.series) > 4 else 1)
+    return figure
+
+
+def compared(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
+    """Draw class-averaged accuracies of several arms with intervals, by group.
+
+    Args:
+        rows: Name and `group -> {"value", "interval"}` of each arm.
+    """
+    names = ["all", *GROUP_NAMES]
+    shown = [name for name in names if rows[0][1][name]["value"] is not None]
+    figure, axes = new(7.2, 3.6 + 0.16 * len(rows))
+    width = 0.8 / len(rows)
+    for number, (label, found) in enumerate(rows):
+        values = np.array([100 * found[name]["value"] for name in shown])
+        bounds = np.array([found[name]["interval"] for name in shown]).T * 100
+        x = np.arange(len(shown)) + (number - (len(rows) - 1) / 2) * width
+        error = np.abs(bounds - values)
+        axes.bar(x, values, width=0.92 * width, color=CYCLE[number % len(CYCLE)], label=label,
+                 yerr=error, error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2})  # fmt: skip
+    axes.set_xticks(
+        range(len(shown)), [f"{name} shot" if name != "all" else name for name in shown]
+    )
+    axes.set_ylabel("class-averaged accuracy in %")
+    axes.grid(visible=False, axis="x")
+    figure.legend(loc="outside upper left", ncols=1 if max(len(n) for n, _ in rows) > 30 else 3)
+    return figure

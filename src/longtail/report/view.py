@@ -1,0 +1,172 @@
+"""What a report knows about a run: the run folder, and its model and data where they still open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from longtail import api
+from longtail.core.counts import ClassCounts
+from longtail.core.errors import DataError, LongtailError
+from longtail.core.groups import GROUP_NAMES, ShotGroups
+from longtail.core.panel import Panel
+from longtail.core.predictions import Predictions
+from longtail.core.stage import Stage
+from longtail.data.config import open_data
+from longtail.data.loader import evaluation_batches
+from longtail.data.pictures import DataSet
+from longtail.evaluation import confusion_matrix, read_predictions
+from longtail.evaluation.bootstrap import paired_intervals
+from longtail.evaluation.metrics import softmax
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One scored run.
+
+    Attributes:
+        run: The run folder.
+        split: The scored split that is shown.
+        device: Where the model is run for the method's own figures.
+    """
+
+    run: api.Run
+    split: str
+    device: str | None = None
+
+    @classmethod
+    def open(cls, path: Path, split: str | None = None, device: str | None = None) -> RunView:
+        """Open a run that was scored.
+
+        Raises:
+            LongtailError: If it is no run, is unfinished, or has no scores on the split.
+        """
+        run = api.Run.open(path)
+        scored = run.evaluated_splits()
+        if not scored or (split is not None and not run.folder.scores(split).exists()):
+            raise DataError(
+                f"{path} has no scores on {split or 'any split'}: run longtail evaluate {path}"
+                + (f" --split {split}." if split else ".")
+            )
+        view = cls(run, split or scored[0], device)
+        if view.predictions.checkpoint != view.scores["checkpoint_sha256"]:
+            raise DataError(
+                f"Scores and predictions of {path} are of different checkpoints: run longtail "
+                f"evaluate {path} --split {view.split} again."
+            )
+        return view
+
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """Content of `scores-<split>.json`."""
+        return self.run.scores(self.split)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Logits of every picture of the split."""
+        return read_predictions(self.run.folder.predictions(self.split))
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Content of `environment.json`."""
+        content: dict[str, Any] = json.loads(
+            self.run.folder.environment.read_text(encoding="utf-8")
+        )
+        return content
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        """Lines of `metrics.jsonl`."""
+        return self.run.folder.read_metrics()
+
+    @cached_property
+    def counts(self) -> ClassCounts:
+        """Training pictures per class."""
+        rows = self.scores["per_class"]
+        return ClassCounts([row["train_count"] for row in rows], [row["name"] for row in rows])
+
+    @cached_property
+    def groups(self) -> ShotGroups:
+        """Shot groups by the rule of the scores."""
+        return ShotGroups.from_counts(self.counts, self.scores["groups"]["rule"])
+
+    @cached_property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each picture was recognised, [N]."""
+        return np.asarray(self.predictions.predicted() == self.predictions.labels)
+
+    @cached_property
+    def confidence(self) -> NDArray[np.float64]:
+        """Probability of the answer, [N]."""
+        return np.asarray(softmax(self.predictions.logits).max(axis=1))
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """Pictures by (label, answer), [C, C]."""
+        return confusion_matrix(
+            self.predictions.labels, self.predictions.predicted(), len(self.counts)
+        )
+
+    @cached_property
+    def intervals(self) -> dict[str, dict[str, Any]]:
+        """Class-averaged accuracy with its interval, for all classes and each group."""
+        found = paired_intervals(
+            self.predictions.labels, self.right, self.right, group_masks(self.groups)
+        )
+        return {name: row["after"] for name, row in found.items()}
+
+    @cached_property
+    def data(self) -> DataSet | None:
+        """The run's data, or None if it cannot be opened any more."""
+        training = self.run.config.training
+        try:
+            return open_data(self.run.config.data, seed=training.seed, workers=training.workers)
+        except LongtailError:
+            return None
+
+    @cached_property
+    def model(self) -> api.LoadedModel:
+        """The trained model."""
+        return api.load(self.run.folder.path, device=self.device)
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """Stages of the method."""
+        return self.model.method.stages()
+
+    def row_norms(self) -> NDArray[np.float64] | None:
+        """Return the norms of the rows of the classifier, [C], if there is a linear one."""
+        found = [
+            module
+            for module in self.model.method.modules()
+            if isinstance(module, nn.Linear) and module.out_features == len(self.counts)
+        ]
+        if not found:
+            return None
+        return np.asarray(found[-1].weight.detach().norm(dim=1).cpu().numpy(), dtype=np.float64)
+
+    def panels(self) -> Sequence[Panel]:
+        """Return the method's own figures; those that need pictures only if the data opens."""
+        method, device = self.model.method, self.model.device
+        if self.data is None or not self.data.manifest.has(self.split):
+            return ()
+        part = self.data.split(self.split)
+        labels = torch.tensor(part.manifest.labels)
+        batches = evaluation_batches(part, batch_size=200, device=device, everything=True)
+        with torch.inference_mode():
+            return method.panels(((x, labels[rows]) for x, rows in batches), self.lines)
+
+
+def group_masks(groups: ShotGroups) -> dict[str, NDArray[np.bool_]]:
+    """Return bool [C] for all classes and for each shot group."""
+    masks = {"all": np.ones(len(groups.assignment), dtype=bool)}
+    return masks | {name: groups.mask(name).numpy() for name in GROUP_NAMES}
