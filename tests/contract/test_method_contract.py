@@ -50,7 +50,16 @@ VARIANTS |= {
         "everything": {"name": "crt", "train": "all", "rate": 0.1, "rate_of": "backbone"},
     }.items()
 }
+VARIANTS |= {
+    "paco balanced": ("paco", {"rebalance": False, "queue": 32, "queue_start": "empty"}),
+    "paco supcon": ("paco", {"objective": "supcon", "queue": 32, "probe_epochs": 2}),
+    "paco multi-task": ("paco", {"objective": "multi-task", "queue": 32}),
+    "paco last bottleneck": ("paco", {"train": "last-bottleneck", "queue": 32}),
+}
 VARIANTS |= {f"{name}, defaults": (name, {}) for name in METHODS}
+
+
+SUPCON = {"objective": "supcon", "probe_epochs": 2}
 
 
 def crt(**options):
@@ -111,6 +120,41 @@ ALTERNATIVES = {
         "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
         "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
     },
+    "paco": {
+        "objective": ({}, {"objective": "supcon"}),
+        "rebalance": ({}, {"rebalance": False}),
+        "alpha": ({}, {"alpha": 0.5}),
+        "temperature": ({}, {"temperature": 0.05}),
+        "weight": ({"objective": "multi-task"}, {"objective": "multi-task", "weight": 1.0}),
+        "projection_width": ({}, {"projection_width": 16}),
+        "queue": ({}, {"queue": 64}),
+        "queue_start": ({}, {"queue_start": "empty"}),
+        "momentum": ({}, {"momentum": 0.5}),
+        "views": ({}, {"views": ("default", "crop")}),
+        "train": ({}, {"train": "last-bottleneck"}),
+        "probe_epochs": (SUPCON, SUPCON | {"probe_epochs": 3}),
+        "probe_rate": (SUPCON, SUPCON | {"probe_rate": 0.01}),
+    }
+    | {
+        f"sampling.{option}": choices
+        for option, choices in {
+            "name": ({}, {"sampling": {"name": "reversed"}}),
+            "form": ({}, {"sampling": {"form": "multinomial"}}),
+            "draws_per_class": (
+                {"sampling": "class-balanced"},
+                {"sampling": {"name": "class-balanced", "draws_per_class": 2}},
+            ),
+            "beta": (
+                {"sampling": "effective-number"},
+                {"sampling": {"name": "effective-number", "beta": 0.5}},
+            ),
+            "start": (
+                {"sampling": "class-balanced"},
+                {"sampling": {"name": "class-balanced", "start": 2}},
+            ),
+        }.items()
+    }
+    | {"sampling": ({}, {"sampling": "class-balanced"})},
     "decoupling": {
         "representation": ({}, {"representation": {"sampling": "square-root"}}),
         "representation.train": ({}, {"representation": {"train": "last-block"}}),
@@ -172,6 +216,8 @@ ALTERNATIVES = {
         "classifier.sampling": ({}, crt(sampling="instance")),
     },
 }
+# options that change something with several processes only: see test_distributed
+SEVERAL_PROCESSES = {"paco": {"contrast"}}
 LOSS_OPTIONS = [{"loss": name} for name in ("cross-entropy", "focal", "logit-adjusted", "ldam")]
 
 CLASSIFIER_OPTIONS = [{"classifier": name} for name in ("crt", "lws", "tau", "ncm", "joint")]
@@ -214,6 +260,9 @@ def test_relabelling_the_classes_relabels_everything(variant):
         # seven is the number of classes and no other size of the tiny network
         for axis in (axis for axis, size in enumerate(value.shape) if size == 7):
             value = value.index_select(axis, torch.tensor(order))
+        # labels that a method keeps are numbers of classes; below 0 there is none
+        if name.endswith("labels"):
+            value = torch.where(value >= 0, place[value.clamp_min(0)], value)
         moved[name] = value
     for name, buffer in other.named_buffers():
         # what was computed from the counts must be relabelled already
@@ -341,7 +390,7 @@ def test_frozen_parts_do_not_move(variant, tmp_path):
 
 @every_method
 def test_every_option_has_an_alternative(name):
-    covered = set(ALTERNATIVES.get(name, ()))
+    covered = set(ALTERNATIVES.get(name, ())) | SEVERAL_PROCESSES.get(name, set())
     for options in [{}, *LOSS_OPTIONS, *CLASSIFIER_OPTIONS]:
         raw = {"method": {"name": name, "class_weights": {}, "mixing": {}} | options}
         keys = {key.removeprefix("method.") for key in valid_keys(raw) if key.startswith("method.")}

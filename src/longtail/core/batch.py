@@ -65,7 +65,8 @@ class StepOutput:
     Attributes:
         loss: Scalar to minimise.
         scalars: Further detached scalars for the log.
-        carry: Tensors that `after_step` of the same step needs; never kept elsewhere.
+        carry: Tensors that `after_step` of the same step needs; never kept elsewhere. The first axis
+            is the picture; scalars are those of the last part of a batch.
     """
 
     loss: Tensor

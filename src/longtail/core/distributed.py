@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -64,6 +64,31 @@ def mean(value: Tensor) -> Tensor:
 def total(value: Tensor) -> Tensor:
     """Return the sum of `value` over the processes, without gradient."""
     return mean(value) * world_size() if active() else value.detach()
+
+
+def join(value: Tensor) -> Tensor:
+    """Return the rows of all processes [P B, ...], in order of rank, with gradient to the own rows."""
+    if not active():
+        return value
+    joined: Tensor = _Join.apply(value)
+    return joined
+
+
+class _Join(torch.autograd.Function):
+    """All-gather whose backward pass sums over the processes, on any backend."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ANN401 - autograd's context
+        ctx.rows = len(value)
+        parts = [torch.empty_like(value) for _ in range(world_size())]
+        dist.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
+        summed = gradient.contiguous().clone()
+        dist.all_reduce(summed)
+        return summed[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
 def gather(value: T) -> list[T]:

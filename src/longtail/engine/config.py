@@ -38,6 +38,9 @@ class TrainingConfig(Options):
     warmup_start: float = Field(
         1 / 3, ge=0, le=1, description="lr share that the warm-up starts from: 1/3 ResLT, 0 LDAM"
     )
+    warmup_end: float = Field(
+        1.0, gt=0, description="lr share that the warm-up ends at; 1.1 in PaCo's CIFAR code"
+    )
     milestones: tuple[float, ...] = Field((0.8, 0.9), description="where `step` lowers the lr")
     decay_factor: float = Field(0.1, gt=0, le=1, description="what it multiplies the lr with")
 

@@ -17,8 +17,9 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of `epoch` (from 0) of a stage of `epochs`.
 
-    Warm-up over W epochs: peak (s (1 - u) + u), u = (epoch + 1) / W, with s = `warmup_start`.
-    ResLT starts at one third (.0467, .06, .0733, .0867, .1), LDAM at zero (.02, .04, ... .1).
+    Warm-up over W epochs: peak (s (1 - u) + t u), u = (epoch + 1) / W, with s = `warmup_start` and
+    t = `warmup_end`. ResLT starts at one third (.0467, .06, .0733, .0867, .1), LDAM at zero (.02, .04,
+    ... .1); PaCo's CIFAR code overshoots (.005, .01, ... .05, .055, then .05).
 
     After it: `step` multiplies with `decay_factor` from every milestone on; `cosine` is
     peak / 2 (1 + cos(pi e / T)) with e and T counted from the last warm-up epoch, where the peak
@@ -36,7 +37,7 @@ def learning_rate(
     warm = epochs_of(config.warmup if warmup is None else warmup, epochs)
     if epoch < warm:
         share = (epoch + 1) / warm
-        return top * (config.warmup_start * (1 - share) + share)
+        return top * (config.warmup_start * (1 - share) + config.warmup_end * share)
     kind = schedule or config.schedule
     if kind == "constant":
         return top

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
@@ -45,6 +45,7 @@ class StepFunction:
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self._device)
         pieces = [list(batch.split(parts)) for batch in batches]
+        carried: list[Mapping[str, Tensor]] = []
         for part in range(parts):
             last = part == parts - 1
             # gradients are exchanged between processes once, with the last part
@@ -54,10 +55,21 @@ class StepFunction:
                     out: StepOutput = self._forward([piece[part] for piece in pieces], at)
                 torch.autograd.backward(out.loss / parts)
             total += out.loss.detach() / parts
+            carried.append(out.carry)
         if self._config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._method.parameters(), self._config.clip_norm)
         optimizer.step()
-        return StepOutput(total, out.scalars, out.carry)
+        return StepOutput(total, out.scalars, _joined(carried))
+
+
+def _joined(carried: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """Join what the parts of a batch carry: rows of pictures one after the other, else the last."""
+    if len(carried) == 1:
+        return carried[0]
+    return {
+        name: torch.cat([part[name] for part in carried]) if value.ndim else value
+        for name, value in carried[-1].items()
+    }
 
 
 class _Forward(nn.Module):

@@ -2,28 +2,36 @@
 
 from longtail.losses.adjusted_softmax import LabelLoss, Reduction, adjusted_cross_entropy
 from longtail.losses.class_weights import WeightScheme, class_weights
+from longtail.losses.contrast import Contrast, contrast
 from longtail.losses.cross_entropy import CrossEntropy, cross_entropy
 from longtail.losses.focal import Focal, SigmoidFocal, focal, rare_positive_bias, sigmoid_focal
 from longtail.losses.ldam import LDAM, ldam, ldam_margins
 from longtail.losses.logit_adjusted import LogitAdjusted, balanced_softmax, logit_adjusted
+from longtail.losses.paco import PaCoTerms, paco
+from longtail.losses.supcon import supervised_contrastive
 
 __all__ = [
     "LDAM",
+    "Contrast",
     "CrossEntropy",
     "Focal",
     "LabelLoss",
     "LogitAdjusted",
+    "PaCoTerms",
     "Reduction",
     "SigmoidFocal",
     "WeightScheme",
     "adjusted_cross_entropy",
     "balanced_softmax",
     "class_weights",
+    "contrast",
     "cross_entropy",
     "focal",
     "ldam",
     "ldam_margins",
     "logit_adjusted",
+    "paco",
     "rare_positive_bias",
     "sigmoid_focal",
+    "supervised_contrastive",
 ]

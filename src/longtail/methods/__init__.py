@@ -2,6 +2,7 @@
 
 from longtail.methods.decoupling import Decoupling
 from longtail.methods.method import Method, Setting
+from longtail.methods.paco import PaCo
 from longtail.methods.reslt import ResLT
 from longtail.methods.single_head import SingleHead
 
@@ -9,6 +10,7 @@ METHODS: dict[str, type[Method]] = {
     "single-head": SingleHead,
     "decoupling": Decoupling,
     "reslt": ResLT,
+    "paco": PaCo,
 }
 
 __all__ = ["METHODS", "Method", "Setting"]

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from longtail.core.errors import ConfigError
 from longtail.models.resnet_cifar import DEPTHS, CifarResNet
 
+SMALL_RESNET50 = "resnet50-small"  # 3x3 stem without pooling, for 32 pixels (SupCon, PaCo)
+
 
 @dataclass(frozen=True)
 class _Residual:
@@ -86,7 +88,8 @@ def build_backbone(name: str, *, pretrained: bool = False, width: int = 1) -> Ba
 
     Args:
         name: `resnet20/32/44/56` for small pictures (option-A shortcuts), `resnet10/50/101/152`
-            and `resnext50/101/152` as in the long-tail papers, or any timm name.
+            and `resnext50/101/152` as in the long-tail papers, `resnet50-small` for 32 pixels, or any
+            timm name.
         pretrained: Whether to load timm's published weights.
         width: Channel multiplier; CIFAR ResNets only.
 
@@ -104,6 +107,12 @@ def build_backbone(name: str, *, pretrained: bool = False, width: int = 1) -> Ba
     if name in IMAGENET_RESNETS and not pretrained:
         resnet = residual_network(name)
         return Backbone(resnet, resnet.num_features)
+    if name == SMALL_RESNET50 and not pretrained:
+        small: Any = residual_network("resnet50")
+        small.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        nn.init.kaiming_normal_(small.conv1.weight, mode="fan_out", nonlinearity="relu")
+        small.maxpool = nn.Identity()
+        return Backbone(small, small.num_features)
     return _timm_backbone(_timm_name(name), pretrained=pretrained)
 
 
@@ -125,7 +134,7 @@ def residual_network(
 
 def known_names() -> tuple[str, ...]:
     """Return our names; every timm name works as well."""
-    return (*DEPTHS, *IMAGENET_RESNETS)
+    return (*DEPTHS, *IMAGENET_RESNETS, SMALL_RESNET50)
 
 
 def _timm_name(name: str) -> str:

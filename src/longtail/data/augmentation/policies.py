@@ -86,6 +86,9 @@ POLICIES: dict[str, Policy] = {
     "sim": Policy((_JITTER, *_GREY_AND_BLUR, random_flip), _ALL),
     "randaugment": Policy((random_flip, _JITTER, randaugment), _ALL),
     "stacked-randaugment": Policy((random_flip, _JITTER, *_GREY_AND_BLUR, randaugment), _ALL),
+    "stacked-randaugment-3": Policy(
+        (random_flip, _JITTER, *_GREY_AND_BLUR, partial(randaugment, number=3)), _ALL
+    ),
     "crop-flip-randaugment": Policy((random_crop, random_flip, randaugment)),
     "crop-flip-randaugment-torchvision": Policy(
         (random_crop, random_flip, randaugment_torchvision)
