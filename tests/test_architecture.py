@@ -11,7 +11,7 @@ PACKAGE = Path(longtail.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # imports point down; folders of one row do not import each other
 ROWS = [["core"], ["data"], ["models"], ["losses", "adjust"], ["methods"], ["engine"], ["evaluation"],
-        ["recipes"], ["api"], ["report", "export", "repair"], ["cli"]]  # fmt: skip
+        ["recipes"], ["runs"], ["api"], ["report", "export", "repair"], ["cli"]]  # fmt: skip
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 CORE_MAY_IMPORT = {"torch", "numpy"}
 
@@ -92,6 +92,6 @@ def test_no_grab_bags():
 
 def test_public_names():
     assert longtail.__all__ == [
-        "ClassCounts", "LongtailError", "Manifest", "Predictions", "Protocol", "Run", "ShotGroups",
-        "__version__", "evaluate", "load", "train",
+        "ClassCounts", "LongtailError", "Manifest", "Predictions", "Protocol", "Question", "Run",
+        "ShotGroups", "__version__", "evaluate", "load", "train",
     ]  # fmt: skip

@@ -4,7 +4,7 @@ The pieces (losses, samplers, heads, metrics) are plain PyTorch and work in anyb
 `evaluate` and `load` do the rest.
 """
 
-from longtail.api import Run, evaluate, load, train
+from longtail.api import Question, Run, evaluate, load, train
 from longtail.core import ClassCounts, LongtailError, Manifest, Predictions, Protocol, ShotGroups
 
 __version__ = "0.1.0"
@@ -15,6 +15,7 @@ __all__ = [
     "Manifest",
     "Predictions",
     "Protocol",
+    "Question",
     "Run",
     "ShotGroups",
     "__version__",

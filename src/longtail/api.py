@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 from torch import nn
 
 from longtail.core import distributed
 from longtail.core.counts import ClassCounts
-from longtail.core.errors import ConfigError, DataError
+from longtail.core.errors import ConfigError
 from longtail.core.groups import ShotGroups
 from longtail.core.protocol import Protocol
 from longtail.core.rng import derive_seed
@@ -36,56 +34,24 @@ from longtail.evaluation import (
     micro_accuracy,
     predict_split,
     score,
-    summarise,
     write_predictions,
 )
-from longtail.evaluation.scores import headlines
+from longtail.evaluation.answer import Question, answer, find_pictures
 from longtail.methods import METHODS, Method, Setting
-from longtail.recipes import RunConfig, resolve, validate
+from longtail.recipes import RunConfig, resolve
+from longtail.runs import Run, record, write_summary
 
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder that was trained.
-
-    Attributes:
-        folder: Where everything is.
-        config: Fully resolved.
-    """
-
-    folder: RunFolder
-    config: RunConfig
-
-    @classmethod
-    def open(cls, path: Path) -> Run:
-        """Open a run folder.
-
-        Raises:
-            ConfigError: If it is none.
-        """
-        folder = RunFolder(path)
-        folder.require()
-        try:
-            raw = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{folder.config} cannot be read ({error}).") from error
-        return cls(folder, validate(raw, str(folder.config)))
-
-    def scores(self, split: str) -> dict[str, Any]:
-        """Return the scores on `split`.
-
-        Raises:
-            DataError: If the split was not evaluated yet.
-        """
-        path = self.folder.scores(split)
-        if not path.exists():
-            raise DataError(f"{path} does not exist: run longtail evaluate {self.folder.path}.")
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
-
-    def evaluated_splits(self) -> list[str]:
-        """Return the splits that have scores, test first."""
-        return [split for split in ("test", "val") if self.folder.scores(split).exists()]
+__all__ = [
+    "LoadedModel",
+    "Question",
+    "Run",
+    "default_folder",
+    "evaluate",
+    "load",
+    "record",
+    "train",
+    "write_summary",
+]
 
 
 @dataclass(frozen=True)
@@ -95,12 +61,40 @@ class LoadedModel:
     Attributes:
         method: In eval mode, on the device.
         card: Class names, counts, normalisation, size, corrections.
+        groups: Shot groups of the classes.
         device: Where it is.
     """
 
     method: Method
     card: ckpt.CheckpointCard
+    groups: ShotGroups
     device: torch.device
+
+    def predict(
+        self,
+        pictures: Path | str | Sequence[Path | str],
+        question: Question | None = None,
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> pd.DataFrame:
+        """Answer pictures without labels.
+
+        Args:
+            pictures: Files or folders.
+            question: How many classes, which prior, and the like.
+            progress: Called with the number of pictures that are done.
+
+        Returns:
+            One row per picture: path, class_1, probability_1, ..., group of the first class, error.
+
+        Raises:
+            DataError: If a folder holds no picture, or the prior does not fit.
+        """
+        sources = [pictures] if isinstance(pictures, Path | str) else list(pictures)
+        return answer(
+            self.method, self.card, self.groups, find_pictures([Path(p) for p in sources]),
+            question or Question(), device=self.device, progress=progress,
+        )  # fmt: skip
 
 
 def train(
@@ -240,52 +234,9 @@ def load(run: Path | str, *, device: str | None = None) -> LoadedModel:
     method = _build(opened.config, ClassCounts(card.class_counts, card.classes), pretrained=False)
     ckpt.load_weights(method, ckpt.read_weights(checkpoint), str(checkpoint))
     place = find_device(device)
-    return LoadedModel(method.to(place).eval(), card, place)
-
-
-def record(run: Run, split: str = "test") -> dict[str, Any]:
-    """Return the line of a results file: everything that is needed to believe and repeat a run."""
-    scores = run.scores(split)
-    lines = run.folder.read_metrics()
-    environment = json.loads(run.folder.environment.read_text(encoding="utf-8"))
-    seconds = sum(line["seconds"] for line in lines)
-    steps = [line for line in lines if "loss" in line]
-    stepping = sum(line["seconds"] for line in steps)
-    return {
-        "recipe": run.config.recipe,
-        "seed": run.config.training.seed,
-        "split": split,
-        "selection": scores["selection"],
-        **{name: round_or_none(value) for name, value in headlines(scores).items()},
-        "groups": scores["groups"],
-        "calibration_error": scores["calibration_error"]["overall"],
-        "epochs": lines[-1]["epochs_done"],
-        "final_loss": steps[-1]["loss"] if steps else None,
-        "training_seconds": round(seconds, 1),
-        "pictures_per_second": round(
-            sum(line["pictures_per_second"] * line["seconds"] for line in steps) / stepping, 1
-        )
-        if steps
-        else None,
-        "found": [line for line in lines if "loss" not in line],
-        "started_from": environment.get("started_from"),
-        "checkpoint_sha256": scores["checkpoint_sha256"],
-        "command": environment["command"],
-        "commit": environment["commit"],
-        "hardware": environment["hardware"],
-        "versions": environment["versions"],
-        "date": environment["started"],
-        "config": run.config.model_dump(mode="json"),
-    }
-
-
-def write_summary(runs: Sequence[Run], folder: Path) -> dict[str, Any]:
-    """Write `summary.json` over the seeds of one recipe and return its content."""
-    split = runs[0].evaluated_splits()[0]
-    summary = {"split": split} | summarise([run.scores(split) for run in runs])
-    with writing(folder / "summary.json") as file:
-        file.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    return summary
+    counts = ClassCounts(card.class_counts, card.classes)
+    groups = ShotGroups.from_counts(counts, opened.config.data.groups)
+    return LoadedModel(method.to(place).eval(), card, groups, place)
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -295,11 +246,6 @@ def default_folder(config: RunConfig) -> Path:
     while path.exists():
         path, number = Path("runs") / f"{stem}-{number}", number + 1
     return path
-
-
-def round_or_none(value: float | None) -> float | None:
-    """Round an accuracy to a hundredth of a percent."""
-    return None if value is None else round(value, 4)
 
 
 def _build(config: RunConfig, counts: ClassCounts, *, pretrained: bool | None = None) -> Method:

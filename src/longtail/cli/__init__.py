@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from longtail.cli import adjust, data, demo, evaluate, lists, report, train
+from longtail.cli import adjust, data, demo, evaluate, export, lists, predict, report, train
 from longtail.core import distributed
 from longtail.core.errors import LongtailError
 
@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("adjust")(adjust.adjust)
 app.command("methods")(lists.methods)

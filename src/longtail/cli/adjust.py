@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import torch
 import typer
 from rich.table import Table
 
 from longtail import api
 from longtail.adjust import Retraining
+from longtail.cli.prior import read_columns, read_prior
 from longtail.cli.show import console, percent
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError, DataError
@@ -124,7 +124,7 @@ def adjust(
         model: Model = read_run(sources[0], device=device)
     elif all(path.suffix in SUFFIXES for path in sources):
         model = read_tables(
-            sources, ClassCounts(*_columns(class_counts, "count")) if class_counts else None
+            sources, ClassCounts(*read_columns(class_counts, "count")) if class_counts else None
         )
     elif len(sources) == 1 and sources[0].suffix in CHECKPOINTS:
         if architecture is None or data is None:
@@ -141,7 +141,7 @@ def adjust(
         )
     evidence = model.evidence.with_corrections(tuple(trained_with or ()))
     how = Retraining(epochs=epochs or (5 if by == "lws" else 10))
-    request = Request(strength, _prior(prior, by, evidence.class_counts.names), how)
+    request = Request(strength, _wanted_prior(prior, by, evidence.class_counts.names), how)
     done = repair(evidence, by, request, rule=groups)
     described = done.describe() | {"sources": [str(path) for path in sources]}
     if oracle:
@@ -226,36 +226,14 @@ def _default_target(sources: list[Path], by: str) -> Path:
     return first.with_name(f"{first.stem}-{by}{first.suffix}")
 
 
-def _prior(text: str | None, by: str, names: tuple[str, ...]) -> torch.Tensor | None:
+def _wanted_prior(text: str | None, by: str, names: tuple[str, ...]) -> torch.Tensor | None:
     if by != "prior":
         if text is not None:
             raise ConfigError("--prior belongs to --by prior.")
         return None
     if text is None:
         raise ConfigError("--by prior needs --prior FILE, --prior uniform or --prior estimate.")
-    if text == "estimate":
-        return None
-    if text == "uniform":
-        return torch.full((len(names),), 1 / len(names))
-    shares, given = _columns(Path(text), "share")
-    if unknown := sorted(set(given) ^ set(names))[:5]:
-        raise DataError(f"{text} and the model name different classes: {', '.join(unknown)}.")
-    share = dict(zip(given, shares, strict=True))
-    values = torch.tensor([float(share[name]) for name in names], dtype=torch.float64)
-    if (values < 0).any() or not torch.isfinite(values).all() or values.sum() <= 0:
-        raise DataError(f"{text}: shares must be numbers of at least 0, not all of them 0.")
-    return (values / values.sum()).float()
-
-
-def _columns(path: Path, column: str) -> tuple[list[Any], tuple[str, ...]]:
-    """Read a CSV of `class` and `column`."""
-    try:
-        frame = pd.read_csv(path)
-        return frame[column].tolist(), tuple(str(name) for name in frame["class"])
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{path} must be a CSV with the columns class and {column} ({error})."
-        ) from error
+    return None if text == "estimate" else read_prior(text, names)
 
 
 def _lines(path: Path) -> tuple[str, ...]:

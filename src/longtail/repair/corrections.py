@@ -159,7 +159,7 @@ def deployed(evidence: Evidence, request: Request) -> Corrected:
     if len(prior) != len(counts):
         raise ConfigError(f"The prior has {len(prior)} entries for {len(counts)} classes.")
     # a class that is ruled out gets a large negative logit: infinities break averages downstream
-    ratio = (prior / assumed).clamp_min(1e-12).log()
+    ratio = (prior / assumed).clamp_min(1e-30).log()
     facts["assumed"] = "every class alike" if evidence.corrections else "training counts"
     return Corrected(
         offset=ratio,

@@ -1,0 +1,33 @@
+"""`longtail export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longtail.cli.show import console
+from longtail.export import FORMATS, export_run
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File of the model.")] = None,
+) -> None:
+    """Write the model for use elsewhere, load it back, and compare it with the run.
+
+    A difference of more than 1e-4 in a logit is an error. A model card is written beside the file.
+
+    Examples:
+
+      longtail export runs/my-run --format onnx
+
+      longtail export runs/my-run --format timm --out classifier.safetensors
+    """
+    done = export_run(run, form, out)
+    for text in (
+        f"written: {done.path}",
+        f"model card: {done.card}",
+        f"largest difference of a logit to the run: {done.difference:.1e} ({done.pictures})",
+    ):
+        console().print(text, markup=False, highlight=False)

@@ -1,0 +1,197 @@
+"""The formats: how each is written, and how it is loaded back as a function of pictures."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from longtail import api
+from longtail.core.counts import ClassCounts
+from longtail.core.errors import ConfigError
+from longtail.core.groups import ShotGroups
+from longtail.methods import METHODS, Setting
+from longtail.models.backbones import IMAGENET_RESNETS
+from longtail.models.resnet_cifar import DEPTHS
+from longtail.recipes import validate
+
+OPSET = 18
+NEEDS = "pip install 'longtail[export]'"
+
+
+@dataclass(frozen=True)
+class About:
+    """What travels inside a file.
+
+    Attributes:
+        facts: Texts: class names, size, normalisation, configuration.
+        backbone: Name of the backbone.
+        num_classes: C.
+        image_size: Side in pixels.
+        mean: Of pixels in 0..1.
+        std: Likewise.
+    """
+
+    facts: Mapping[str, str]
+    backbone: str
+    num_classes: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, run: api.Run, model: api.LoadedModel) -> About:
+        """Describe a model."""
+        card = model.card
+        facts = {
+            "classes": json.dumps(card.classes),
+            "class_counts": json.dumps(card.class_counts),
+            "corrections": json.dumps(card.corrections),
+            "image_size": str(card.image_size),
+            "input": "RGB pictures in 0..1, [batch, 3, size, size]; normalisation is inside",
+            "mean": json.dumps(card.mean),
+            "std": json.dumps(card.std),
+            "weights_sha256": card.weights_sha256,
+            "config": json.dumps(run.config.model_dump(mode="json")),
+        }
+        return cls(
+            facts, str(run.config.model.backbone), len(card.classes), card.image_size, card.mean,
+            card.std,
+        )  # fmt: skip
+
+
+Write = Callable[[nn.Module, About, Path], None]
+Read = Callable[[Path, About], Callable[[Tensor], Tensor]]
+
+
+def write_onnx(predictor: nn.Module, about: About, file: Path) -> None:
+    """Write ONNX of opset 18 with a dynamic batch."""
+    onnx, _ = _package("onnx"), _package("onnxscript")
+    pictures = torch.rand(2, 3, about.image_size, about.image_size)
+    program = torch.onnx.export(
+        predictor, (pictures,), dynamo=True, opset_version=OPSET, verbose=False,
+        input_names=["pictures"], output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )  # fmt: skip
+    assert program is not None, "the dynamo exporter returns a program"
+    model = program.model_proto
+    onnx.helper.set_model_props(model, dict(about.facts))
+    file.write_bytes(model.SerializeToString())
+
+
+def read_onnx(file: Path, about: About) -> Callable[[Tensor], Tensor]:
+    """Load ONNX with onnxruntime."""
+    runtime = _package("onnxruntime")
+    session = runtime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
+    stored = session.get_modelmeta().custom_metadata_map
+    assert stored["classes"] == about.facts["classes"], "class names travel inside"
+    return lambda pictures: torch.from_numpy(session.run(None, {"pictures": pictures.numpy()})[0])
+
+
+def write_torch_export(predictor: nn.Module, about: About, file: Path) -> None:
+    """Write a program of torch.export with a dynamic batch."""
+    pictures = torch.rand(2, 3, about.image_size, about.image_size)
+    program = torch.export.export(
+        predictor, (pictures,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    with file.open("wb") as stream:
+        torch.export.save(program, stream, extra_files=dict(about.facts))
+
+
+def read_torch_export(file: Path, about: About) -> Callable[[Tensor], Tensor]:
+    """Load a program of torch.export."""
+    extra = {"classes": ""}
+    with file.open("rb") as stream:
+        program = torch.export.load(stream, extra_files=extra)
+    assert extra["classes"] == about.facts["classes"], "class names travel inside"
+    module: Any = program.module()
+    return _without_gradient(module)
+
+
+def write_safetensors(predictor: nn.Module, about: About, file: Path) -> None:
+    """Write all weights of the method; the header says how to build it."""
+    method: Any = predictor.method
+    weights = {name: value.contiguous() for name, value in method.state_dict().items()}
+    safetensors.torch.save_file(weights, file, metadata=dict(about.facts))
+
+
+def read_safetensors(file: Path, about: About) -> Callable[[Tensor], Tensor]:
+    """Build the method that the header describes and load the weights."""
+    with safetensors.safe_open(file, framework="pt") as opened:
+        facts = opened.metadata()
+        weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    config = validate(json.loads(facts["config"]), str(file))
+    counts = ClassCounts(json.loads(facts["class_counts"]), json.loads(facts["classes"]))
+    model = config.model.model_copy(update={"pretrained": False})
+    setting = Setting(
+        counts, ShotGroups.from_counts(counts, config.data.groups), config.training.epochs,
+        model.build, model.build_experts,
+    )  # fmt: skip
+    kind: Any = METHODS[config.method_name]
+    method = kind(config.method, setting)
+    method.load_state_dict(weights)
+    method.eval()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (about.mean, about.std))
+    return _without_gradient(lambda pictures: method.predict((pictures - mean) / std))
+
+
+def write_timm(predictor: nn.Module, about: About, file: Path) -> None:
+    """Write weights that `timm.create_model(name, checkpoint_path=...)` loads."""
+    method: Any = predictor.method
+    name = _timm_name(about.backbone)
+    head = getattr(method, "head", None)
+    if not isinstance(head, nn.Linear) or hasattr(method, "scales"):
+        raise ConfigError(
+            "timm has a backbone and one linear layer; this method predicts with more. Export it as "
+            "onnx, torch-export or safetensors."
+        )
+    network: Any = timm.create_model(name, num_classes=about.num_classes)
+    place = network.default_cfg["classifier"]
+    weights = dict(method.backbone.network.state_dict())
+    weights |= {f"{place}.{key}": value for key, value in head.state_dict().items()}
+    plain = {key: value.contiguous() for key, value in weights.items()}
+    safetensors.torch.save_file(plain, file, metadata={**about.facts, "architecture": name})
+
+
+def read_timm(file: Path, about: About) -> Callable[[Tensor], Tensor]:
+    """Load the weights with timm."""
+    network: Any = timm.create_model(_timm_name(about.backbone), num_classes=about.num_classes)
+    network.load_state_dict(safetensors.torch.load_file(file))
+    network.eval()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (about.mean, about.std))
+    return _without_gradient(lambda pictures: network((pictures - mean) / std))
+
+
+def _timm_name(backbone: str) -> str:
+    if backbone in IMAGENET_RESNETS:
+        known = IMAGENET_RESNETS[backbone].timm_name
+        backbone = known or backbone
+    if backbone in DEPTHS or not timm.is_model(backbone.split(".")[0]):
+        raise ConfigError(
+            f"timm has no network {backbone}; export it as onnx, torch-export or safetensors."
+        )
+    return backbone
+
+
+def _without_gradient(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def call(pictures: Tensor) -> Tensor:
+        with torch.no_grad():
+            return function(pictures)
+
+    return call
+
+
+def _package(name: str) -> Any:  # noqa: ANN401 - a module
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"The format onnx needs the package {name}: {NEEDS}") from error

@@ -1,0 +1,111 @@
+"""Run folders that were trained, and the lines of results files that are made from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from longtail.core.errors import ConfigError, DataError
+from longtail.engine.run_folder import RunFolder, writing
+from longtail.evaluation import summarise
+from longtail.evaluation.scores import headlines
+from longtail.recipes import RunConfig, validate
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that was trained.
+
+    Attributes:
+        folder: Where everything is.
+        config: Fully resolved.
+    """
+
+    folder: RunFolder
+    config: RunConfig
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open a run folder.
+
+        Raises:
+            ConfigError: If it is none.
+        """
+        folder = RunFolder(path)
+        folder.require()
+        try:
+            raw = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"{folder.config} cannot be read ({error}).") from error
+        return cls(folder, validate(raw, str(folder.config)))
+
+    def scores(self, split: str) -> dict[str, Any]:
+        """Return the scores on `split`.
+
+        Raises:
+            DataError: If the split was not evaluated yet.
+        """
+        path = self.folder.scores(split)
+        if not path.exists():
+            raise DataError(f"{path} does not exist: run longtail evaluate {self.folder.path}.")
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+
+    def evaluated_splits(self) -> list[str]:
+        """Return the splits that have scores, test first."""
+        return [split for split in ("test", "val") if self.folder.scores(split).exists()]
+
+
+def record(run: Run, split: str = "test") -> dict[str, Any]:
+    """Return the line of a results file: everything that is needed to believe and repeat a run."""
+    scores = run.scores(split)
+    lines = run.folder.read_metrics()
+    environment = json.loads(run.folder.environment.read_text(encoding="utf-8"))
+    seconds = sum(line["seconds"] for line in lines)
+    steps = [line for line in lines if "loss" in line]
+    stepping = sum(line["seconds"] for line in steps)
+    return {
+        "recipe": run.config.recipe,
+        "seed": run.config.training.seed,
+        "split": split,
+        "selection": scores["selection"],
+        **{name: round_or_none(value) for name, value in headlines(scores).items()},
+        "groups": scores["groups"],
+        "calibration_error": scores["calibration_error"]["overall"],
+        "epochs": lines[-1]["epochs_done"],
+        "final_loss": steps[-1]["loss"] if steps else None,
+        "training_seconds": round(seconds, 1),
+        "pictures_per_second": round(
+            sum(line["pictures_per_second"] * line["seconds"] for line in steps) / stepping, 1
+        )
+        if steps
+        else None,
+        "found": [line for line in lines if "loss" not in line],
+        "started_from": environment.get("started_from"),
+        "checkpoint_sha256": scores["checkpoint_sha256"],
+        "command": environment["command"],
+        "commit": environment["commit"],
+        "hardware": environment["hardware"],
+        "versions": environment["versions"],
+        "date": environment["started"],
+        "config": run.config.model_dump(mode="json"),
+    }
+
+
+def write_summary(runs: Sequence[Run], folder: Path) -> dict[str, Any]:
+    """Write `summary.json` over the seeds of one recipe and return its content."""
+    split = runs[0].evaluated_splits()[0]
+    summary = {"split": split} | summarise([run.scores(split) for run in runs])
+    with writing(folder / "summary.json") as file:
+        file.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def round_or_none(value: float | None) -> float | None:
+    """Round an accuracy to a hundredth of a percent."""
+    return None if value is None else round(value, 4)

@@ -1,0 +1,232 @@
+"""Taking a model into use: `longtail predict` and `longtail export`."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import safetensors
+import timm
+import torch
+from PIL import Image
+
+import longtail
+from longtail import api
+from longtail.cli import main
+from longtail.core.errors import LongtailError
+from longtail.export import FORMATS, export_run
+from longtail.export import export as exporting
+
+NAMES = ("ant", "bee", "cow")
+
+
+def call(monkeypatch, *line, stdin=""):
+    monkeypatch.setattr(sys, "argv", ["longtail", *map(str, line)])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code or 0
+
+
+def pictures(root, sizes=(20, 8, 5), side=32):
+    for label, size in enumerate(sizes):
+        for number in range(size):
+            generator = np.random.default_rng([label, number])
+            pixels = generator.integers(0, 100, (side, side, 3))
+            pixels[..., label] += 130
+            path = root / NAMES[label] / f"{number:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pictures(tmp_path_factory.mktemp("use") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    """Runs of several methods and backbones on the folder."""
+    made = {}
+    for name, more in {
+        "plain": ["loss=cross-entropy", "backbone=resnet20"],
+        "timm": ["loss=cross-entropy", "backbone=resnet10t"],
+        "balanced": ["backbone=resnet20"],
+        "reslt": ["method=reslt", "backbone=resnet20"],
+        "tau": ["method=decoupling", "classifier=tau", "backbone=resnet20"],
+        "ncm": ["method=decoupling", "classifier=ncm", "backbone=resnet20"],
+        "paco": ["method=paco", "backbone=resnet20", "queue=16"],
+    }.items():
+        line = [*more, "epochs=2", "batch_size=8", "precision=fp32", "learning_rate=0.02"]
+        made[name] = api.train(str(folder), line, out=folder.parent / name, device="cpu")
+    return made
+
+
+# --- predict -----------------------------------------------------------------------------------
+
+
+def test_answers_are_those_of_the_evaluation(runs, folder):
+    run = runs["plain"]
+    model = longtail.load(run.folder.path, device="cpu")
+    answers = model.predict(folder, longtail.Question(top=3))
+    assert list(answers.columns) == [
+        "path", "class_1", "probability_1", "class_2", "probability_2", "class_3", "probability_3",
+        "group", "error",
+    ]  # fmt: skip
+    assert len(answers) == 33
+    sums = answers[["probability_1", "probability_2", "probability_3"]].sum(axis=1)
+    np.testing.assert_allclose(sums, 1, atol=1e-4)
+    assert answers["error"].isna().all()
+    # the same answers as in the stored predictions of the test split
+    stored = longtail.evaluation.read_predictions(run.folder.predictions("test"))
+    by_class = dict.fromkeys(NAMES, 0)
+    for label in stored.predicted():
+        by_class[stored.classes[label]] += 1
+    assert sum(by_class.values()) == len(stored.ids)
+    groups = dict(zip(model.card.classes, map(model.groups.name_of, range(3)), strict=True))
+    assert [groups[name] for name in answers["class_1"]] == answers["group"].tolist()
+
+
+def test_any_batch_size_gives_the_same_answers(runs, folder):
+    model = longtail.load(runs["plain"].folder.path, device="cpu")
+    whole = model.predict(folder, longtail.Question(batch_size=33))
+    single = model.predict(folder, longtail.Question(batch_size=1, workers=1))
+    assert whole["class_1"].equals(single["class_1"])
+    np.testing.assert_allclose(whole["probability_1"], single["probability_1"], atol=2e-5)
+
+
+def test_broken_pictures_are_rows_with_their_error(runs, folder, tmp_path, monkeypatch, capsys):
+    good = folder / "ant" / "00.png"
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    line = ["predict", runs["plain"].folder.path, tmp_path / "broken.jpg", good, tmp_path / "gone.png",
+            tmp_path / "empty.png", "--out", tmp_path / "answers.csv"]  # fmt: skip
+    assert call(monkeypatch, *line, "--batch-size", "2") == 0
+    assert "3 of them could not be read" in capsys.readouterr().out
+    answers = pd.read_csv(tmp_path / "answers.csv")
+    assert answers["error"].isna().tolist() == [False, True, False, False]
+    assert answers["class_1"].isna().tolist() == [True, False, True, True]
+    assert "not a picture" in answers["error"][0]
+    assert "does not exist" in answers["error"][2]
+
+
+def test_formats_and_standard_input(runs, folder, tmp_path, monkeypatch, capsys):
+    run = runs["plain"].folder.path
+    for suffix, read in (
+        ("csv", pd.read_csv),
+        ("parquet", pd.read_parquet),
+        ("jsonl", lambda path: pd.read_json(path, lines=True)),
+    ):
+        out = tmp_path / f"a.{suffix}"
+        assert call(monkeypatch, "predict", run, folder, "--out", out, "--top", "2") == 0
+        table = read(out)
+        assert len(table) == 33
+        assert "class_3" not in table
+    capsys.readouterr()
+    paths = f"{folder / 'ant' / '00.png'}\n{folder / 'bee' / '01.png'}\n\n"
+    assert call(monkeypatch, "predict", run, "-", stdin=paths) == 0
+    printed = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert printed["path"].tolist() == paths.split()
+    for line, message in (
+        ([run, folder, "--out", tmp_path / "a.xlsx"], "must end in"),
+        ([run, "-"], "No picture was named"),
+        ([tmp_path, folder], "is no run folder"),
+        ([run, tmp_path / "nothing"], None),
+    ):
+        (tmp_path / "nothing").mkdir(exist_ok=True)
+        assert call(monkeypatch, "predict", *line) == 2
+        said = capsys.readouterr().err
+        assert message is None or message in said
+
+
+def test_another_prior_and_the_mirror(runs, folder, tmp_path):
+    model = longtail.load(runs["plain"].folder.path, device="cpu")
+    plain = model.predict(folder, longtail.Question(top=3))
+    # the training prior itself changes nothing
+    counts = torch.tensor(model.card.class_counts, dtype=torch.float64)
+    same = model.predict(folder, longtail.Question(top=3, prior=counts / counts.sum()))
+    np.testing.assert_allclose(same["probability_1"], plain["probability_1"], atol=2e-5)
+    only = model.predict(folder, longtail.Question(top=1, prior=torch.tensor([0.0, 0.0, 1.0])))
+    assert set(only["class_1"]) == {"cow"}
+    # a corrected model takes classes as alike already
+    balanced = longtail.load(runs["balanced"].folder.path, device="cpu")
+    uniform = longtail.Question(prior=torch.full((3,), 1 / 3))
+    pd.testing.assert_frame_equal(balanced.predict(folder), balanced.predict(folder, uniform))
+    picture = folder / "ant" / "00.png"
+    with Image.open(picture) as opened:
+        opened.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.png")
+    mean = longtail.Question(mirror=True)
+    one, other = (
+        model.predict(p, mean)["probability_1"][0] for p in (picture, tmp_path / "mirrored.png")
+    )
+    assert one == pytest.approx(other, abs=2e-5)
+    with pytest.raises(LongtailError, match="2 entries for 3 classes"):
+        model.predict(folder, longtail.Question(prior=torch.tensor([0.5, 0.5])))
+
+
+# --- export ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch-export", "safetensors"])
+@pytest.mark.parametrize("name", ["plain", "reslt", "tau", "ncm", "paco"])
+def test_every_method_exports(name, form, runs, tmp_path):
+    suffix = FORMATS[form][0]
+    done = export_run(runs[name].folder.path, form, tmp_path / f"m{suffix}")
+    assert done.difference <= 1e-4
+    assert done.path.stat().st_size > 10_000
+    card = done.card.read_text()
+    scores = runs[name].scores("test")
+    assert f"{100 * scores['macro_accuracy']:.1f}" in card
+    assert "ant, bee, cow" in card
+
+
+def test_onnx_answers_alone(runs, folder, tmp_path):
+    """What a user does with the file: no longtail, pixels divided by 255."""
+    done = export_run(runs["plain"].folder.path, "onnx", tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+    facts = session.get_modelmeta().custom_metadata_map
+    classes, size = json.loads(facts["classes"]), int(facts["image_size"])
+    files = sorted(folder.rglob("*.png"))[::4]
+    pixels = np.stack(
+        [np.asarray(Image.open(f).convert("RGB").resize((size, size))) for f in files]
+    )
+    (logits,) = session.run(
+        None, {"pictures": pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255}
+    )
+    answers = longtail.load(runs["plain"].folder.path, device="cpu").predict(files)
+    assert [classes[i] for i in logits.argmax(1)] == answers["class_1"].tolist()
+
+
+def test_timm_loads_its_weights(runs, tmp_path):
+    done = export_run(runs["timm"].folder.path, "timm", tmp_path / "m.safetensors")
+    network = timm.create_model("resnet10t", num_classes=3, checkpoint_path=str(done.path)).eval()
+    model = longtail.load(runs["timm"].folder.path, device="cpu")
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(network(images), model.method.predict(images))
+    with safetensors.safe_open(done.path, framework="pt") as file:
+        assert json.loads(file.metadata()["classes"]) == list(NAMES)
+        assert file.metadata()["architecture"] == "resnet10t"
+
+
+def test_what_cannot_be_exported(runs, tmp_path, monkeypatch, capsys):
+    run = runs["plain"].folder.path
+    for line, message in (
+        ([run, "--format", "xml"], "must be one of onnx"),
+        ([run, "--format", "timm"], "timm has no network resnet20"),
+        ([run, "--out", tmp_path / "m.bin"], "ending in .onnx"),
+        ([tmp_path], "is no run folder"),
+    ):
+        assert call(monkeypatch, "export", *line) == 2
+        assert message in capsys.readouterr().err
+    assert call(monkeypatch, "export", run, "--format", "safetensors") == 0
+    assert call(monkeypatch, "export", run, "--format", "safetensors") == 2
+    assert "exists already" in capsys.readouterr().err
+    # a file that answers otherwise is not kept
+    monkeypatch.setattr(exporting, "compare", lambda *parts: 0.5)
+    with pytest.raises(LongtailError, match="differs from the run by"):
+        export_run(run, "onnx", tmp_path / "wrong.onnx")
+    assert not list(tmp_path.glob("*wrong*"))
