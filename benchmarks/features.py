@@ -72,7 +72,7 @@ def generate(split: str, counts: ClassCounts) -> tuple[torch.Tensor, torch.Tenso
     features = torch.empty(len(labels), WIDTH)
     for rows in torch.split(torch.arange(len(labels)), 8192):
         noise = torch.randn(len(rows), WIDTH, generator=generator)
-        features[rows] = (0.18 * centres[labels[rows]] + noise).relu_()
+        features[rows] = (0.05 * centres[labels[rows]] + noise).relu_()
     return features, labels
 
 
