@@ -95,7 +95,7 @@ def figure(found: list[dict[str, Any]], path: Path) -> None:
         if line["seed"] == 0:
             pairs = sorted(zip(line["class_counts"], line["norms"], strict=True))
             mean = sum(line["norms"]) / len(line["norms"])
-            axes.plot([n for n, _ in pairs], [value / mean for _, value in pairs],
+            axes.plot([n for n, _ in pairs], [value / mean for _, value in pairs], ".",
                       label=f"{line['classifier']} (rank correlation {line['spearman']:.2f})")  # fmt: skip
     axes.set(xscale="log", xlabel="training pictures of the class",
              ylabel="norm of its row / mean norm", title="CIFAR-100-LT, ratio 100, seed 0")  # fmt: skip

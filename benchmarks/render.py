@@ -1,6 +1,8 @@
-"""Render the tables of the README from the records under results/; numbers are never typed.
+"""Render the tables of the README and the notes from the records under results/.
 
-python benchmarks/render.py           # rewrite the README
+Numbers are never typed.
+
+python benchmarks/render.py           # rewrite the pages
 python benchmarks/render.py --check   # fail if it is not up to date
 """
 
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "notes-on-results.md")
 
 
 def records(name: str) -> list[dict[str, Any]]:
@@ -83,33 +85,116 @@ def mean_and_deviation(values: list[float]) -> str:
     return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
+def decoupling_table(name: str) -> str:
+    """Return every classifier on every representation, mean and deviation over seeds."""
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in records(name):
+        folder = re.search(r"--out (\S+)", line["command"])
+        assert folder is not None, "every command names its folder"
+        parts = folder[1].split("/")
+        # stage 1 was trained into runs/<sampler>, everything else into .../<sampler>/<row>
+        sampler, row = (parts[-1], "joint") if len(parts) == 2 else (parts[-2], parts[-1])
+        rows.setdefault((sampler, row), []).append(line)
+    table = [
+        "| representation | classifier | seeds | all | many | medium | few |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (sampler, row), lines in rows.items():
+        cells = [mean_and_deviation([100 * line[key] for line in lines])
+                 for key in ("accuracy", "many", "medium", "few")]  # fmt: skip
+        table.append(f"| {sampler} | {row} | {len(lines)} | {' | '.join(cells)} |")
+    return "\n".join(table)
+
+
+def norms_table(name: str) -> str:
+    """Return the rank correlation of the classifier's norms with the class counts."""
+    table = ["| classifier | rank correlation, seed by seed |", "|---|---|"]
+    by_classifier: dict[str, list[float]] = {}
+    for line in records(name):
+        by_classifier.setdefault(line["classifier"], []).append(line["spearman"])
+    for classifier, values in by_classifier.items():
+        table.append(f"| {classifier} | {', '.join(f'{value:.2f}' for value in values)} |")
+    return "\n".join(table)
+
+
+def features_table(name: str) -> str:
+    """Return the newest record of corrections on features."""
+    record = records(name)[-1]
+    table = [
+        "| correction | seconds | limit | peak memory | published procedure | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for line in record["lines"]:
+        table.append(
+            f"| {line['correction']} | {line['seconds']:.1f} | {line['target_seconds']} | "
+            f"{line['peak_memory_gb']:.1f} GB | {line['published_pictures']:,} pictures, "
+            f"{line['published_seconds'] / 3600:.1f} hours | {line['ratio']:,.0f} |"
+        )
+    hardware = record["hardware"]
+    table += [
+        "",
+        f"ResNeXt-50 passes {record['backbone_pictures_per_second']:.0f} pictures of 224 pixels a second "
+        f"forward here ({hardware['cpu']}, {hardware['cpu_cores']} cores, torch "
+        f"{record['versions']['torch']}).",
+    ]
+    return "\n".join(table)
+
+
+def cost_table(name: str) -> str:
+    """Return the newest record of ResLT's cost."""
+    table = [
+        "| | parameters | FLOPs a picture | inference, ratio | training, ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for line in records(name)[-1]["lines"]:
+        cells = [
+            f"{line[kind]['ratio']:.2f} ({line[kind]['spread'][0]:.2f} to {line[kind]['spread'][1]:.2f})"
+            for kind in ("inference", "training")
+        ]
+        table.append(
+            f"| {line['row']} | {line['parameters']:,} | {line['inference_flops'] / 1e6:.1f} M | "
+            f"{cells[0]} | {cells[1]} |"
+        )
+    return "\n".join(table)
+
+
 TABLES = {
     "cifar100-lt-40-epochs": lambda: accuracy_table("cifar100-lt-40-epochs.jsonl"),
     "speed": lambda: speed_table("speed.jsonl"),
+    "decoupling": lambda: decoupling_table("decoupling-40-epochs.jsonl"),
+    "decoupling-norms": lambda: norms_table("decoupling-norms.jsonl"),
+    "features": lambda: features_table("features.jsonl"),
+    "reslt-cost": lambda: cost_table("reslt-cost.jsonl"),
 }
 
 
 def rendered(text: str) -> str:
     """Return `text` with every marked table rendered anew."""
-    for name, make in TABLES.items():
-        pattern = rf"(<!-- table {name} -->\n).*?(<!-- end of table -->)"
-        text, found = re.subn(
-            pattern, lambda m, make=make: m[1] + make() + "\n" + m[2], text, flags=re.DOTALL
-        )
-        if found != 1:
-            raise SystemExit(f"README.md must have the table {name} once, but has it {found} times")
-    return text
+
+    def render(found: re.Match[str]) -> str:
+        if found[2] not in TABLES:
+            raise SystemExit(f"There is no table {found[2]}; there are {', '.join(TABLES)}.")
+        return f"{found[1]}{TABLES[found[2]]()}\n{found[3]}"
+
+    pattern = r"(<!-- table (\S+) -->\n).*?(<!-- end of table -->)"
+    return re.sub(pattern, render, text, flags=re.DOTALL)
 
 
 def main() -> None:
-    """Rewrite or check the README."""
+    """Rewrite or check the pages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
-    text = README.read_text(encoding="utf-8")
-    made = rendered(text)
-    if parser.parse_args().check:
-        sys.exit(0 if made == text else "README.md is not up to date: run benchmarks/render.py")
-    README.write_text(made, encoding="utf-8")
+    check = parser.parse_args().check
+    pages = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    shown = re.findall(r"<!-- table (\S+) -->", "".join(pages.values()))
+    if sorted(shown) != sorted(TABLES):
+        raise SystemExit(f"Every table must be shown once; shown are {', '.join(shown)}.")
+    for page, text in pages.items():
+        made = rendered(text)
+        if check and made != text:
+            sys.exit(f"{page.name} is not up to date: run benchmarks/render.py")
+        if not check:
+            page.write_text(made, encoding="utf-8")
 
 
 if __name__ == "__main__":
