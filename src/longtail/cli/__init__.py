@@ -7,7 +7,18 @@ import sys
 import typer
 from rich.console import Console
 
-from longtail.cli import adjust, data, demo, evaluate, export, lists, predict, report, train
+from longtail.cli import (
+    adjust,
+    data,
+    demo,
+    evaluate,
+    export,
+    lists,
+    predict,
+    report,
+    reproduce,
+    train,
+)
 from longtail.core import distributed
 from longtail.core.errors import LongtailError
 
@@ -25,6 +36,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("report")(report.report)
+app.command("reproduce")(reproduce.reproduce)
 app.command("adjust")(adjust.adjust)
 app.command("methods")(lists.methods)
 app.command("recipes")(lists.recipes)

@@ -1,0 +1,85 @@
+"""Which records belong to a row: those whose resolved configuration is the row's, seeds aside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longtail.core.errors import ConfigError
+from longtail.recipes import RunConfig, validate
+
+# what may differ between a row and its record without being another experiment
+ASIDE = {"seed": 0, "workers": 1, "checkpoint_every": 1}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A record that belongs to a row.
+
+    Attributes:
+        line: The record.
+        file: Where it lies.
+    """
+
+    line: dict[str, Any]
+    file: str
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.line["seed"])
+
+
+def find_evidence(config: RunConfig, files: Sequence[Path]) -> list[Evidence]:
+    """Return the newest record of every seed that has the configuration `config`, by seed.
+
+    Args:
+        config: Of a row.
+        files: Results files, JSON lines; lines that are no training are passed over.
+    """
+    wanted = _identity(config)
+    found: dict[int, Evidence] = {}
+    for file in files:
+        for line in read_lines(file):
+            if "config" not in line or line.get("split") != "test":
+                continue
+            try:
+                recorded = validate(line["config"], str(file))
+            except ConfigError:
+                continue  # of another version, whose options are no more
+            if _identity(recorded) == wanted:
+                evidence = Evidence(line, file.name)
+                found[evidence.seed] = evidence
+    return [found[seed] for seed in sorted(found)]
+
+
+def read_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a results file.
+
+    Raises:
+        ConfigError: If it is no file of JSON lines.
+    """
+    try:
+        for text in file.read_text(encoding="utf-8").splitlines():
+            if text:
+                yield json.loads(text)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f"{file} is no results file of JSON lines ({error}).") from error
+
+
+def _identity(config: RunConfig) -> dict[str, Any]:
+    """Return what makes an experiment: everything but names, places and the seed."""
+    plain = config.model_copy(
+        update={
+            "recipe": "",
+            "description": "",
+            "start": None,
+            "training": config.training.model_copy(update=ASIDE),
+        }
+    ).model_dump(mode="json")
+    for place in ("root", "lists", "path", "download"):
+        plain["data"].pop(place, None)
+    return plain

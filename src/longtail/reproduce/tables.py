@@ -1,0 +1,87 @@
+"""A table of a paper is a small file: rows of recipe, overrides, and what the paper prints."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from longtail.core.errors import ConfigError
+from longtail.data.options import Options
+from longtail.recipes import RunConfig, resolve
+
+FOLDER = Path(__file__).parent / "tables"
+# profile -> overrides; `full` is the paper's schedule, `short` a fifth or less of it, of the same shape
+PROFILES: dict[str, tuple[str, ...]] = {"full": (), "short": ("training.epochs=40",)}
+Profile = Literal["full", "short"]
+
+
+class Row(Options):
+    """One line of a table."""
+
+    name: str = Field(description="as the paper calls it")
+    recipe: str
+    overrides: tuple[str, ...] = Field((), description="key=value on top of the recipe")
+    paper: float | None = Field(None, ge=0, le=100, description="overall accuracy in %")
+    source: str = Field("", description="where the number is printed, if not the table's source")
+    start: str | None = Field(
+        None, alias="from", description="name of the row whose first stage is taken"
+    )
+
+    def config(self, profile: str) -> RunConfig:
+        """Return the configuration of the row, without its start."""
+        return resolve(self.recipe, [*PROFILES[profile], *self.overrides])
+
+
+class PaperTable(Options):
+    """A table of a paper, or a set of claims."""
+
+    title: str
+    source: str = Field(description="paper, table, and how it selects its numbers")
+    note: str = Field("", description="what a reader must know to compare")
+    rows: tuple[Row, ...]
+
+    @model_validator(mode="after")
+    def _rows_are_named(self) -> PaperTable:
+        names = [row.name for row in self.rows]
+        if len(set(names)) != len(names):
+            raise ValueError("two rows have the same name")
+        for place, row in enumerate(self.rows):
+            if row.start is not None and row.start not in names[:place]:
+                raise ValueError(
+                    f"row {row.name!r} starts from {row.start!r}, which is no row above"
+                )
+        return self
+
+
+def table_names() -> list[str]:
+    """Return the names of the shipped tables, sorted."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def read_table(name: str) -> PaperTable:
+    """Read a shipped table, or a YAML file.
+
+    Raises:
+        ConfigError: If there is none, or it is wrong.
+    """
+    own = Path(name).expanduser()
+    file = own if own.suffix in (".yaml", ".yml") else FOLDER / f"{name}.yaml"
+    if not file.is_file():
+        near = difflib.get_close_matches(name, table_names(), n=3, cutoff=0.4)
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise ConfigError(f"There is no table {name!r}.{hint} Shipped: {', '.join(table_names())}.")
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return PaperTable.model_validate(raw)
+    except ValidationError as error:
+        lines = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise ConfigError(f"{file} is no table: {lines}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read as YAML ({error}).") from error

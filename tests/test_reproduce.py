@@ -1,0 +1,138 @@
+"""`longtail reproduce`: tables of papers, from small files and records."""
+
+import json
+import sys
+
+import pytest
+
+from longtail import api
+from longtail.cli import main
+from longtail.core.errors import ConfigError
+from longtail.reproduce import find_evidence, read_table, render, table_names
+
+TABLE = """
+title: digits
+source: nobody
+note: for a test
+rows:
+  - {name: plain, recipe: digits-lt/cross-entropy, overrides: ["training.batch_size=16"], paper: 50}
+  - {name: tau, recipe: digits-lt/tau-normalisation, overrides: ["training.batch_size=16"], from: plain}
+  - {name: never, recipe: digits-lt/ldam}
+"""
+
+
+def call(monkeypatch, *line):
+    monkeypatch.setattr(sys, "argv", ["longtail", "reproduce", *map(str, line)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code or 0
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_every_row_of_a_shipped_table_is_a_valid_recipe(name):
+    table = read_table(name)
+    assert len(table.rows) >= 4
+    for row in table.rows:
+        for profile in ("full", "short"):
+            config = row.config(profile)
+            assert config.data.name == "cifar100"
+        assert config.training.epochs == 40
+    text = render(table, "full", [])
+    assert text.count("not measured") == len(table.rows)
+
+
+def test_numbers_of_the_papers():
+    rows = {row.name: row.paper for row in read_table("reslt-table-5").rows}
+    assert rows["ResLT, ratio 100"] == 45.34
+    assert rows["ResLT three experts, ratio 10"] == 63.73
+    assert {row.name: row.paper for row in read_table("paco-table-6").rows}[
+        "PaCo, ratio 50"
+    ] == 56.0
+
+
+def test_rows_train_once_and_are_rendered_from_records(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.yaml").write_text(TABLE)
+    monkeypatch.setitem(
+        sys.modules["longtail.reproduce.tables"].PROFILES, "short", ("training.epochs=2",)
+    )
+    line = ["t.yaml", "--profile", "short", "--seeds", "2", "--only", "plain", "--only", "tau",
+            "--device", "cpu"]  # fmt: skip
+    assert call(monkeypatch, *line, "--page", "t.md") == 0
+    records = [
+        json.loads(text)
+        for text in (tmp_path / "results/reproduce-t.jsonl").read_text().splitlines()
+    ]
+    assert [(r["recipe"], r["seed"]) for r in records] == [
+        ("digits-lt/cross-entropy", 0), ("digits-lt/cross-entropy", 1),
+        ("digits-lt/tau-normalisation", 0), ("digits-lt/tau-normalisation", 1),
+    ]  # fmt: skip
+    assert records[2]["started_from"]["weights_sha256"] == records[0]["checkpoint_sha256"]
+    page = (tmp_path / "t.md").read_text()
+    mean = 50 * (records[0]["accuracy"] + records[1]["accuracy"])
+    assert f"| plain | 50 | {mean:.1f} ± " in page
+    assert "| never | - | not measured |" in page
+    assert "no difference is printed" in page
+    # once more: nothing is left to train
+    assert call(monkeypatch, *line) == 0
+    assert len((tmp_path / "results/reproduce-t.jsonl").read_text().splitlines()) == 4
+    # a lost record of a finished run is made again without training
+    (tmp_path / "results/reproduce-t.jsonl").unlink()
+    before = (tmp_path / "runs/reproduce/t/short/plain/seed-0/metrics.jsonl").read_text()
+    assert call(monkeypatch, *line) == 0
+    assert (tmp_path / "runs/reproduce/t/short/plain/seed-0/metrics.jsonl").read_text() == before
+    capsys.readouterr()
+
+
+def test_only_the_same_configuration_is_evidence(tmp_path):
+    run = api.train("digits-lt/cross-entropy", ["epochs=1"], out=tmp_path / "run", device="cpu")
+    file = tmp_path / "r.jsonl"
+    file.write_text(json.dumps(api.record(run)) + "\n" + json.dumps({"lines": []}) + "\n")
+    same = run.config.model_copy(update={"recipe": "another name"})
+    assert [evidence.seed for evidence in find_evidence(same, [file])] == [0]
+    for change in ({"epochs": 2}, {"learning_rate": 0.2}):
+        training = run.config.training.model_copy(update=change)
+        assert find_evidence(run.config.model_copy(update={"training": training}), [file]) == []
+    seeded = run.config.training.model_copy(update={"seed": 7, "workers": 9})
+    assert len(find_evidence(run.config.model_copy(update={"training": seeded}), [file])) == 1
+
+
+def test_full_schedules_print_a_difference(tmp_path):
+    text = render(read_table("reslt-table-9"), "full", [])
+    assert "| row | paper | ours | difference |" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "title: x\nsource: y\nrows: [{name: a, recipe: r}, {name: a, recipe: r}]",
+            "the same name",
+        ),
+        ("title: x\nsource: y\nrows: [{name: a, recipe: r, from: b}]", "no row above"),
+        ("title: x\nrows: []", "source: Field required"),
+        ("- 1", "valid dictionary"),
+        ("{", "cannot be read as YAML"),
+    ],
+)
+def test_wrong_tables(text, message, tmp_path):
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_table(str(tmp_path / "t.yaml"))
+
+
+def test_wrong_commands(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for line, message in (
+        (["reslt-table-55"], "Did you mean reslt-table-5"),
+        (["reslt-table-5", "--profile", "huge"], "must be one of full, short"),
+        (["reslt-table-5", "--only", "x"], "has no row x"),
+    ):
+        assert call(monkeypatch, *line) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/bad.jsonl").write_text("{")
+    assert call(monkeypatch, "reslt-table-5", "--show") == 2
+    assert "no results file" in capsys.readouterr().err
+    assert call(monkeypatch) == 0
+    assert "paco-table-6" in capsys.readouterr().out
