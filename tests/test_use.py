@@ -59,6 +59,7 @@ def runs(folder):
         "reslt": ["method=reslt", "backbone=resnet20"],
         "tau": ["method=decoupling", "classifier=tau", "backbone=resnet20"],
         "ncm": ["method=decoupling", "classifier=ncm", "backbone=resnet20"],
+        "do": ["method=do", "backbone=resnet20"],
         "paco": ["method=paco", "backbone=resnet20", "queue=16"],
     }.items():
         line = [*more, "epochs=2", "batch_size=8", "precision=fp32", "learning_rate=0.02"]
@@ -172,7 +173,7 @@ def test_another_prior_and_the_mirror(runs, folder, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch-export", "safetensors"])
-@pytest.mark.parametrize("name", ["plain", "reslt", "tau", "ncm", "paco"])
+@pytest.mark.parametrize("name", ["plain", "reslt", "tau", "ncm", "paco", "do"])
 def test_every_method_exports(name, form, runs, tmp_path):
     suffix = FORMATS[form][0]
     done = export_run(runs[name].folder.path, form, tmp_path / f"m{suffix}")

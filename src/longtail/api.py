@@ -263,6 +263,7 @@ def _build(config: RunConfig, counts: ClassCounts, *, pretrained: bool | None = 
         training.batch_size,
         training.weight_decay,
         training.seed,
+        training.learning_rate,
     )
     with seeded(derive_seed(training.seed, "initialisation")):
         kind: Any = METHODS[config.method_name]

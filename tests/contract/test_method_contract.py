@@ -56,6 +56,10 @@ VARIANTS |= {
     "paco multi-task": ("paco", {"objective": "multi-task", "queue": 32}),
     "paco last bottleneck": ("paco", {"train": "last-bottleneck", "queue": 32}),
 }
+VARIANTS |= {
+    "do instance": ("do", {"mixture": "instance", "classifier": "allotted", "restart": "zero"}),
+    "do target": ("do", {"compensation": "target", "mixture": "average-logits"}),
+}
 VARIANTS |= {f"{name}, defaults": (name, {}) for name in METHODS}
 
 
@@ -119,6 +123,19 @@ ALTERNATIVES = {
         "mixing.name": ({"mixing": "mixup"}, {"mixing": "cutmix"}),
         "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
         "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
+    },
+    "do": {
+        "second": ({}, {"second": 1.0}),
+        "second_rate": ({}, {"second_rate": 1.0}),
+        "rho": ({}, {"rho": 0.9}),
+        "release": ({}, {"release": (0.5, 0.6)}),
+        "compensation": ({}, {"compensation": "target"}),
+        "sampling": ({}, {"sampling": "uniform"}),
+        "importance": ({}, {"importance": "random"}),
+        "restart": ({}, {"restart": "zero"}),
+        "classifier": ({}, {"classifier": "allotted"}),
+        "mixture": ({}, {"mixture": "instance"}),
+        "objective": ({"mixture": "instance"}, {"mixture": "instance", "objective": "dot"}),
     },
     "paco": {
         "objective": ({}, {"objective": "supcon"}),

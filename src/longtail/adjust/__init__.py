@@ -1,5 +1,6 @@
 """Repair a trained model after the fact: functions of weights, features and logits."""
 
+from longtail.adjust.mixture import group_weights, instance_weights, mix, simplex_grid
 from longtail.adjust.nearest_class_mean import NearestClassMean, nearest_class_mean
 from longtail.adjust.prior_shift import estimate_prior, logit_adjust, shift_prior
 from longtail.adjust.retrain import (
@@ -18,12 +19,16 @@ __all__ = [
     "TauCurve",
     "estimate_prior",
     "fit_temperature",
+    "group_weights",
+    "instance_weights",
     "learn_scales",
     "logit_adjust",
+    "mix",
     "nearest_class_mean",
     "retrain_classifier",
     "scaled_learning_rate",
     "shift_prior",
+    "simplex_grid",
     "tau_curve",
     "tau_normalize",
 ]

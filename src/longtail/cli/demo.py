@@ -22,13 +22,13 @@ from longtail.report.view import RunView
 BENCHMARK = "digits-lt"
 FIRST = "cross-entropy"
 ON_ITS_REPRESENTATION = ("crt", "tau-normalisation")
-OTHERS = ("balanced-softmax", "reslt", "paco")
+OTHERS = ("balanced-softmax", "reslt", "paco", "do")
 
 
 def demo(
     out: Annotated[Path | None, typer.Option(help="Folder for the runs.")] = None,
 ) -> None:
-    """Train six methods on long-tailed digits, in about a minute on a CPU, and compare them.
+    """Train seven methods on long-tailed digits, in about a minute on a CPU, and compare them.
 
     Needs no network: the pictures are scikit-learn's handwritten digits, cut so that the most
     frequent digit has 120 training pictures and the rarest 3.

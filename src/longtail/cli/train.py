@@ -167,9 +167,8 @@ def _show(results: dict[str, list[api.Run]], folder: Path, source: str) -> None:
     first = next(run for runs in results.values() for run in runs)
     out.print(f"run folder: {folder}", markup=False, highlight=False)
     out.print(f"look at it: longtail report {folder}", markup=False, highlight=False)
-    out.print(
-        f"repair it: longtail adjust {first.folder.path} --by tau", markup=False, highlight=False
-    )
+    use = f"take it into use: longtail predict {first.folder.path} PICTURES"
+    out.print(use, markup=False, highlight=False)
     seed = max(run.config.training.seed for runs in results.values() for run in runs) + 1
     again = f"once more with another seed: longtail train {source} seed={seed}"
     out.print(again, markup=False, highlight=False)

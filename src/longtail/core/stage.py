@@ -23,14 +23,16 @@ class Sampling:
             independently with replacement.
         draws_per_class: Consecutive draws of a class in the published class-balanced cycle.
         beta: Of effective-number sampling, in [0, 1).
+        weights: Of the classes, for the name `weights`: any class probability up to a factor.
         switch_epoch: If set, epochs before it are drawn instance-balanced (deferred re-sampling).
     """
 
-    name: SamplerName = "instance"
+    name: SamplerName | Literal["weights"] = "instance"
     form: Literal["published", "multinomial"] = "published"
     draws_per_class: int = 4
     beta: float = 0.9999
     switch_epoch: int | None = None
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

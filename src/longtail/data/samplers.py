@@ -11,6 +11,7 @@ anywhere, and P processes together see the same global order as one.
     progressive       p_c = (1 - t) n_c / N + t / C, t = e / (T-1)   Decoupling; the paper writes e / T,
                       the released code reaches exactly class-balanced in the last epoch, as we do
     effective-number  p_c proportional to n_c (1 - beta) / (1 - beta^n_c)   Cui et al. 2019; CE-DRS
+    weights           p_c proportional to given weights
     group-preferred   p_c proportional to rho inside a group, 1 - rho outside: `group_preferred`
 """
 
@@ -47,7 +48,9 @@ def class_probability(
         share = epoch / (epochs - 1) if epochs > 1 else 1.0
         mixed: NDArray[np.float64] = (1 - share) * n / n.sum() + share / len(n)
         return mixed
-    if name == "effective-number":
+    if name == "weights":
+        weight = np.array(sampling.weights, dtype=np.float64)
+    elif name == "effective-number":
         # a class is drawn with the total weight of its pictures, each of them 1 / E(n)
         weight = n * (1 - sampling.beta) / (1 - sampling.beta**n)
     else:

@@ -163,9 +163,11 @@ class Trainer:
             everything=True,  # class means of a share of the pictures would differ by process
         )
         labels = torch.from_numpy(data.manifest.labels.copy())
-        facts = self.method.fit(
-            stage, ((x, labels[rows].to(self.device)) for x, rows in batches), split
-        )
+        seed = derive_seed(self.config.seed, "fit", self._at.stage)
+        with seeded(seed):  # a stage may draw fresh weights
+            facts = self.method.fit(
+                stage, ((x, labels[rows].to(self.device)) for x, rows in batches), split
+            )
         line = {
             "stage": stage.name,
             "epochs_done": self._at.epochs_done,

@@ -2,6 +2,12 @@
 
 from longtail.losses.adjusted_softmax import LabelLoss, Reduction, adjusted_cross_entropy
 from longtail.losses.class_weights import WeightScheme, class_weights
+from longtail.losses.compensation import (
+    Reading,
+    compensated_cross_entropy,
+    preference,
+    reversed_prior,
+)
 from longtail.losses.contrast import Contrast, contrast
 from longtail.losses.cross_entropy import CrossEntropy, cross_entropy
 from longtail.losses.focal import Focal, SigmoidFocal, focal, rare_positive_bias, sigmoid_focal
@@ -18,12 +24,14 @@ __all__ = [
     "LabelLoss",
     "LogitAdjusted",
     "PaCoTerms",
+    "Reading",
     "Reduction",
     "SigmoidFocal",
     "WeightScheme",
     "adjusted_cross_entropy",
     "balanced_softmax",
     "class_weights",
+    "compensated_cross_entropy",
     "contrast",
     "cross_entropy",
     "focal",
@@ -31,7 +39,9 @@ __all__ = [
     "ldam_margins",
     "logit_adjusted",
     "paco",
+    "preference",
     "rare_positive_bias",
+    "reversed_prior",
     "sigmoid_focal",
     "supervised_contrastive",
 ]

@@ -1,6 +1,7 @@
 """One paper, one file; and the table of all methods."""
 
 from longtail.methods.decoupling import Decoupling
+from longtail.methods.do import DO
 from longtail.methods.method import Method, Setting
 from longtail.methods.paco import PaCo
 from longtail.methods.reslt import ResLT
@@ -11,6 +12,7 @@ METHODS: dict[str, type[Method]] = {
     "decoupling": Decoupling,
     "reslt": ResLT,
     "paco": PaCo,
+    "do": DO,
 }
 
 __all__ = ["METHODS", "Method", "Setting"]

@@ -33,6 +33,7 @@ class Setting:
         build_experts: Makes a network of so many experts on a shared trunk.
         batch_size: Pictures of one optimiser step, for linear scaling of learning rates.
         weight_decay: Of the training configuration.
+        learning_rate: Likewise.
         seed: Of the run, for what a method draws outside the steps.
     """
 
@@ -44,6 +45,7 @@ class Setting:
     batch_size: int = 128
     weight_decay: float = 5e-4
     seed: int = 0
+    learning_rate: float = 0.1
 
 
 class Method(nn.Module):
