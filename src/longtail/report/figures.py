@@ -202,7 +202,7 @@ def row_norms(norms: NDArray[np.float64], counts: ClassCounts, groups: ShotGroup
             axes.plot(n[mask], norms[mask], "o", color=COLOURS[group], markersize=4, alpha=0.8,
                       markeredgewidth=0, label=f"{group} shot")  # fmt: skip
     axes.set(xscale="log", xlabel="training pictures of the class", ylabel="norm of its row")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * float(norms.max()))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.legend()
     return figure
