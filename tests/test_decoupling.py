@@ -3,6 +3,7 @@
 Facts 1 to 7, 20, 21 and 23 are in test_samplers and test_core, 8, 9, 14, 16, 17 and 18 in test_adjust.
 """
 
+import shutil
 import sys
 
 import pytest
@@ -320,6 +321,18 @@ def test_a_run_starts_from_the_first_stage_of_another(representation, tmp_path):
     assert api.load(second.folder.path).card.corrections == (
         "classifier trained again class-balanced",
     )
+
+
+def test_a_begun_run_goes_on_without_the_run_that_it_started_from(representation, tmp_path):
+    shutil.copytree(representation.folder.path, tmp_path / "joint")
+    start = [*SHORT, f"from={tmp_path / 'joint'}"]
+    whole = api.train("digits-lt/crt", start, out=tmp_path / "crt", device="cpu")
+    end = ckpt.finished(whole.folder.checkpoints)
+    expected = ckpt.read_weights(end)
+    shutil.rmtree(end)
+    shutil.rmtree(tmp_path / "joint")
+    again = api.train("digits-lt/crt", start, out=tmp_path / "crt", device="cpu", resume=True)
+    assert tiny.equal(ckpt.read_weights(ckpt.finished(again.folder.checkpoints)), expected)
 
 
 def test_a_run_without_steps_is_recorded(representation, tmp_path):

@@ -153,7 +153,8 @@ def train(
     )
     trainer.check()
     facts = {}
-    if config.start is not None:
+    begun = resume and ckpt.newest(folder.checkpoints) is not None
+    if config.start is not None and not begun:
         first = read_first_stage(Path(config.start).expanduser(), config.training.seed, card)
         trainer.start_from(first.weights, first.card.epochs_done, str(first.checkpoint))
         facts["started_from"] = {

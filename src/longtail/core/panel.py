@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 
@@ -38,3 +39,22 @@ def measured_mean(values: Tensor) -> float | None:
     """Return the mean of `values` [N] without the NaNs, or None if nothing is measured."""
     measured = values[~values.isnan()]
     return float(measured.mean()) if len(measured) else None
+
+
+def class_accuracy(answered: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> Tensor:
+    """Return the accuracy of several classifiers on every class, float64 [R, C]; NaN if not tested.
+
+    Args:
+        answered: Batches of answers int64 [R, B], a row per classifier, and labels int64 [B].
+        num_classes: C.
+    """
+    seen = torch.zeros(num_classes, dtype=torch.int64)
+    hits: Tensor | None = None
+    for answers, labels in answered:
+        known = labels.cpu()
+        rows = [torch.bincount(known[row == known], minlength=num_classes) for row in answers.cpu()]
+        counted = torch.stack(rows)
+        hits = counted if hits is None else hits + counted
+        seen += torch.bincount(known, minlength=num_classes)
+    assert hits is not None, "there is at least one batch"
+    return hits.double() / torch.where(seen > 0, seen, torch.nan)

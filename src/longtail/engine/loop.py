@@ -393,7 +393,7 @@ class Trainer:
                 f"{found} was trained with method {card.method} on {len(card.classes)} classes, not "
                 f"with {self.card.method} on {len(self.card.classes)}; it cannot be continued."
             )
-        lines = int(state.pop("lines"))
+        lines = int(state.pop("lines", card.epochs_done))
         if distributed.is_main():
             self.folder.keep_metrics(lines)
         distributed.barrier()
@@ -404,7 +404,7 @@ class Trainer:
             card.epochs_done,
             lines,
             -1.0 if ended else float(state.pop("best")),
-            state.pop("selected"),
+            state.pop("selected", None),
             0 if ended else int(state.pop("since_best")),
         )
         weights = ckpt.read_weights(found)

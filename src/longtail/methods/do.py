@@ -50,7 +50,7 @@ from longtail.adjust import instance_weights, mix
 from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.groups import GROUP_NAMES, ShotGroups
-from longtail.core.panel import Panel, measured_mean
+from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.stage import Sampling, Stage, epochs_of
 from longtail.data.options import Options
 from longtail.losses import (
@@ -292,16 +292,12 @@ class DO(Method):
     def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
         """Return the accuracy of every sub-model and of the mixture, by preferred group."""
         count, classes = self.preferred.shape
-        hits = torch.zeros(count + 1, classes, dtype=torch.int64)
-        seen = torch.zeros(classes, dtype=torch.int64)
-        for images, labels in batches:
-            known = labels.cpu()
-            seen += torch.bincount(known, minlength=classes)
-            said = [*self.answers(images).argmax(dim=2).cpu().T]
-            said.append(self.predict(images).argmax(dim=1).cpu())
-            for row, answer in enumerate(said):
-                hits[row] += torch.bincount(known[answer == known], minlength=classes)
-        accuracy = hits.double() / torch.where(seen > 0, seen, torch.nan)
+
+        def answers(images: Tensor) -> Tensor:
+            mixed = self.predict(images).argmax(dim=1)
+            return torch.cat([self.answers(images).argmax(dim=2).T, mixed[None]])
+
+        accuracy = class_accuracy(((answers(x), y) for x, y in batches), classes)
         groups = self.preferred.cpu()
         names = [*(f"sub-model {t + 1}" for t in range(count)), self.config.mixture]
         panel = Panel(

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.counts import ClassCounts
 from longtail.core.groups import ShotGroups
-from longtail.core.panel import Panel, measured_mean
+from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.stage import Stage
 from longtail.data.options import Options
 from longtail.losses import cross_entropy
@@ -187,15 +187,12 @@ class ResLT(Method):
     def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
         """Return the accuracy of each branch alone beside their sum, and the shares of the loss."""
         branches = len(self.masks)
-        hits = torch.zeros(branches + 1, len(self.group_of), dtype=torch.int64)
-        seen = torch.zeros(len(self.group_of), dtype=torch.int64)
-        for images, labels in batches:
-            apart, known = self.branch_logits(images), labels.cpu()
-            answers = [*apart.argmax(dim=2).cpu(), self.predict(images).argmax(dim=1).cpu()]
-            seen += torch.bincount(known, minlength=len(seen))
-            for row, answer in enumerate(answers):
-                hits[row] += torch.bincount(known[answer == known], minlength=len(seen))
-        accuracy = hits.double() / torch.where(seen > 0, seen, torch.nan)
+
+        def answers(images: Tensor) -> Tensor:
+            summed = self.predict(images).argmax(dim=1)
+            return torch.cat([self.branch_logits(images).argmax(dim=2), summed[None]])
+
+        accuracy = class_accuracy(((answers(x), y) for x, y in batches), len(self.group_of))
         groups = [self.group_of.cpu() == g for g in range(branches)]
         alone = Panel(
             title="Branches alone and summed",
