@@ -51,12 +51,11 @@ def test_1_every_weight_has_one_group_and_sizes_are_exact():
     assert sum(allotment.groups_of(name).numel() for name in allotment.names) == 467_632
     generator = torch.Generator().manual_seed(0)
     for stage, share in ((1, 0.5), (2, 0.8)):
-        base = allotment.sizes()[stage]
         importance = {
             name: torch.rand(allotment.groups_of(name).shape, generator=generator)
             for name in allotment.names
         }
-        allotment.prune(stage, importance, share, base)
+        allotment.prune(stage, importance, share)
         allotment.settle(stage)
         allotment.begin(stage + 1, None)
     allotment.settle(3)
@@ -74,7 +73,6 @@ def staged(seed=0):
         optimizer = torch.optim.SGD(
             allotment.network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1
         )
-        base = allotment.sizes()[stage]
         for step in range(3):
             allotment.train()
             loss = F.cross_entropy(allotment(images, stage), torch.arange(6) % 5)
@@ -83,9 +81,7 @@ def staged(seed=0):
             optimizer.step()
             if share is not None and step == 1:
                 live = dict(allotment.network.named_parameters())
-                allotment.prune(
-                    stage, {n: live[n].detach().abs() for n in allotment.names}, share, base
-                )
+                allotment.prune(stage, {n: live[n].detach().abs() for n in allotment.names}, share)
         allotment.eval()
         with torch.no_grad():
             trained = allotment(images, stage)
@@ -216,7 +212,7 @@ def test_9_schedule():
 def test_10_ties_do_not_release_more():
     allotment = Allotment(torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False)), 2)
     importance = {"0.weight": torch.tensor([[0.187025, 0.091134], [0.011689, 0.091134]])}
-    allotment.prune(1, importance, 0.5, 4)
+    allotment.prune(1, importance, 0.5)
     assert allotment.groups_of("0.weight").tolist() == [[1, 0], [0, 1]]
     assert allotment.sizes() == [2, 2, 0]
 
@@ -230,7 +226,7 @@ def test_12_released_weights_stay_released_and_are_zero():
             n: torch.rand(allotment.groups_of(n).shape, generator=generator)
             for n in allotment.names
         }
-        allotment.prune(1, noise, release_schedule(step, 30, 0.6), base)
+        allotment.prune(1, noise, release_schedule(step, 30, 0.6))
         kept = torch.cat([allotment.groups_of(name).flatten() for name in allotment.names])
         if before is not None:
             assert not ((before == 0) & (kept == 1)).any()
@@ -245,9 +241,7 @@ def test_13_values_of_released_weights():
         allotment = Allotment(network(), 2)
         images = tiny.images(4)
         live = dict(allotment.network.named_parameters())
-        allotment.prune(
-            1, {n: live[n].detach().abs() for n in allotment.names}, 0.5, allotment.sizes()[1]
-        )
+        allotment.prune(1, {n: live[n].detach().abs() for n in allotment.names}, 0.5)
         allotment.settle(1)
         allotment.begin(2, dict(network(3).named_parameters()) if fresh else None)
         allotment.eval()

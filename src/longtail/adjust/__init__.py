@@ -2,7 +2,13 @@
 
 from longtail.adjust.mixture import group_weights, instance_weights, mix, simplex_grid
 from longtail.adjust.nearest_class_mean import NearestClassMean, nearest_class_mean
-from longtail.adjust.prior_shift import estimate_prior, logit_adjust, shift_prior
+from longtail.adjust.prior_shift import (
+    assumed_prior,
+    deployment_shift,
+    estimate_prior,
+    logit_adjust,
+    shift_prior,
+)
 from longtail.adjust.retrain import (
     Retraining,
     learn_scales,
@@ -17,6 +23,8 @@ __all__ = [
     "NearestClassMean",
     "Retraining",
     "TauCurve",
+    "assumed_prior",
+    "deployment_shift",
     "estimate_prior",
     "fit_temperature",
     "group_weights",

@@ -15,6 +15,8 @@ from torch import Tensor
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import DataError
 
+SMALLEST = 1e-30  # share of a class that is ruled out
+
 
 def logit_adjust(logits: Tensor, class_counts: ClassCounts, tau: float = 1.0) -> Tensor:
     """Return z - tau log pi.
@@ -48,6 +50,32 @@ def shift_prior(logits: Tensor, trained: Tensor, deployed: Tensor) -> Tensor:
         if (prior < 0).any() or not torch.isclose(prior.sum(), prior.new_ones(()), atol=1e-4):
             raise DataError(f"The {name} prior must be at least 0 and sum to 1.")
     return logits + (deployed.to(logits) / trained.to(logits)).log()
+
+
+def deployment_shift(class_counts: ClassCounts, deployed: Tensor, *, balanced: bool) -> Tensor:
+    """Return what to add to the logits of a model for another class distribution, [C].
+
+    Args:
+        class_counts: Training pictures of the C classes.
+        deployed: Class distribution in use, [C]; any positive factor is divided out.
+        balanced: Whether training or adjustment has corrected for the class counts, so that the model
+            answers as if all classes were alike.
+
+    Raises:
+        DataError: If the distribution has another number of classes.
+    """
+    if len(deployed) != len(class_counts):
+        raise DataError(f"The prior has {len(deployed)} entries for {len(class_counts)} classes.")
+    assumed = assumed_prior(class_counts, balanced=balanced)
+    # infinities of classes that are ruled out would break averages downstream
+    wanted = deployed.double().clamp_min(SMALLEST)
+    return shift_prior(torch.zeros(1, len(assumed)), assumed, wanted / wanted.sum())[0]
+
+
+def assumed_prior(class_counts: ClassCounts, *, balanced: bool) -> Tensor:
+    """Return the class distribution that a model assumes, float64 [C]: alike if it is balanced."""
+    prior = class_counts.prior(torch.float64)
+    return torch.full_like(prior, 1 / len(prior)) if balanced else prior
 
 
 def estimate_prior(

@@ -13,11 +13,12 @@ from rich.table import Table
 from longtail import api
 from longtail.adjust import Retraining
 from longtail.cli.prior import read_columns, read_prior
-from longtail.cli.show import console, percent
+from longtail.cli.show import console
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.groups import GroupRule
 from longtail.engine.run_folder import writing
+from longtail.evaluation.scores import percent
 from longtail.recipes import resolve
 from longtail.repair import (
     CORRECTIONS,
@@ -32,6 +33,7 @@ from longtail.repair.checkpoints import CheckpointModel
 from longtail.repair.repair import tau_oracle
 from longtail.repair.runs import RunModel
 from longtail.repair.tables import SUFFIXES, Tables
+from longtail.report.text import with_interval
 
 NOTE = "adjustment.json"
 NEEDS_PICTURES = (
@@ -205,18 +207,11 @@ def _table(done: Repair) -> Table:
         table.add_column(column, justify="left" if column == "classes" else "right")
     for name, row in scores["groups"].items():
         cells = [
-            _cell(row[key], signed=key == "difference") for key in ("before", "after", "difference")
+            with_interval(row[key], signed=key == "difference")
+            for key in ("before", "after", "difference")
         ]
         table.add_row(f"{name} ({row['classes']})", *cells)
     return table
-
-
-def _cell(entry: dict[str, Any], *, signed: bool) -> str:
-    if entry["value"] is None:
-        return "-"
-    low, high = entry["interval"]
-    sign = "+" if signed else ""
-    return f"{100 * entry['value']:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
 
 
 def _default_target(sources: list[Path], by: str) -> Path:

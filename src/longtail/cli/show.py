@@ -12,7 +12,7 @@ from rich.table import Table
 
 from longtail.core.groups import GROUP_NAMES
 from longtail.data.config import Progress as DataProgress
-from longtail.evaluation.scores import HEADLINES, headlines
+from longtail.evaluation.scores import HEADLINES, headlines, percent
 
 COLUMNS = ("micro", "macro", "worst class", "many", "medium", "few")
 
@@ -73,11 +73,6 @@ def comparison_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
             cells.append(percent(summary[key]["mean"]) + spread)
         table.add_row(label, *cells)
     return table
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction as percent with one digit, `-` if it is undefined."""
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 @contextmanager

@@ -15,15 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from longtail.adjust import shift_prior
+from longtail.adjust import deployment_shift
+from longtail.core.counts import ClassCounts
 from longtail.core.errors import DataError
 from longtail.core.groups import ShotGroups
 from longtail.data.augmentation import normalise
 from longtail.data.decode import PICTURE_SUFFIXES, BadPictureError
 from longtail.data.pictures import FilePictures
 from longtail.engine.checkpoint import CheckpointCard
-
-SMALLEST_PRIOR = 1e-30  # of a class that is ruled out: infinities break averages downstream
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,10 @@ def answer(
         DataError: If the prior does not fit the classes.
     """
     top = min(question.top, len(card.classes))
-    log_shift = _log_shift(card, question.prior)
+    log_shift = None
+    if question.prior is not None:
+        counts = ClassCounts(card.class_counts, card.classes)
+        log_shift = deployment_shift(counts, question.prior, balanced=bool(card.corrections))
     rows: list[dict[str, Any]] = []
     for batch, pixels in _decoded(paths, card.image_size, question):
         readable = [p for p in pixels if not isinstance(p, str)]
@@ -143,21 +145,6 @@ def _probabilities(
                 logits = logits + log_shift.to(device)
             total = total + logits.softmax(dim=1) / len(views)
     return total.cpu()
-
-
-def _log_shift(card: CheckpointCard, prior: Tensor | None) -> Tensor | None:
-    """Return what is added to the logits for another class distribution, [C]."""
-    if prior is None:
-        return None
-    counts = torch.tensor(card.class_counts, dtype=torch.float64)
-    # a model that was corrected for the imbalance answers as if classes were alike
-    assumed = (
-        torch.full_like(counts, 1 / len(counts)) if card.corrections else counts / counts.sum()
-    )
-    if len(prior) != len(counts):
-        raise DataError(f"The prior has {len(prior)} entries for {len(counts)} classes.")
-    wanted = prior.double().clamp_min(SMALLEST_PRIOR)
-    return shift_prior(torch.zeros(1, len(counts)), assumed, wanted / wanted.sum())[0]
 
 
 def _decoded(

@@ -13,10 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.rng import numpy_generator
 
 DRAWS = 1000
 DRAWS_AT_ONCE = 50
+
+
+def group_masks(groups: ShotGroups) -> dict[str, NDArray[np.bool_]]:
+    """Return bool [C] for all classes and for each shot group."""
+    masks = {"all": np.ones(len(groups.assignment), dtype=bool)}
+    return masks | {name: groups.mask(name).numpy() for name in GROUP_NAMES}
 
 
 def paired_intervals(

@@ -92,6 +92,11 @@ def score(
     }
 
 
+def percent(value: float | None) -> str:
+    """Return a fraction in percent with one digit, `-` if it is undefined."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
 def headlines(scores: dict[str, Any]) -> dict[str, float | None]:
     """Return micro, macro, worst class and the three groups of one score file."""
     flat = {name: scores[name] for name in HEADLINES[:3]}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from longtail import api
 from longtail.core.groups import GROUP_NAMES, RULE_TEXT
+from longtail.evaluation.scores import percent
 
 LIMITS = """\
 - It knows the classes below and answers with one of them whatever the picture shows.
@@ -54,23 +55,19 @@ def model_card(
             "",
             "| | accuracy in % |",
             "|---|---|",
-            f"| averaged over pictures (micro) | {_percent(scores['accuracy'])} |",
-            f"| averaged over classes (macro) | {_percent(scores['macro_accuracy'])} |",
-            f"| worst class ({scores['worst_class']}) | {_percent(scores['worst_class_accuracy'])} |",
+            f"| averaged over pictures (micro) | {percent(scores['accuracy'])} |",
+            f"| averaged over classes (macro) | {percent(scores['macro_accuracy'])} |",
+            f"| worst class ({scores['worst_class']}) | {percent(scores['worst_class_accuracy'])} |",
             *(
                 f"| {name} shot, {scores['groups'][name]['classes']} classes | "
-                f"{_percent(scores['groups'][name]['accuracy'])} |"
+                f"{percent(scores['groups'][name]['accuracy'])} |"
                 for name in GROUP_NAMES
             ),
             "",
-            f"Expected calibration error {_percent(scores['calibration_error']['overall'])} %.",
+            f"Expected calibration error {percent(scores['calibration_error']['overall'])} %.",
             "",
         ]
     prior = "classes that are alike" if card.corrections else "the class distribution of training"
     lines += ["## Limits", "", LIMITS.format(prior=prior), "", "## Classes", ""]
     lines.append(", ".join(card.classes) + ".")
     return "\n".join(lines) + "\n"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"

@@ -26,7 +26,7 @@ Where paper and published code disagree, and what happens here:
 - Fine-tuning more than the classifier (table 1) was not released. Here the classifier is drawn anew in
   all four rows, `last-block` is the last group of layers, and the factor 0.1 is for everything.
 Without augmentation and with stage2_bn=eval the features of stage 2 are constant: they are computed
-once, and crt and lws take seconds.
+once, in one pass of the backbone.
 """
 
 from __future__ import annotations

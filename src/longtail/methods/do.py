@@ -53,6 +53,7 @@ from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.stage import Sampling, Stage, epochs_of
 from longtail.data.options import Options
+from longtail.data.samplers import group_preferred
 from longtail.losses import (
     Reading,
     compensated_cross_entropy,
@@ -175,8 +176,8 @@ class DO(Method):
             return Sampling(name="reversed")
         if self.config.sampling == "uniform":
             return Sampling(name="weights", weights=(1.0,) * self.preferred.shape[1])
-        weights = preference(self.preferred[t], self.config.rho)
-        return Sampling(name="weights", weights=tuple(float(w) for w in weights))
+        weights = group_preferred(self.preferred[t].cpu().numpy(), self.config.rho)
+        return Sampling(name="weights", weights=tuple(weights.tolist()))
 
     def _second_rate(self) -> float:
         return self.config.second_rate * self.setting.learning_rate
@@ -205,13 +206,8 @@ class DO(Method):
     def _release(self, batch: Batch, t: int, at: Position) -> None:
         """Release weights along eq. 4, by the importance for the preferred classes so far."""
         self._measure(batch, t, at)
-        sizes = self.allotment.sizes()
-        # what the stage began with: its weights and those that it has released so far
-        base = sizes[t + 1] + sizes[0]
-        steps = self._steps_per_epoch()
-        share = release_schedule(at.step, steps, self.config.release[min(t, 1)])
-        importance = self._by_name(self._importance)
-        self.allotment.prune(t + 1, importance, share, base)
+        share = release_schedule(at.step, self._steps_per_epoch(), self.config.release[min(t, 1)])
+        self.allotment.prune(t + 1, self._by_name(self._importance), share)
 
     def _measure(self, batch: Batch, t: int, at: Position) -> None:
         kind = self.config.importance

@@ -83,21 +83,22 @@ class Allotment(nn.Module):
     # --- what stages do -----------------------------------------------------------------------
 
     @torch.no_grad()
-    def prune(self, stage: int, importance: Mapping[str, Tensor], share: float, base: int) -> None:
-        """Release the least important weights of the stage until `share` of `base` are released.
+    def prune(self, stage: int, importance: Mapping[str, Tensor], share: float) -> None:
+        """Release the least important weights of the stage until `share` of it is released.
 
         Exactly so many, by a stable order: ties do not release more. Released weights never return.
 
         Args:
             stage: 1..T.
             importance: Of every weight, by name.
-            share: In [0, 1].
-            base: Number of weights that the stage began with.
+            share: Of the weights that the stage began with, in [0, 1].
         """
         flat = torch.cat([importance[name].flatten() for name in self.names])
         group = torch.cat([self.groups_of(name).flatten() for name in self.names])
         own = (group == stage).nonzero().flatten()
-        surplus = len(own) - (base - round(share * base))
+        # a stage begins with everything that is free, so what is free now it has released
+        released = int((group == 0).sum())
+        surplus = round(share * (len(own) + released)) - released
         if surplus <= 0:
             return
         order = flat[own].argsort(stable=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError, DataError
-from longtail.data.config import open_data
+from longtail.data.config import FolderData, TableData, open_data, read_files
 from longtail.engine import checkpoint as ckpt
 from longtail.engine.hardware import find_device
 from longtail.engine.run_folder import writing
@@ -99,6 +99,14 @@ def read_checkpoint(
     """
     content = _read_content(path)
     training = config.training
+    if isinstance(config.data, FolderData | TableData):
+        listed = read_files(config.data).manifest
+        if not (listed.has("val") or listed.has("test")):
+            raise DataError(
+                f"{config.data.path} has no split of its own, and pictures drawn from it now may be "
+                "ones that the model was trained on. Put those that it has not seen into val/ and "
+                "test/, or into rows with split val and test."
+            )
     data = open_data(config.data, seed=training.seed, workers=training.workers)
     if mean is not None or std is not None:
         data = replace(data, mean=mean or data.mean, std=std or data.std)  # type: ignore[arg-type]

@@ -13,6 +13,8 @@ from longtail.adjust import (
     TAUS,
     NearestClassMean,
     Retraining,
+    assumed_prior,
+    deployment_shift,
     estimate_prior,
     fit_temperature,
     learn_scales,
@@ -21,7 +23,7 @@ from longtail.adjust import (
     tau_curve,
     tau_normalize,
 )
-from longtail.core.errors import ConfigError
+from longtail.evaluation.metrics import confusion_matrix, macro_accuracy
 from longtail.repair.evidence import Classifier, Evidence
 
 
@@ -99,7 +101,7 @@ def logit_adjusted(evidence: Evidence, request: Request) -> Corrected:
     if tau is None:
         labels = evidence.outputs("val").labels
         logits = evidence.logits("val")
-        curve = [(t, macro_accuracy(logits - t * log_prior, labels)) for t in TAUS]
+        curve = [(t, _macro(logits - t * log_prior, labels)) for t in TAUS]
         tau = max(curve, key=lambda pair: (pair[1], -pair[0]))[0]
         facts = _chosen(tau, curve)
     return Corrected(offset=-tau * log_prior, facts=facts)
@@ -146,21 +148,14 @@ def evenly_tempered(evidence: Evidence, request: Request) -> Corrected:
 
 def deployed(evidence: Evidence, request: Request) -> Corrected:
     """Move the answers to the class distribution at deployment, given or estimated."""
-    counts = evidence.class_counts
-    # a model that was corrected in training answers as if classes were alike
-    assumed = (
-        torch.full((len(counts),), 1 / len(counts)) if evidence.corrections else counts.prior()
-    )
-    if request.prior is not None:
-        prior, facts = request.prior, {"prior": "given"}
-    else:
+    counts, balanced = evidence.class_counts, bool(evidence.corrections)
+    prior, facts = request.prior, {"prior": "given"}
+    if prior is None:
+        assumed = assumed_prior(counts, balanced=balanced)
         prior = estimate_prior(evidence.logits("test"), assumed)
         facts = {"prior": "estimated from the inputs of the test split"}
-    if len(prior) != len(counts):
-        raise ConfigError(f"The prior has {len(prior)} entries for {len(counts)} classes.")
-    # a class that is ruled out gets a large negative logit: infinities break averages downstream
-    ratio = (prior / assumed).clamp_min(1e-30).log()
-    facts["assumed"] = "every class alike" if evidence.corrections else "training counts"
+    ratio = deployment_shift(counts, prior, balanced=balanced)
+    facts["assumed"] = "every class alike" if balanced else "training counts"
     return Corrected(
         offset=ratio,
         facts={**facts, "deployed_prior": [round(float(p), 6) for p in prior]},
@@ -181,13 +176,12 @@ CORRECTIONS: dict[str, Callable[[Evidence, Request], Corrected]] = {
 CHANGES_THE_PRIOR = ("tau", "logit-adjust", "ncm", "lws", "crt", "prior")  # the others keep it
 
 
-def macro_accuracy(logits: Tensor, labels: Tensor) -> float:
+def _macro(logits: Tensor, labels: Tensor) -> float:
     """Return the mean accuracy over the classes that occur."""
-    num_classes = logits.shape[1]
-    right = labels[logits.argmax(dim=1) == labels]
-    present = torch.bincount(labels, minlength=num_classes)
-    hits = torch.bincount(right, minlength=num_classes)
-    return float((hits[present > 0] / present[present > 0]).double().mean())
+    confusion = confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
+    macro = macro_accuracy(confusion)
+    assert macro is not None, "a split holds a picture"
+    return macro
 
 
 def _chosen(strength: float, curve: Iterable[tuple[float, float]]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from longtail.adjust import tau_curve
 from longtail.core.errors import ConfigError
-from longtail.core.groups import GROUP_NAMES, GroupRule, ShotGroups
-from longtail.evaluation.bootstrap import paired_intervals
+from longtail.core.groups import GroupRule, ShotGroups
+from longtail.evaluation.bootstrap import group_masks, paired_intervals
 from longtail.evaluation.metrics import calibration_error, confusion_matrix, softmax
 from longtail.repair.corrections import CHANGES_THE_PRIOR, CORRECTIONS, Corrected, Request
 from longtail.repair.evidence import Evidence
@@ -106,10 +106,7 @@ def tau_oracle(evidence: Evidence) -> dict[str, Any]:
 def _compare(
     evidence: Evidence, labels: Tensor, before: Tensor | None, after: Tensor, rule: GroupRule
 ) -> dict[str, Any]:
-    counts = evidence.class_counts
-    shot = ShotGroups.from_counts(counts, rule)
-    groups = {"all": np.ones(len(counts), dtype=bool)}
-    groups |= {group: shot.mask(group).numpy() for group in GROUP_NAMES}
+    groups = group_masks(ShotGroups.from_counts(evidence.class_counts, rule))
     known = labels.numpy()
     right_after = (after.argmax(dim=1) == labels).numpy()
     right_before = right_after if before is None else (before.argmax(dim=1) == labels).numpy()

@@ -14,11 +14,11 @@ import numpy as np
 
 from longtail.core.errors import DataError
 from longtail.core.groups import RULE_TEXT
-from longtail.evaluation.bootstrap import paired_intervals
+from longtail.evaluation.bootstrap import group_masks, paired_intervals
 from longtail.report import figures
 from longtail.report.page import Drawing, environment
 from longtail.report.text import listing, with_interval
-from longtail.report.view import RunView, group_masks
+from longtail.report.view import RunView
 
 NOT_A_DIFFERENCE = ("training.seed", "from", "training.workers")
 

@@ -11,9 +11,9 @@ from typing import Any
 import matplotlib
 
 from longtail.engine.run_folder import writing
+from longtail.evaluation.scores import percent
 from longtail.report.figures import STYLE
 from longtail.report.page import Drawing
-from longtail.report.text import percent
 from longtail.report.view import RunView
 
 

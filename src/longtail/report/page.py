@@ -14,10 +14,11 @@ import yaml
 from matplotlib.figure import Figure
 
 from longtail.core.groups import GROUP_NAMES, RULE_TEXT
+from longtail.evaluation.scores import percent
 from longtail.methods import METHODS
 from longtail.report import figures
 from longtail.report.pictures import worst_mistakes
-from longtail.report.text import percent, verdict, with_interval
+from longtail.report.text import verdict, with_interval
 from longtail.report.view import RunView
 
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from longtail.core.groups import GROUP_NAMES
+from longtail.evaluation.scores import percent
 from longtail.report.view import RunView
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction in percent with one digit, `-` if it is undefined."""
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def with_interval(entry: dict[str, Any], *, signed: bool = False) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 from longtail import api
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import DataError, LongtailError
-from longtail.core.groups import GROUP_NAMES, ShotGroups
+from longtail.core.groups import ShotGroups
 from longtail.core.panel import Panel
 from longtail.core.predictions import Predictions
 from longtail.core.stage import Stage
@@ -25,7 +25,7 @@ from longtail.data.config import open_data
 from longtail.data.loader import evaluation_batches
 from longtail.data.pictures import DataSet
 from longtail.evaluation import confusion_matrix, read_predictions
-from longtail.evaluation.bootstrap import paired_intervals
+from longtail.evaluation.bootstrap import group_masks, paired_intervals
 from longtail.evaluation.metrics import softmax
 
 
@@ -164,9 +164,3 @@ class RunView:
         batches = evaluation_batches(part, batch_size=200, device=device, everything=True)
         with torch.inference_mode():
             return method.panels(((x, labels[rows]) for x, rows in batches), self.lines)
-
-
-def group_masks(groups: ShotGroups) -> dict[str, NDArray[np.bool_]]:
-    """Return bool [C] for all classes and for each shot group."""
-    masks = {"all": np.ones(len(groups.assignment), dtype=bool)}
-    return masks | {name: groups.mask(name).numpy() for name in GROUP_NAMES}
