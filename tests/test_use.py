@@ -229,7 +229,8 @@ def test_what_cannot_be_exported(runs, tmp_path, monkeypatch, capsys):
     assert call(monkeypatch, "export", run, "--format", "safetensors") == 2
     assert "exists already" in capsys.readouterr().err
     # a file that answers otherwise is not kept
-    monkeypatch.setattr(exporting, "compare", lambda *parts: 0.5)
-    with pytest.raises(LongtailError, match="differs from the run by"):
-        export_run(run, "onnx", tmp_path / "wrong.onnx")
+    for difference in (0.5, float("nan")):
+        monkeypatch.setattr(exporting, "compare", lambda *parts, d=difference: d)
+        with pytest.raises(LongtailError, match="differs from the run by"):
+            export_run(run, "onnx", tmp_path / "wrong.onnx")
     assert not list(tmp_path.glob("*wrong*"))

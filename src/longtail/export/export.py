@@ -100,7 +100,7 @@ def export_run(run: Path, form: str, out: Path | None = None) -> Exported:
         about = formats.About.of(opened, model)
         write(predictor, about, file)
         difference = compare(predictor, read(file, about), pictures)
-        if difference > TOLERANCE:
+        if not difference <= TOLERANCE:  # NaN is a difference too
             raise LongtailError(
                 f"The exported model differs from the run by {difference:.2e} in a logit, more than "
                 f"{TOLERANCE:g}; it was not kept. Please report this with the configuration."
