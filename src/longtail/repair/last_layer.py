@@ -102,7 +102,8 @@ def collect(
             continue
         part = data.split(split)
         features = []
-        with _passing(network, [layer]) as outputs, torch.inference_mode():
+        # not in inference mode: a classifier may be trained on these features
+        with _passing(network, [layer]) as outputs, torch.no_grad():
             for images, _ in evaluation_batches(
                 part, batch_size=200, device=device, workers=workers, everything=True
             ):
@@ -111,7 +112,7 @@ def collect(
         stacked = torch.cat(features)
         if stacked.ndim != 2:
             raise ConfigError(NOT_LINEAR)
-        splits[split] = Outputs(own[torch.tensor(part.manifest.labels)], None, stacked.clone())
+        splits[split] = Outputs(own[torch.tensor(part.manifest.labels)], None, stacked)
     module: Any = network.get_submodule(layer)
     weight = module.weight.detach().float().cpu()
     bias = (
