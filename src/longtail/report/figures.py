@@ -232,7 +232,7 @@ def sampling(stages: Sequence[Stage], counts: ClassCounts) -> Figure | None:
     axes.set(yscale="log", xlabel="classes, from the most to the least frequent",
              ylabel="% of the drawn pictures")  # fmt: skip
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.legend()
+    figure.legend(loc="outside upper left", ncols=3)  # beside the lines, however many
     return figure
 
 
@@ -254,7 +254,7 @@ def panel(shown: Panel) -> Figure:
         axes.set_xticks(range(len(shown.places)), [str(place) for place in shown.places])
         axes.grid(visible=False, axis="x")
     axes.set(xlabel=shown.x, ylabel=f"{shown.y} in %" if shown.percent else shown.y)
-    axes.legend(ncols=2 if len(shown.series) > 4 else 1)
+    figure.legend(loc="outside upper left", ncols=4)  # beside the bars, however many
     return figure
 
 
