@@ -237,17 +237,26 @@ def test_12_released_weights_stay_released_and_are_zero():
 
 
 def test_13_values_of_released_weights():
-    for fresh in (False, True):
+    for kind, same_function in (("zero", True), ("fresh", False), ("keep", False)):
         allotment = Allotment(network(), 2)
         images = tiny.images(4)
         live = dict(allotment.network.named_parameters())
+        before = {n: live[n].detach().clone() for n in allotment.names}
         allotment.prune(1, {n: live[n].detach().abs() for n in allotment.names}, 0.5)
         allotment.settle(1)
-        allotment.begin(2, dict(network(3).named_parameters()) if fresh else None)
+        values = {
+            "zero": {n: torch.zeros_like(live[n]) for n in allotment.names},
+            "fresh": dict(network(3).named_parameters()),
+            "keep": None,
+        }[kind]
+        allotment.begin(2, values)
         allotment.eval()
         with torch.no_grad():
             same = torch.equal(allotment(images, 2), allotment.sub_model(images, 1))
-        assert same is not fresh
+        assert same is same_function
+        if kind == "keep":
+            for name, weight in allotment.live_weights(2).items():
+                assert torch.equal(weight, before[name])
 
 
 P1 = torch.tensor([[0.9, 0.05, 0.05], [0.4, 0.3, 0.3], [0.1, 0.8, 0.1]], dtype=DOUBLE)[None]
@@ -374,7 +383,7 @@ def test_a_whole_training_freezes_and_mixes(tmp_path):
 def test_empty_groups_fall_back_and_say_so():
     assert "no class is many shot" in tiny.build("do").remarks[0]
     two = tiny.build("do", counts=ClassCounts([40, 30]))
-    assert two.stages_of_classes == 2
+    assert two.count == 2
     assert [stage.name for stage in two.stages()] == [
         "group 1", "group 1, release", "group 1, settle", "group 2", "group 2, settle",
     ]  # fmt: skip

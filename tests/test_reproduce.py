@@ -15,8 +15,10 @@ title: digits
 source: nobody
 note: for a test
 rows:
-  - {name: plain, recipe: digits-lt/cross-entropy, overrides: ["training.batch_size=16"], paper: 50}
-  - {name: tau, recipe: digits-lt/tau-normalisation, overrides: ["training.batch_size=16"], from: plain}
+  - {name: plain, recipe: digits-lt/cross-entropy, overrides: ["training.batch_size=16"], paper: 50,
+     short: ["training.epochs=2"]}
+  - {name: tau, recipe: digits-lt/tau-normalisation, overrides: ["training.batch_size=16"], from: plain,
+     short: ["training.epochs=2"]}
   - {name: never, recipe: digits-lt/ldam}
 """
 
@@ -36,7 +38,7 @@ def test_every_row_of_a_shipped_table_is_a_valid_recipe(name):
         for profile in ("full", "short"):
             config = row.config(profile)
             assert config.data.name == "cifar100"
-        assert config.training.epochs == 40
+        assert 30 <= config.training.epochs <= 60
     text = render(table, "full", [])
     assert text.count("not measured") == len(table.rows)
 
@@ -53,9 +55,6 @@ def test_numbers_of_the_papers():
 def test_rows_train_once_and_are_rendered_from_records(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.yaml").write_text(TABLE)
-    monkeypatch.setitem(
-        sys.modules["longtail.reproduce.tables"].PROFILES, "short", ("training.epochs=2",)
-    )
     line = ["t.yaml", "--profile", "short", "--seeds", "2", "--only", "plain", "--only", "tau",
             "--device", "cpu"]  # fmt: skip
     assert call(monkeypatch, *line, "--page", "t.md") == 0

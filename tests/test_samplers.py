@@ -73,11 +73,11 @@ def test_group_preferred_masses_of_do():
     # spec of DO, table "stage 2 class_ratio": .2386 / .5568 / .2045
     medium = np.zeros(100, dtype=bool)
     medium[35:70] = True
-    p = group_preferred(medium, 0.7)
+    p = group_preferred(medium, 0.7, CIFAR_LT)
     masses = [p[:35].sum(), p[35:70].sum(), p[70:].sum()]
     assert masses == pytest.approx([0.2386, 0.5568, 0.2045], abs=1e-4)
     with pytest.raises(ConfigError):
-        group_preferred(medium, 1.0)
+        group_preferred(medium, 1.0, CIFAR_LT)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,6 +17,8 @@ anywhere, and P processes together see the same global order as one.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,7 @@ from longtail.core.rng import hashed, numpy_generator
 from longtail.core.stage import Sampling
 
 Indices = NDArray[np.int64]
+Preference = Literal["class-ratio", "picture-weight", "group-mass", "group-mass-uniform"]
 
 
 def class_probability(
@@ -60,17 +63,40 @@ def class_probability(
     return normalised
 
 
-def group_preferred(preferred: NDArray[np.bool_], rho: float) -> NDArray[np.float64]:
-    """Return class probabilities that prefer a group: rho inside it, 1 - rho outside, normalised.
+def group_preferred(
+    preferred: NDArray[np.bool_],
+    rho: float,
+    counts: ClassCounts,
+    reading: Preference = "class-ratio",
+) -> NDArray[np.float64]:
+    """Return class probabilities that prefer a group, float64 [C], summing to 1.
+
+    The source (DO, sampling of stage 2) writes rho inside the group and 1 - rho outside, of what it does
+    not say:
+
+        class-ratio          of classes, which are then normalised (its numbers make sense so)
+        picture-weight       of pictures
+        group-mass           of the whole group, whose pictures are drawn alike
+        group-mass-uniform   of the whole group, whose classes are drawn alike
 
     Args:
         preferred: Classes of the group, bool [C].
-        rho: Preference in (0, 1); 0.5 is class-balanced. Source: DO, sampling of stage 2 read as a
-            ratio per class.
+        rho: Preference in (0, 1); 0.5 is class-balanced under `class-ratio`.
+        counts: Training pictures per class.
+        reading: See above.
+
+    Raises:
+        ConfigError: If rho is not inside (0, 1).
     """
     if not 0 < rho < 1:
         raise ConfigError(f"rho must be in (0, 1), but got {rho}.")
     weight = np.where(preferred, rho, 1 - rho)
+    if reading in ("picture-weight", "group-mass"):
+        weight = weight * np.array(counts.values, dtype=np.float64)
+    if reading in ("group-mass", "group-mass-uniform"):
+        for group, mass in ((preferred, rho), (~preferred, 1 - rho)):
+            if group.any():
+                weight[group] *= mass / weight[group].sum()
     normalised: NDArray[np.float64] = weight / weight.sum()
     return normalised
 

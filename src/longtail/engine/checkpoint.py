@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from longtail.core.errors import CheckpointError
 from longtail.data.options import Options
 from longtail.engine.run_folder import flush
+from longtail.methods.method import Method
 
 WEIGHTS, STATE, CARD = "weights.safetensors", "state.pt", "checkpoint.json"
 KEPT = 2  # besides the ends of stages and the best epoch
@@ -212,8 +213,11 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
             unnoticed.
     """
     own = module.state_dict()
-    problems = [f"missing {name}" for name in own if name not in weights]
-    problems += [f"unexpected {name}" for name in weights if name not in own]
+    optional = module.omitted() if isinstance(module, Method) else set()
+    problems = [f"missing {name}" for name in own if name not in weights and name not in optional]
+    problems += [
+        f"unexpected {name}" for name in weights if name not in own and name not in optional
+    ]
     problems += [
         f"{name} has shape {list(weights[name].shape)} instead of {list(value.shape)}"
         for name, value in own.items()

@@ -10,7 +10,7 @@ Symbols:
     g        group of each weight                  1..T, 0 while it is free
     a_t      compensation of stage t               [C]
     gamma_t  share of stage t's weights that is released after it
-    E_w      importance, (w dL/dw)^2               mean over batches of Y_t
+    E_w      importance, (w dL/dw)^2               running mean over batches of Y_t
     f_t      answer of sub-model t                 [B, C]
     lambda   weights of the mixture                [T] on the simplex
 
@@ -20,30 +20,31 @@ Stages (T = 3):
     2   what stage 1 left     class weight rho : 1 - rho  CE(z - log a_2)    second      80 %
     3   what is left          class weight 1 / n          CE(z - log R(pi))  second      -
 (gamma_2 is 60 % on CIFAR-100-LT at ratio 50 and on iNaturalist.)
-Between them, one epoch of gradual pruning (eq. 4): every step releases a little more along a cubic from one
-tenth to the next, then retrains what is left once.
+Between them, gradual pruning (eq. 4): every step releases a little more along a cubic from one tenth to the
+next, ten steps a tenth, then retrains what is left once.
 
-There is no published code. Where the text is ambiguous, an option names the readings; defaults follow what a
-trial on CIFAR-100-LT found (one seed):
+There is no published code. Where the text is ambiguous, an option names the readings. What each of them
+does on CIFAR-100-LT is in `docs/notes-on-results.md`; the short of it:
 - Sampling: p_t is a ratio of classes, not of pictures; literally, stage 1 would see 96 % many-shot pictures.
 - Loss: `compensation`; the literal, scalar reading is void. See `longtail.losses.compensation`.
-- Importance: from batches of the stage's preferred classes, in eval mode, averaged over the last steps;
-  `importance=magnitude` is |w|, `random` a control.
-- Normalisation and biases are stored per stage; sharing them ruins earlier sub-models. The classifier is per
-  stage as well (`classifier=allotted` makes its weights part of the groups; the trial saw no difference).
-- Released weights are drawn anew (`restart=fresh`) or start from zero.
-- Mixture: `average` of the probabilities is the default, because the trial found no gain of the paper's
-  instance-level weights over averaging at equal cost; `instance` is the paper's.
-Not here yet: the search for gamma, stage sequences of two or four, per-sample importance, Fisher.
+- Importance: from batches of the stage's preferred classes, in eval mode, averaged over the last steps.
+- Normalisation, biases and the classifier are stored per stage; sharing them ruins earlier sub-models.
+- gamma: the reported ones, or `release=search` on the val split (on train without one, and said so).
+- Mixture: `average` of the probabilities; `instance` is the paper's (lambda per picture from it and its
+  mirror image); `balanced` is ours: logits of a stage carry the bias log s_t + log a_t of its sampling and
+  margin, which is known, so it is taken away before averaging. Group-level weights need all pictures:
+  `longtail mix`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from longtail.adjust import instance_weights, mix
@@ -53,7 +54,7 @@ from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.stage import Sampling, Stage, epochs_of
 from longtail.data.options import Options
-from longtail.data.samplers import group_preferred
+from longtail.data.samplers import Preference, class_probability, group_preferred
 from longtail.losses import (
     Reading,
     compensated_cross_entropy,
@@ -62,37 +63,105 @@ from longtail.losses import (
     reversed_prior,
 )
 from longtail.methods.method import Facts, FitBatches, Method, Setting
-from longtail.models.allotment import Allotment
+from longtail.models.allotment import NORMALISATION, Allotment, SeparateNetworks
 from longtail.models.heads import LinearHead
+from longtail.models.importance import Criterion, Gradients, importance
 
-STEPS_PER_TENTH = 10  # Delta t of eq. 4
+SEARCHED = 0.9  # the search releases 0, 10, ..., 90 %
+TOLERANCE = 0.015  # accuracy that the rule `tolerance` of the search may give away
 MEMORY = 0.9  # of the running mean of the importance
+TOP_MEDIUM_ABOVE = 50  # pictures; where four stages divide the medium group
 
 
 class DOOptions(Options):
-    """What can be chosen."""
+    """What can be chosen: each is a place where the paper is silent or ambiguous."""
 
     name: Literal["do"] = "do"
+    sequence: Literal["many-medium-few", "many-few-medium", "many-few", "four"] = Field(
+        "many-medium-few", description="groups of the stages; `four` halves medium at 50 pictures"
+    )
     second: float = Field(
-        0.5, gt=0, description="epochs of stages 2 and 3; below 1 a share of the first stage's"
+        0.5, gt=0, description="epochs of later stages; below 1 a share of the first stage's"
     )
     second_rate: float = Field(0.1, gt=0, description="their learning rate, a share of the first")
+    second_schedule: Literal["constant", "cosine"] = "constant"
     rho: float = Field(
-        0.7, gt=0, lt=1, description="preference of stage 2: .7 on CIFAR, .8 elsewhere"
+        0.7, gt=0, lt=1, description="preference of medium stages: .7 on CIFAR, .8 elsewhere"
     )
-    release: tuple[float, float] = Field(
-        (0.5, 0.8),
-        description="gamma: (.5, .8); (.5, .6) on CIFAR-100-LT at ratio 50 and iNaturalist",
+    sampling: Preference | Literal["uniform", "natural"] = Field(
+        "class-ratio",
+        description="of medium stages: what rho is a share of; or classes alike; or as is",
+    )
+    rare_sampling: Literal["reversed", "class-balanced", "instance"] = Field(
+        "reversed", description="of the stage of the rare classes: 1 / n per class, or per picture"
     )
     compensation: Reading = "vector"
-    sampling: Literal["enhanced", "uniform"] = Field(
-        "enhanced", description="of stage 2: prefer its classes, or draw classes alike"
+    reverse: Literal["rank", "index"] = Field(
+        "rank", description="R of stage 3: by rank of the count, or by class number"
     )
-    importance: Literal["taylor", "magnitude", "random"] = "taylor"
-    restart: Literal["fresh", "zero"] = Field("fresh", description="values of released weights")
-    classifier: Literal["per-stage", "allotted"] = "per-stage"
-    mixture: Literal["average", "average-logits", "instance"] = "average"
+    release: tuple[float, ...] | Literal["search"] = Field(
+        (0.5, 0.8, 0.6),
+        description="gamma after each stage but the last: .5, .8; .5, .6 on CIFAR-100-LT at ratio 50 and "
+        "iNaturalist; the third, of four stages, is ours",
+    )
+    release_of: Literal["free", "total"] = Field(
+        "free", description="gamma is a share of the stage's weights, or leaves 1 - gamma of all"
+    )
+    steps_per_tenth: int = Field(
+        10, ge=1, description="Delta t of eq. 4; the paper tried 10 to 100"
+    )
+    search_rule: Literal["tolerance", "at-drop", "before-drop"] = Field(
+        "tolerance",
+        description="largest gamma that costs at most 1.5 points; or at the largest drop",
+    )
+    search_metric: Literal["all", "group"] = Field(
+        "all", description="accuracy of all classes or of the stage's"
+    )
+    importance: Criterion = "taylor"
+    gradients: Gradients = Field("batch", description="whose gradient the importance is made of")
+    importance_classes: Literal["group", "all"] = "group"
+    importance_loss: Literal["cross-entropy", "stage", "probability"] = Field(
+        "cross-entropy",
+        description="of the importance; or the stage's own, or the label's probability",
+    )
+    scope: Literal["global", "layer"] = Field("global", description="rank all weights together")
+    restart: Literal["fresh", "zero", "rewind", "keep"] = Field(
+        "fresh",
+        description="values of released weights: drawn anew, 0, the first ones, as they are",
+    )
+    norm: Literal["per-stage", "frozen", "shared"] = Field(
+        "per-stage",
+        description="normalisation: a copy per stage, stage 1's, the last one's (ruinous)",
+    )
+    classifier: Literal["per-stage", "allotted", "frozen"] = "per-stage"
+    reuse: bool = Field(True, description="sub-model t holds groups 1..t, or t alone (a control)")
+    networks: Literal["allotted", "separate"] = Field(
+        "allotted", description="one network, or a whole one per stage (a control)"
+    )
+    mixture: Literal["average", "average-logits", "balanced", "instance"] = "average"
     objective: Literal["cosine", "dot"] = Field("cosine", description="of the instance mixture")
+
+    @model_validator(mode="after")
+    def _releases_fit_the_stages(self) -> DOOptions:
+        if self.release == "search":
+            return self
+        needed = {"many-few": 1, "four": 3}.get(self.sequence, 2)
+        if len(self.release) < needed or not all(0 < share < 1 for share in self.release):
+            raise ValueError(f"release needs {needed} shares between 0 and 1, or `search`")
+        return self
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What a stage prefers.
+
+    Attributes:
+        classes: Y_t, bool [C].
+        kind: `first` is trained as the data are, `rare` by the reversed frequencies.
+    """
+
+    classes: Tensor
+    kind: Literal["first", "middle", "rare"]
 
 
 class DO(Method):
@@ -104,28 +173,39 @@ class DO(Method):
 
     preferred: Tensor
     log_alpha: Tensor
+    log_bias: Tensor
 
     def __init__(self, config: DOOptions, setting: Setting) -> None:
         super().__init__()
         self.config, self.setting = config, setting
-        groups, self._remarks = _groups(setting)
-        self.stages_of_classes = len(groups)  # T
-        counts = setting.class_counts
-        self.register_buffer("preferred", torch.stack(groups))  # bool [T, C]
-        alphas = [torch.ones(len(counts), dtype=torch.float64)]
-        others = 1.0 if config.compensation == "vector-one" else None
-        alphas += [preference(group, config.rho, others=others) for group in groups[1:-1]]
-        alphas += [reversed_prior(counts)] if len(groups) > 1 else []
-        self.register_buffer("log_alpha", torch.stack(alphas).log().float())  # [T, C]
-        backbone = setting.build_backbone()
-        network = nn.Sequential(backbone, LinearHead(backbone.num_features, len(counts)))
-        whole = ("1",) if config.classifier == "per-stage" else ()
-        self.allotment = Allotment(network, len(groups), whole)
-        size = sum(self._live()[name].numel() for name in self.allotment.names)
-        self.measured = nn.Module()  # running mean over the stage, all weights in order
-        self.measured.register_buffer("importance", torch.zeros(size))
-        # sub-models that are settled, and the stage that is being trained; all after loading
-        self._settled, self._training = self.stages_of_classes, 0
+        self._groups, self._remarks = _sequence(setting, config.sequence)
+        self.count = len(self._groups)  # T
+        self.register_buffer("preferred", torch.stack([g.classes for g in self._groups]))
+        log_alpha = torch.stack([self._compensation(g) for g in self._groups]).log()
+        self.register_buffer("log_alpha", log_alpha.float())  # [T, C]
+        sampled = [
+            class_probability(self._sampling(t), setting.class_counts) for t in range(self.count)
+        ]
+        bias = torch.stack([torch.from_numpy(p) for p in sampled]).log()
+        if config.compensation in ("vector", "vector-one"):
+            bias = bias + log_alpha
+        self.register_buffer("log_bias", bias.float())  # log s_t + log a_t, [T, C]
+        self.allotment: Allotment | SeparateNetworks
+        if config.networks == "separate":
+            self.allotment = SeparateNetworks([self._network() for _ in self._groups])
+        else:
+            whole = () if config.classifier == "allotted" else ("1",)
+            self.allotment = Allotment(self._network(), self.count, whole, reuse=config.reuse)
+        self.measured = nn.Module()  # what releases go by; all allotted weights in order
+        if isinstance(self.allotment, Allotment):
+            live = self._flat(self._allotted())
+            self.measured.register_buffer("importance", torch.zeros_like(live))
+            if config.restart == "rewind":
+                self.measured.register_buffer("first", live)
+            if self._searches:
+                snapshots = torch.zeros(round(SEARCHED * 10) + 1, *self._snapshot().shape)
+                self.measured.register_buffer("snapshots", snapshots)
+        self._training = 0  # the stage 1..T whose live weights are being trained
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -139,138 +219,258 @@ class DO(Method):
 
     def stages(self) -> Sequence[Stage]:
         """Train, release and settle, group by group."""
+        if self.config.networks == "separate":
+            return [
+                Stage(
+                    name=f"network {t + 1}", epochs=self.setting.epochs, schedule="cosine",
+                    samplings=(self._sampling(t),), trainable=(f"allotment.networks.{t}",),
+                )
+                for t in range(self.count)
+            ]  # fmt: skip
         stages: list[Stage] = []
-        for t in range(self.stages_of_classes):
-            first, last = t == 0, t == self.stages_of_classes - 1
-            sampling = self._sampling(t)
+        for t in range(self.count):
+            first, last = t == 0, t == self.count - 1
+            sampling, name = self._sampling(t), f"group {t + 1}"
             epochs = self.setting.epochs
             if not first:
                 epochs = max(1, epochs_of(self.config.second, self.setting.epochs))
-            trainable = ("allotment.network",)
-            name = f"group {t + 1}"
             stages.append(
                 Stage(
-                    name=name, epochs=epochs, samplings=(sampling,), trainable=trainable,
+                    name=name, epochs=epochs, samplings=(sampling,), trainable=self._trainable(t),
                     learning_rate=None if first else self._second_rate(),
-                    schedule="cosine" if first else "constant",
+                    schedule="cosine" if first else self.config.second_schedule,
                     warmup=None if first else 0,
                 )
             )  # fmt: skip
             if not last:
-                chosen = tuple(float(p) for p in self.preferred[t])
+                everyone = torch.ones_like(self.preferred[t])
+                group = self.config.importance_classes == "group"
+                measured = tuple((self.preferred[t] if group else everyone).float().tolist())
                 stages.append(
                     Stage(
-                        name=f"{name}, release", epochs=1, trainable=trainable,
-                        samplings=(sampling, Sampling(name="weights", weights=chosen)),
+                        name=f"{name}, release", epochs=self._release_epochs(t),
+                        samplings=(sampling, Sampling(name="weights", weights=measured)),
+                        trainable=self._trainable(t),
                         learning_rate=self._second_rate(), schedule="constant", warmup=0,
                         update_norm=("allotment.group", "measured"),  # these follow the batches
                     )
                 )  # fmt: skip
-            stages.append(Stage(name=f"{name}, settle", epochs=0, kind="fit"))
+            searches = self._searches and not last
+            stages.append(
+                Stage(name=f"{name}, settle", epochs=0, kind="select" if searches else "fit")
+            )
         return stages
 
+    def _place(self, stage: int) -> tuple[int, bool]:
+        """Return the group 0..T-1 of an engine stage, and whether it releases weights."""
+        if self.config.networks == "separate":
+            return stage, False
+        return stage // 3, stage % 3 == 1 and stage // 3 < self.count - 1
+
     def _sampling(self, t: int) -> Sampling:
-        if t == 0:
+        """Return p_t."""
+        group, reading = self._groups[t], self.config.sampling
+        if group.kind == "first" or (group.kind == "middle" and reading == "natural"):
             return Sampling()
-        if t == self.stages_of_classes - 1:
-            return Sampling(name="reversed")
-        if self.config.sampling == "uniform":
-            return Sampling(name="weights", weights=(1.0,) * self.preferred.shape[1])
-        weights = group_preferred(self.preferred[t].cpu().numpy(), self.config.rho)
+        if group.kind == "rare":
+            return Sampling(name=self.config.rare_sampling)
+        if reading == "uniform" or reading == "natural":
+            return Sampling(name="weights", weights=(1.0,) * len(group.classes))
+        counts = self.setting.class_counts
+        weights = group_preferred(group.classes.cpu().numpy(), self.config.rho, counts, reading)
         return Sampling(name="weights", weights=tuple(weights.tolist()))
+
+    def _compensation(self, group: _Group) -> Tensor:
+        """Return a_t, float64 [C]."""
+        counts = self.setting.class_counts
+        if group.kind == "first":
+            return torch.ones(len(counts), dtype=torch.float64)
+        if group.kind == "rare":
+            by_number = counts.prior(torch.float64).flip(0)
+            return reversed_prior(counts) if self.config.reverse == "rank" else by_number
+        others = 1.0 if self.config.compensation == "vector-one" else None
+        return preference(group.classes, self.config.rho, others=others)
 
     def _second_rate(self) -> float:
         return self.config.second_rate * self.setting.learning_rate
 
-    def _place(self, stage: int) -> tuple[int, bool]:
-        """Return the group 0..T-1 of an engine stage, and whether it releases weights."""
-        return stage // 3, stage % 3 == 1 and stage // 3 < self.stages_of_classes - 1
+    def _trainable(self, t: int) -> tuple[str, ...]:
+        """Name what stage t trains of the live network."""
+        network = "allotment.network"
+        if t == 0 or (self.config.norm != "frozen" and self.config.classifier != "frozen"):
+            return (network,)
+        frozen = [
+            f"{place}." for place, module in self._one.network.named_modules()
+            if (self.config.norm == "frozen" and isinstance(module, NORMALISATION))
+            or (self.config.classifier == "frozen" and place == "1")
+        ]  # fmt: skip
+        return tuple(
+            f"{network}.{name}"
+            for name, _ in self._one.network.named_parameters()
+            if not name.startswith(tuple(frozen))
+        )
+
+    def _release_epochs(self, t: int) -> int:
+        """Return epochs that hold at least ten steps for every tenth."""
+        tenths = round((SEARCHED if self._searches else self._share(t)) * 10)
+        return max(1, -(-tenths * self.config.steps_per_tenth // self._steps_per_epoch()))
+
+    def _steps_per_epoch(self) -> int:
+        return max(1, self.setting.class_counts.total // self.setting.batch_size)
+
+    @property
+    def _searches(self) -> bool:
+        return self.config.release == "search" and self.config.networks == "allotted"
 
     # --- steps --------------------------------------------------------------------------------
 
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
         """Return CE(z - log a_t, y); while weights are released, measure and release first."""
         t, releasing = self._place(at.stage)
-        self._settled, self._training = t, t + 1
+        self._training = t + 1
+        if isinstance(self.allotment, SeparateNetworks):
+            self.allotment.done = t + 1
         if releasing:
             self._release(batches[1], t, at)
         logits = self.allotment(batches[0].images, t + 1)
-        labels = batches[0].labels
+        return StepOutput(self._loss(logits, batches[0].labels, t).mean())
+
+    def _loss(self, logits: Tensor, labels: Tensor, t: int) -> Tensor:
+        """Return the loss of stage t for each picture, [B]."""
         if t == 0:
-            return StepOutput(cross_entropy(logits, labels))
+            return cross_entropy(logits, labels, reduction="none")
         reading = self.config.compensation
-        return StepOutput(
-            compensated_cross_entropy(logits, labels, self.log_alpha[t], reading).mean()
-        )
+        return compensated_cross_entropy(logits, labels, self.log_alpha[t], reading)
 
     def _release(self, batch: Batch, t: int, at: Position) -> None:
         """Release weights along eq. 4, by the importance for the preferred classes so far."""
-        self._measure(batch, t, at)
-        share = release_schedule(at.step, self._steps_per_epoch(), self.config.release[min(t, 1)])
-        self.allotment.prune(t + 1, self._by_name(self._importance), share)
+        step, steps = self._step(at), self._steps_per_epoch() * at.epochs
+        if step == 0 and self._searches:
+            self.measured.get_buffer("snapshots")[0].copy_(self._snapshot())
+        self._measure(batch, t, fresh=step == 0)
+        final = SEARCHED if self._searches else self._share(t)
+        reached = release_schedule(step, steps, final, self.config.steps_per_tenth)
+        by_name = self._cut(self.measured.get_buffer("importance"), self._allotted())
+        self._one.prune(t + 1, by_name, reached, self.config.scope)
 
-    def _measure(self, batch: Batch, t: int, at: Position) -> None:
-        kind = self.config.importance
-        if kind == "random" and at.step > 0:
+    def _measure(self, batch: Batch, t: int, *, fresh: bool) -> None:
+        """Let the importance follow the batch."""
+        options = self.config
+        if options.importance == "random" and not fresh:
             return
-        live = self._live()
-        if kind == "magnitude":
-            found = torch.cat(
-                [live[name].detach().abs().flatten() for name in self.allotment.names]
-            )
-        elif kind == "random":
-            found = torch.rand_like(self._importance)
-        else:
-            training = self.allotment.network.training
-            self.allotment.network.eval()  # batches of one group have other statistics
-            names = self.allotment.names
-            with torch.enable_grad():
-                loss = cross_entropy(self.allotment(batch.images, t + 1), batch.labels)
-                gradients = torch.autograd.grad(loss, [live[name] for name in names])
-            self.allotment.network.train(training)
-            products = [
-                (live[name].detach() * gradient).square().flatten()
-                for name, gradient in zip(names, gradients, strict=True)
-            ]
-            found = torch.cat(products).float()
-        found = distributed.mean(found)
-        share = 1 - MEMORY if at.step > 0 and kind == "taylor" else 1.0
-        self._importance.lerp_(found, share)
+        modes = [(module, module.training) for module in self._one.network.modules()]
+        self._one.network.eval()  # batches of one group have other statistics
 
-    @property
-    def _importance(self) -> Tensor:
-        found = self.measured.importance
-        assert isinstance(found, Tensor)
-        return found
+        def loss(logits: Tensor, labels: Tensor) -> Tensor:
+            if options.importance_loss == "stage":
+                return self._loss(logits, labels, t)
+            if options.importance_loss == "probability":
+                return -logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+            return cross_entropy(logits, labels, reduction="none")
 
-    def _steps_per_epoch(self) -> int:
-        return max(1, self.setting.class_counts.total // self.setting.batch_size)
+        found = importance(
+            self._one.live_weights(t + 1), self._one.answer, loss, batch.images, batch.labels,
+            criterion=options.importance, gradients=options.gradients,
+        )  # fmt: skip
+        for module, mode in modes:
+            module.training = mode
+        flat = distributed.mean(self._flat(found))
+        remembers = options.importance not in ("magnitude", "random") and not fresh
+        self.measured.get_buffer("importance").lerp_(flat, 1 - MEMORY if remembers else 1.0)
+
+    def _step(self, at: Position) -> int:
+        return at.epoch * self._steps_per_epoch() + at.step
+
+    def _share(self, t: int) -> float:
+        """Return the share of the weights of stage t that is released after it."""
+        gamma = self.config.release[t]
+        assert isinstance(gamma, float)
+        if self.config.release_of == "free":
+            return gamma
+        free = 1.0
+        for earlier in range(t):
+            free *= self._share(earlier)
+        return max(0.0, 1 - (1 - gamma) / free)
+
+    def after_step(self, out: StepOutput, at: Position) -> None:
+        """While the search for gamma is on, keep what each tenth ends with."""
+        _, releasing = self._place(at.stage)
+        if not (releasing and self._searches):
+            return
+        steps = self._steps_per_epoch() * at.epochs
+        reached = release_schedule(self._step(at), steps, SEARCHED, self.config.steps_per_tenth)
+        level = round(reached * 10)
+        if abs(reached * 10 - level) < 1e-9:
+            self.measured.get_buffer("snapshots")[level].copy_(self._snapshot())
 
     @torch.no_grad()
     def fit(self, stage: Stage, batches: FitBatches, split: str) -> Facts:
         """Settle the weights of a group, and give what was released to the next one."""
         t = int(stage.name.split(",")[0].removeprefix("group ")) - 1
-        self.allotment.settle(t + 1)
-        self._settled, self._training = t + 1, 0
-        if t < self.stages_of_classes - 1:
-            fresh = None
-            if self.config.restart == "fresh":
-                backbone = self.setting.build_backbone()
-                classes = len(self.setting.class_counts)
-                network = nn.Sequential(backbone, LinearHead(backbone.num_features, classes))
-                device = self._importance.device
-                drawn = dict(network.to(device).named_parameters())
-                fresh = {name: drawn[name].detach() for name in self.allotment.names}
-            self.allotment.begin(t + 2, fresh)
-        return {"weights_by_group": self.allotment.sizes()}
+        facts: dict[str, Any] = {}
+        if stage.kind == "select":
+            facts = self._choose_release(list(batches), t, split)
+        self._one.settle(t + 1, share_norm=self.config.norm == "shared")
+        self._training = 0
+        if t < self.count - 1:
+            self._one.begin(t + 2, self._restarted())
+        return facts | {"weights_by_group": self._one.sizes()}
+
+    def _restarted(self) -> Mapping[str, Tensor] | None:
+        """Return the values that released weights begin the next stage with."""
+        live = self._allotted()
+        if self.config.restart == "keep":
+            return None
+        if self.config.restart == "zero":
+            return {name: torch.zeros_like(value) for name, value in live.items()}
+        if self.config.restart == "rewind":
+            return self._cut(self.measured.get_buffer("first"), live)
+        drawn = dict(
+            self._network().to(self.measured.get_buffer("importance").device).named_parameters()
+        )
+        return {name: drawn[name].detach() for name in live}
+
+    def _choose_release(
+        self, batches: Sequence[tuple[Tensor, Tensor]], t: int, split: str
+    ) -> dict[str, Any]:
+        """Score the network at 0, 10, ..., 90 %, and go back to the best share by the rule."""
+        metric = self.preferred[t].cpu() if self.config.search_metric == "group" else slice(None)
+        curve = []
+        for snapshot in self.measured.get_buffer("snapshots"):
+            self._restore(snapshot)
+            answered = ((self.allotment(x, t + 1).argmax(dim=1)[None], y) for x, y in batches)
+            accuracy = class_accuracy(answered, self.preferred.shape[1])[0]
+            curve.append(measured_mean(accuracy[metric]) or 0.0)
+        level = choose_level(curve, self.config.search_rule)
+        self._restore(self.measured.get_buffer("snapshots")[level])
+        if split == "train":
+            self._remarks += (
+                "DO: gamma was searched on training pictures: there is no val split.",
+            )
+        return {"release_split": split, "release_curve": curve, "release": level / 10}
+
+    def _snapshot(self) -> Tensor:
+        """Return everything live and its groups as one vector."""
+        live = self._one.network.state_dict()
+        groups = [self._one.groups_of(name) for name in self._one.names]
+        return torch.cat([value.detach().flatten().float() for value in [*live.values(), *groups]])
+
+    def _restore(self, snapshot: Tensor) -> None:
+        live = self._one.network.state_dict()
+        groups = {name: self._one.groups_of(name) for name in self._one.names}
+        own = {f"live.{n}": v for n, v in live.items()} | {
+            f"group.{n}": v for n, v in groups.items()
+        }
+        for name, value in self._cut(snapshot, own).items():
+            own[name].copy_(value)
 
     # --- prediction ---------------------------------------------------------------------------
 
     def answers(self, images: Tensor) -> Tensor:
         """Return the logits of the sub-models, [B, T, C]; in training, of those that exist."""
-        found = [self.allotment.sub_model(images, t + 1) for t in range(self._settled)]
-        if self._training:
-            found.append(self.allotment(images, self._training))
+        found = [self.allotment.sub_model(images, t + 1) for t in range(self.allotment.done)]
+        if self._training > self.allotment.done or not found:
+            found.append(self.allotment(images, max(1, self._training)))
         return torch.stack(found, dim=1)
 
     def predict(self, images: Tensor) -> Tensor:
@@ -278,8 +478,10 @@ class DO(Method):
         answers = self.answers(images).float()
         if self.config.mixture == "average-logits":
             return answers.mean(dim=1)
+        if self.config.mixture == "balanced":
+            answers = answers - self.log_bias[: answers.shape[1]]
         probabilities = answers.softmax(dim=2)
-        if self.config.mixture == "average":
+        if self.config.mixture in ("average", "balanced"):
             return probabilities.mean(dim=1).clamp_min(1e-30).log()
         mirrored = self.answers(images.flip(3)).float().softmax(dim=2)
         weights = instance_weights(probabilities, mirrored, objective=self.config.objective)
@@ -313,40 +515,115 @@ class DO(Method):
         """Name the stages."""
         return ("stages that prefer rare classes",)
 
-    def _live(self) -> dict[str, nn.Parameter]:
-        return dict(self.allotment.network.named_parameters())
+    # --- state --------------------------------------------------------------------------------
 
-    def _by_name(self, flat: Tensor) -> dict[str, Tensor]:
-        """Cut a vector over all allotted weights into tensors by name."""
-        cut, start = {}, 0
-        for name in self.allotment.names:
-            size = self.allotment.groups_of(name)
-            cut[name] = flat[start : start + size.numel()].view_as(size)
-            start += size.numel()
-        return cut
+    def omitted(self) -> set[str]:
+        """Name what is written only while groups are being trained."""
+        own = {f"measured.{name}" for name, _ in self.measured.named_buffers()}
+        if isinstance(self.allotment, SeparateNetworks):
+            return own
+        return own | {f"allotment.{name}" for name in self._one.omitted()}
+
+    def state_dict(  # type: ignore[override]
+        self,
+        *,
+        destination: Any = None,  # noqa: ANN401
+        prefix: str = "",
+        keep_vars: bool = False,
+    ) -> dict[str, Any]:
+        """Return the weights; without what only training needs once it has ended."""
+        found: dict[str, Any] = super().state_dict(
+            destination=destination, prefix=prefix, keep_vars=keep_vars
+        )
+        if self.allotment.done == self.count:
+            for name, _ in self.measured.named_buffers():
+                del found[f"{prefix}measured.{name}"]
+        return found
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *rest: object
+    ) -> None:
+        for name, value in self.measured.named_buffers():
+            state_dict.setdefault(f"{prefix}measured.{name}", torch.zeros_like(value))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    @property
+    def _one(self) -> Allotment:
+        """The allotment, where stages share a network."""
+        assert isinstance(self.allotment, Allotment)
+        return self.allotment
+
+    def _network(self) -> nn.Module:
+        backbone = self.setting.build_backbone()
+        head = LinearHead(backbone.num_features, len(self.setting.class_counts))
+        return nn.Sequential(backbone, head)
+
+    def _allotted(self) -> dict[str, Tensor]:
+        """Return the live values of the allotted weights, by name."""
+        live = dict(self._one.network.named_parameters())
+        return {name: live[name].detach() for name in self._one.names}
+
+    @staticmethod
+    def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([value.flatten().float() for value in tensors.values()])
+
+    @staticmethod
+    def _cut(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Undo `_flat`."""
+        parts = torch.split(flat, [value.numel() for value in like.values()])
+        return {
+            name: part.view_as(value)
+            for part, (name, value) in zip(parts, like.items(), strict=True)
+        }
 
 
-def release_schedule(step: int, steps: int, final: float) -> float:
+def release_schedule(step: int, steps: int, final: float, per_tenth: int = 10) -> float:
     """Return the share of a stage's weights that is released after `step` (from 0) of `steps`.
 
-    Eq. 4, tenth by tenth: gamma_j + (gamma_i - gamma_j) (1 - k / 10)^3, k = 1..10, from 0 to `final`. With
-    fewer steps than that, several of its steps are taken at once; the last reaches `final` exactly.
+    Eq. 4, tenth by tenth: gamma_j + (gamma_i - gamma_j) (1 - k / D)^3, k = 1..D, D = `per_tenth`, from 0 to
+    `final`. With other than D steps for every tenth, steps stand still or take several of its steps at once;
+    the last reaches `final` exactly.
     """
-    tenths = round(final / 0.1)
-    taken = min(tenths * STEPS_PER_TENTH, -(-(step + 1) * tenths * STEPS_PER_TENTH // steps))
-    whole, part = divmod(taken, STEPS_PER_TENTH)
-    reached = whole + (1 - (1 - part / STEPS_PER_TENTH) ** 3)
+    tenths = max(1, round(final / 0.1))
+    taken = min(tenths * per_tenth, -(-(step + 1) * tenths * per_tenth // steps))
+    whole, part = divmod(taken, per_tenth)
+    reached = whole + (1 - (1 - part / per_tenth) ** 3)
     return final * reached / tenths
 
 
-def _groups(setting: Setting) -> tuple[list[Tensor], tuple[str, ...]]:
-    """Return bool [C] of each group that holds a class, most frequent first, and remarks."""
-    groups = setting.groups
+def choose_level(curve: Sequence[float], rule: str) -> int:
+    """Return the place of the chosen share in a curve of accuracies at 0, 10, ... % released.
+
+    "Highest variation" of the paper is `at-drop`: where the largest fall between neighbours ends, or
+    `before-drop`, where it begins. `tolerance` is the largest share that costs at most 1.5 points.
+    """
+    if rule == "tolerance":
+        return max(i for i, value in enumerate(curve) if value >= curve[0] - TOLERANCE)
+    falls = [before - after for before, after in pairwise(curve)]
+    steepest = falls.index(max(falls))
+    return steepest if rule == "before-drop" else steepest + 1
+
+
+def _sequence(setting: Setting, sequence: str) -> tuple[list[_Group], tuple[str, ...]]:
+    """Return the groups of the stages that hold a class, and remarks."""
+    groups, counts = setting.groups, setting.class_counts
     remarks: tuple[str, ...] = ()
     if empty := groups.empty_groups():
-        groups = ShotGroups.from_counts(setting.class_counts, "index")
+        groups = ShotGroups.from_counts(counts, "index")
         remarks = (
             f"DO: no class is {' or '.join(empty)} shot, so its stages go by rank of the training count.",
         )
-    masks = [groups.mask(name) for name in GROUP_NAMES]
-    return [mask for mask in masks if bool(mask.any())], remarks
+    many, medium, few = (groups.mask(name) for name in GROUP_NAMES)
+    upper = medium & (torch.tensor(counts.values) > TOP_MEDIUM_ABOVE)
+    by_frequency = {
+        "many-few": [many, few],
+        "four": [many, upper, medium & ~upper, few],
+    }.get(sequence, [many, medium, few])
+    by_frequency = [mask for mask in by_frequency if bool(mask.any())]
+    kinds: list[Literal["first", "middle", "rare"]] = ["middle"] * len(by_frequency)
+    kinds[-1] = "rare"
+    kinds[0] = "first"
+    found = [_Group(mask, kind) for mask, kind in zip(by_frequency, kinds, strict=True)]
+    if sequence == "many-few-medium":
+        found[1:] = found[:0:-1]
+    return found, remarks

@@ -110,6 +110,10 @@ class Method(nn.Module):
         """
         return ()
 
+    def omitted(self) -> set[str]:
+        """Name the state that a checkpoint may leave out once nothing reads it any more."""
+        return set()
+
     def corrections(self) -> tuple[str, ...]:
         """Name the corrections for imbalance that training applies.
 

@@ -32,7 +32,7 @@ def render(table: PaperTable, profile: str, files: Sequence[Path]) -> str:
         found = find_evidence(row.config(profile), files)
         sources += [evidence.file for evidence in found]
         lines.append(_line(row, found))
-    schedule = "the recipe's schedule" if profile == "full" else "40 epochs, the same shape"
+    schedule = "the recipe's schedule" if profile == "full" else table.short_schedule
     lines += [
         "",
         f"Accuracy in % on the test set, last epoch, mean ± standard deviation over seeds; {schedule}.",
