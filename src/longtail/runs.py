@@ -97,6 +97,20 @@ def record(run: Run, split: str = "test") -> dict[str, Any]:
     }
 
 
+def append_record(path: Path, line: dict[str, Any]) -> None:
+    """Append one line to a results file.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise ConfigError(f"The record {path} cannot be written ({error}).") from error
+
+
 def write_summary(runs: Sequence[Run], folder: Path) -> dict[str, Any]:
     """Write `summary.json` over the seeds of one recipe and return its content."""
     split = runs[0].evaluated_splits()[0]

@@ -1,6 +1,14 @@
 """Repair a trained model after the fact: functions of weights, features and logits."""
 
-from longtail.adjust.mixture import group_weights, instance_weights, mix, simplex_grid
+from longtail.adjust.mixture import (
+    group_weights,
+    instance_weights,
+    learn_group_weights,
+    learn_instance_weights,
+    mix,
+    simplex_grid,
+    unbiased,
+)
 from longtail.adjust.nearest_class_mean import NearestClassMean, nearest_class_mean
 from longtail.adjust.prior_shift import (
     assumed_prior,
@@ -29,6 +37,8 @@ __all__ = [
     "fit_temperature",
     "group_weights",
     "instance_weights",
+    "learn_group_weights",
+    "learn_instance_weights",
     "learn_scales",
     "logit_adjust",
     "mix",
@@ -39,4 +49,5 @@ __all__ = [
     "simplex_grid",
     "tau_curve",
     "tau_normalize",
+    "unbiased",
 ]

@@ -1,14 +1,16 @@
 """Weights of several sub-models for each test picture, without labels (DO, SADE).
 
-Two views of a picture are answered by T sub-models. The weights on the simplex make the two mixed answers
-alike:
+Two views of a picture are answered by T sub-models. The weights l on the simplex make the two mixed answers
+alike. Mixed are, by what is handed in, probabilities or logits, or (`softmax`) logits of which the softmax
+is compared, as SADE does:
 
-    cosine   l' M l / sqrt(l' G1 l  l' G2 l)        dot   l' M l
-    M = P1 P2', G1 = P1 P1', G2 = P2 P2', with P1, P2 [T, C] the answers to the two views
+    cosine   a . b / (|a| |b|)          dot   a . b             a = l P1, b = l P2, with P1, P2 [T, C]
 
-so the search is over a small quadratic form, for all pictures at once: every point of a grid on the simplex
-is tried. `instance_weights` looks at one picture (DO, section "test-time learning"), `group_weights` at all
-of them together (SADE, NeurIPS 2022), which is transductive.
+Without `softmax` both are forms in l of three small matrices, M = P1 P2', G1 = P1 P1', G2 = P2 P2', so every
+point of a grid on the simplex is tried, for all pictures at once. `instance_weights` looks at one picture
+(DO, section "test-time learning"), `group_weights` at all of them together, which is transductive.
+`learn_instance_weights` and `learn_group_weights` (SADE, NeurIPS 2022) descend instead: after few steps they
+are near uniform.
 
 What to expect: a dot product is largest at a corner for most pictures, so it picks the surest sub-model; a
 cosine rewards sub-models that answer both views alike, also when they know nothing.
@@ -17,12 +19,16 @@ cosine rewards sub-models that answer both views alike, also when they know noth
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Objective = Literal["cosine", "dot"]
+NUMBERS_AT_ONCE = 2**24  # of the mixtures that `softmax` needs one by one
+SADE_RATE, SADE_PASSES, SADE_BATCH, SADE_FLOOR = 0.1, 5, 128, 0.05  # on CIFAR
 
 
 def simplex_grid(count: int, step: float = 0.05) -> Tensor:
@@ -43,7 +49,12 @@ def simplex_grid(count: int, step: float = 0.05) -> Tensor:
 
 
 def instance_weights(
-    first: Tensor, second: Tensor, *, objective: Objective = "cosine", step: float = 0.05
+    first: Tensor,
+    second: Tensor,
+    *,
+    objective: Objective = "cosine",
+    step: float = 0.05,
+    softmax: bool = False,
 ) -> Tensor:
     """Return the best weights of every picture, [N, T].
 
@@ -54,20 +65,68 @@ def instance_weights(
         second: To the second view, [N, T, C].
         objective: What is made largest.
         step: Of the grid.
+        softmax: Compare the softmax of what is mixed; a hundred times slower.
     """
     grid = simplex_grid(first.shape[1], step).to(first)
-    return grid[_values(first, second, grid, objective).argmax(dim=1)]
+    return grid[_values(first, second, grid, objective, softmax=softmax).argmax(dim=1)]
 
 
 def group_weights(
-    first: Tensor, second: Tensor, *, objective: Objective = "cosine", step: float = 0.05
+    first: Tensor,
+    second: Tensor,
+    *,
+    objective: Objective = "cosine",
+    step: float = 0.05,
+    softmax: bool = False,
 ) -> Tensor:
     """Return one set of weights for all pictures together, [T]. Transductive.
 
     Arguments as for `instance_weights`; the mean of the objective over the pictures is made largest.
     """
     grid = simplex_grid(first.shape[1], step).to(first)
-    return grid[_values(first, second, grid, objective).mean(dim=0).argmax()]
+    return grid[_values(first, second, grid, objective, softmax=softmax).mean(dim=0).argmax()]
+
+
+def learn_instance_weights(
+    first: Tensor,
+    second: Tensor,
+    *,
+    objective: Objective = "cosine",
+    softmax: bool = False,
+    steps: int = 5,
+    rate: float = 0.1,
+) -> Tensor:
+    """Return weights of every picture after gradient steps from uniform ones, [N, T].
+
+    Weights are the softmax of free numbers, which SGD with Nesterov momentum 0.9 moves. Other arguments as
+    for `instance_weights`.
+    """
+    raw = torch.zeros_like(first[:, :, 0])
+    optimizer = torch.optim.SGD([raw], rate, momentum=0.9, nesterov=True)
+    for _ in range(steps):
+        # a sum, so that the step of a picture does not depend on how many there are
+        raw.grad = -_slope(raw, lambda w: _agree(w, first, second, objective, softmax).sum())
+        optimizer.step()
+    return raw.softmax(dim=1)
+
+
+def learn_group_weights(
+    first: Tensor, second: Tensor, *, objective: Objective = "cosine", softmax: bool = True
+) -> Tensor:
+    """Return one set of weights, [T], by the procedure of SADE's released code. Transductive.
+
+    Five passes over the pictures in batches of 128, SGD at 0.1 with Nesterov momentum 0.9 and weight decay
+    5e-4 on the free numbers, until a weight falls below 0.05. Arguments as for `instance_weights`.
+    """
+    raw = torch.zeros_like(first[0, :, 0])
+    optimizer = torch.optim.SGD([raw], SADE_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    batches = zip(torch.split(first, SADE_BATCH), torch.split(second, SADE_BATCH), strict=True)
+    for a, b in list(batches) * SADE_PASSES:
+        if float(raw.softmax(dim=0).min()) < SADE_FLOOR:
+            break
+        raw.grad = -_slope(raw, lambda w: _agree(w, a, b, objective, softmax).mean())  # noqa: B023
+        optimizer.step()
+    return raw.softmax(dim=0)
 
 
 def mix(answers: Tensor, weights: Tensor) -> Tensor:
@@ -75,8 +134,45 @@ def mix(answers: Tensor, weights: Tensor) -> Tensor:
     return (answers * weights[..., None]).sum(dim=1)
 
 
-def _values(first: Tensor, second: Tensor, grid: Tensor, objective: Objective) -> Tensor:
+def unbiased(logits: Tensor, bias: Tensor) -> Tensor:
+    """Return the probabilities of each sub-model without its known bias, [N, T, C].
+
+    Sub-models that are trained with other samplings and margins estimate log p(x | y) + bias_t(y). Taking the
+    bias away makes them answer the same question, that of equally frequent classes.
+
+    Args:
+        logits: [N, T, C].
+        bias: [T, C].
+    """
+    return (logits - bias.to(logits)).softmax(dim=2)
+
+
+def _slope(raw: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the gradient of a function of softmax weights at the free numbers."""
+    with torch.enable_grad():
+        free = raw.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(value(free.softmax(dim=-1)), free)
+    return gradient
+
+
+def _agree(
+    weights: Tensor, first: Tensor, second: Tensor, objective: Objective, softmax: bool
+) -> Tensor:
+    """Return the objective of every picture at its weights, [N]."""
+    a, b = mix(first, weights), mix(second, weights)
+    if softmax:
+        a, b = a.softmax(dim=1), b.softmax(dim=1)
+    return F.cosine_similarity(a, b) if objective == "cosine" else (a * b).sum(dim=1)
+
+
+def _values(
+    first: Tensor, second: Tensor, grid: Tensor, objective: Objective, *, softmax: bool
+) -> Tensor:
     """Return the objective of every picture and grid point, [N, G]."""
+    if softmax:
+        size = max(1, NUMBERS_AT_ONCE // (len(grid) * first.shape[2]))
+        pairs = zip(torch.split(first, size), torch.split(second, size), strict=True)
+        return torch.cat([_mixed(a, b, grid, objective) for a, b in pairs])
 
     def form(a: Tensor, b: Tensor) -> Tensor:
         matrix = a @ b.transpose(1, 2)  # [N, T, T]
@@ -87,3 +183,11 @@ def _values(first: Tensor, second: Tensor, grid: Tensor, objective: Objective) -
     if objective == "dot":
         return value
     return value / (form(first, first) * form(second, second)).clamp_min(1e-24).sqrt()
+
+
+def _mixed(first: Tensor, second: Tensor, grid: Tensor, objective: Objective) -> Tensor:
+    """Return the objective of the softmax of every mixture of logits, [n, G]."""
+    a, b = (torch.matmul(grid, answers).softmax(dim=2) for answers in (first, second))  # [n, G, C]
+    if objective == "cosine":
+        return F.cosine_similarity(a, b, dim=2)
+    return (a * b).sum(dim=2)

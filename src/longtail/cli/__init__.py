@@ -14,6 +14,7 @@ from longtail.cli import (
     evaluate,
     export,
     lists,
+    mix,
     predict,
     report,
     reproduce,
@@ -37,6 +38,7 @@ app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
+app.command("mix")(mix.mix)
 app.command("adjust")(adjust.adjust)
 app.command("methods")(lists.methods)
 app.command("recipes")(lists.recipes)

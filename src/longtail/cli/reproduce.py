@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +23,7 @@ from longtail.reproduce import (
     render,
     table_names,
 )
+from longtail.runs import append_record
 
 
 def reproduce(
@@ -111,9 +111,7 @@ def _train(
             device=device,
             log=default_log(place),
         )
-        record.parent.mkdir(parents=True, exist_ok=True)
-        with record.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(api.record(run)) + "\n")
+        append_record(record, api.record(run))
 
 
 def _files(results: Path) -> list[Path]:

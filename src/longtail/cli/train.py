@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from longtail.data.check import OnBadPicture
 from longtail.engine.hardware import find_device
 from longtail.engine.log import SilentLog, default_log
 from longtail.recipes import RunConfig, resolve
+from longtail.runs import append_record
 
 
 def train(
@@ -84,7 +84,7 @@ def train(
                 )
             results[label].append(run)
             if record is not None and distributed.is_main():
-                _append(record, api.record(run, run.evaluated_splits()[0]))
+                append_record(record, api.record(run, run.evaluated_splits()[0]))
     if distributed.is_main():
         _show(results, folder, source or config.recipe)
 
@@ -135,15 +135,6 @@ def _configuration(
             f"{config.recipe} --seeds N --resume --out {out}."
         )
     return config
-
-
-def _append(path: Path, line: dict[str, object]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise ConfigError(f"The record {path} cannot be written ({error}).") from error
 
 
 def _show(results: dict[str, list[api.Run]], folder: Path, source: str) -> None:

@@ -153,12 +153,16 @@ def evaluation_batches(
     device: torch.device,
     workers: int = 4,
     everything: bool = False,
+    view: str = "none",
+    seed: int = 0,
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
     """Yield normalised pictures [B, 3, S, S] and their rows in `data`.
 
     Every row occurs on exactly one process, whatever the number of processes; with `everything`
-    on each of them.
+    on each of them. A `view` other than the plain pictures is an augmentation policy, drawn from
+    `seed` batch by batch.
     """
+    policy = find_policy(view)
     rank, world = (0, 1) if everything else (distributed.rank(), distributed.world_size())
     own = np.arange(rank, len(data.manifest), world)
     plan = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
@@ -166,12 +170,18 @@ def evaluation_batches(
     if isinstance(pictures, ArrayPictures):
         for rows in plan:
             images = pictures.pixels.index_select(0, torch.from_numpy(rows)).to(device)
-            yield _ready(images, data), rows
+            yield _ready(policy(images, _draws(seed, rows)), data), rows
         return
     jobs = [[(row,) for row in rows.tolist()] for rows in plan]
     decoded = _in_threads(pictures.decode, jobs, workers, ahead=BATCHES_AHEAD)
     for rows in plan:
-        yield _ready(_to_device(next(decoded), device), data), rows
+        images = _to_device(next(decoded), device)
+        yield _ready(policy(images, _draws(seed, rows)), data), rows
+
+
+def _draws(seed: int, rows: NDArray[np.int64]) -> Draws:
+    """Return the random numbers of a batch that is evaluated."""
+    return Draws(numpy_generator(seed, "view", int(rows[0])), len(rows))
 
 
 def _ready(images: Tensor, data: DataSet) -> Tensor:

@@ -9,12 +9,22 @@ from longtail.evaluation.metrics import (
     per_class_accuracy,
     wilson_interval,
 )
-from longtail.evaluation.predict import predict_split, read_predictions, write_predictions
+from longtail.evaluation.mixtures import Answers, compare_mixtures, fit_stacking
+from longtail.evaluation.predict import (
+    answer_split,
+    predict_split,
+    read_predictions,
+    write_predictions,
+)
 from longtail.evaluation.scores import headlines, score, summarise
 
 __all__ = [
+    "Answers",
+    "answer_split",
     "calibration_error",
+    "compare_mixtures",
     "confusion_matrix",
+    "fit_stacking",
     "headlines",
     "macro_accuracy",
     "mean_interval",

@@ -20,6 +20,7 @@ from longtail.data.loader import evaluation_batches
 from longtail.data.pictures import DataSet
 from longtail.engine.hardware import autocast
 from longtail.engine.run_folder import writing
+from longtail.methods.method import Method
 
 # on a CPU larger batches leave the cache: 4,200 pictures a second at 200, 3,000 at 500 (ResNet-32)
 CPU_BATCH, DEVICE_BATCH = 200, 1000
@@ -74,6 +75,36 @@ def predict_split(
     return Predictions(
         split, manifest.ids, manifest.labels, values[order], manifest.classes, checkpoint
     )
+
+
+def answer_split(
+    method: Method,
+    data: DataSet,
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    view: str = "none",
+    seed: int = 0,
+    workers: int = 4,
+) -> torch.Tensor:
+    """Compute the logits of every sub-model to one view of every picture, float32 [N, T, C].
+
+    Args:
+        method: Put into eval mode.
+        data: Only one split.
+        device: Where to compute.
+        precision: `fp32` or `bf16`.
+        view: Augmentation policy.
+        seed: Of its random numbers.
+        workers: Decoding threads.
+    """
+    method.eval()
+    size = CPU_BATCH if device.type == "cpu" else DEVICE_BATCH
+    batches = evaluation_batches(
+        data, batch_size=size, device=device, workers=workers, everything=True, view=view, seed=seed
+    )
+    with torch.inference_mode(), autocast(precision, device):
+        return torch.cat([method.answers(images).float().cpu() for images, _ in batches])
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:

@@ -47,7 +47,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from longtail.adjust import instance_weights, mix
+from longtail.adjust import instance_weights, mix, unbiased
 from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.groups import GROUP_NAMES, ShotGroups
@@ -473,14 +473,19 @@ class DO(Method):
             found.append(self.allotment(images, max(1, self._training)))
         return torch.stack(found, dim=1)
 
+    def known_bias(self) -> Tensor:
+        """Return log s_t + log a_t, [T, C]."""
+        return self.log_bias
+
     def predict(self, images: Tensor) -> Tensor:
         """Return the logarithm of the mixed probabilities, or the mean of the logits."""
         answers = self.answers(images).float()
         if self.config.mixture == "average-logits":
             return answers.mean(dim=1)
         if self.config.mixture == "balanced":
-            answers = answers - self.log_bias[: answers.shape[1]]
-        probabilities = answers.softmax(dim=2)
+            probabilities = unbiased(answers, self.log_bias[: answers.shape[1]])
+        else:
+            probabilities = answers.softmax(dim=2)
         if self.config.mixture in ("average", "balanced"):
             return probabilities.mean(dim=1).clamp_min(1e-30).log()
         mirrored = self.answers(images.flip(3)).float().softmax(dim=2)

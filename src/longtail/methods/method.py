@@ -83,6 +83,17 @@ class Method(nn.Module):
         """Map normalised pictures [B, 3, H, W] to the logits [B, C] that the user gets."""
         raise NotImplementedError
 
+    def answers(self, images: Tensor) -> Tensor:
+        """Return the logits of each sub-model, [B, T, C]; a method without any is its own, T = 1."""
+        return self.predict(images)[:, None]
+
+    def known_bias(self) -> Tensor | None:
+        """Return what sampling and margins put into the logits of each sub-model, [T, C], if known.
+
+        In log-probability: without it, the logits would be those of classes that are equally frequent.
+        """
+        return None
+
     def after_step(self, out: StepOutput, at: Position) -> None:
         """Update momentum copies, queues or projections after the optimiser's step."""
 

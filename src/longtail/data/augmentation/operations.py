@@ -58,6 +58,11 @@ def random_crop(images: Tensor, draws: Draws, *, share: int = 8, mode: str = "co
     return geometry.shifted(images, draws.integers(high), draws.integers(high), padding, mode)
 
 
+def mirror(images: Tensor, draws: Draws) -> Tensor:
+    """Mirror every picture: the second view of test-time augmentation."""
+    return images.flip(3)
+
+
 def random_flip(images: Tensor, draws: Draws) -> Tensor:
     """Mirror every picture with probability one half."""
     which = draws.chance(0.5)

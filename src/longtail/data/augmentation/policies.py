@@ -20,6 +20,7 @@ from longtail.data.augmentation.operations import (
     Operation,
     colour_jitter,
     cutout,
+    mirror,
     random_blur,
     random_crop,
     random_flip,
@@ -83,6 +84,17 @@ POLICIES: dict[str, Policy] = {
         (random_flip, partial(colour_jitter, hue=0.1, probability=0.8), *_GREY_AND_BLUR),
         (0.2, 1.0),
     ),
+    # SADE and DO: the views of test-time learning on CIFAR
+    "sade": Policy(
+        (
+            random_crop,
+            partial(colour_jitter, hue=0.1, probability=0.8),
+            random_grey,
+            partial(random_blur, probability=0.2),
+            random_flip,
+        )
+    ),
+    "mirror": Policy((mirror,)),
     "sim": Policy((_JITTER, *_GREY_AND_BLUR, random_flip), _ALL),
     "randaugment": Policy((random_flip, _JITTER, randaugment), _ALL),
     "stacked-randaugment": Policy((random_flip, _JITTER, *_GREY_AND_BLUR, randaugment), _ALL),
