@@ -21,6 +21,7 @@ from longtail.losses import (
 )
 from longtail.methods import Setting
 from longtail.methods.do import DO, DOOptions, choose_level, release_schedule
+from longtail.methods.do_figures import ImportanceMeter, release_curves
 from longtail.models import build_backbone
 from longtail.models.allotment import Allotment, _pack, _unpack
 from longtail.models.importance import importance
@@ -549,8 +550,45 @@ def test_sub_models_are_shown_beside_the_mixture(tmp_path):
     images = (data.pictures.pixels.float() / 255 - 0.3) / 0.25
     labels = torch.tensor(data.manifest.labels)
     with torch.no_grad():
-        (panel,) = method.panels([(images[:40], labels[:40]), (images[40:], labels[40:])], [])
+        panels = method.panels([(images[:40], labels[:40]), (images[40:], labels[40:])], [])
         right = method.predict(images).argmax(1) == labels
     each = [float(right[labels == c].double().mean()) for c in range(7)]
-    assert list(panel.series) == ["sub-model 1", "sub-model 2", "sub-model 3", "average"]
+    panel, weights, density, importance_ = panels
+    assert list(panel.series) == [
+        "sub-model 1", "sub-model 2", "sub-model 3", "average", "oracle: best for each group",
+    ]  # fmt: skip
     assert panel.series["average"][0] == pytest.approx(sum(each) / 7)
+    oracle = panel.series["oracle: best for each group"]
+    for t in range(1, 4):
+        assert oracle[t] == max(panel.series[f"sub-model {n}"][t] for n in (1, 2, 3))
+    # weights of a picture sum to one, the groups of a layer's weights to the layer
+    for shown in (weights, density):
+        for values in zip(*shown.series.values(), strict=True):
+            assert sum(values) == pytest.approx(1, abs=1e-6)
+    assert len(density.places) == len(method.allotment.names)
+    assert all(value > 0 for values in importance_.series.values() for value in values)
+
+
+def test_importance_by_group_is_that_of_the_sub_model(tmp_path):
+    method = tiny.build("do", {"steps_per_tenth": 1})
+    run = tiny.train(method, tmp_path, name="do")
+    (line,) = (line for line in run.read_metrics() if "importance" in line)
+    assert len(line["importance"]) == 3
+    images, labels = tiny.images(12), torch.arange(12) % 7
+    meter = ImportanceMeter(method.eval().allotment, method.preferred)
+    meter.add(images, labels)
+    weights = method.allotment.settled_weights(2)
+    mask = method.preferred[1][labels]
+    live = {n: weights[n].detach().requires_grad_() for n in method.allotment.names}
+    loss = F.cross_entropy(method.allotment.answer(weights | live, images[mask]), labels[mask])
+    gradients = torch.autograd.grad(loss, list(live.values()))
+    squares = [(w * g).square() for w, g in zip(live.values(), gradients, strict=True)]
+    expected = torch.cat([square.flatten() for square in squares]).mean()
+    assert meter.result()[1][1] == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
+def test_a_searched_curve_is_shown():
+    lines = [{"stage": "group 1, settle", "release_split": "val", "release_curve": [0.4] * 10}]
+    (panel,) = release_curves(lines)
+    assert panel.series == {"group 1 (val)": [0.4] * 10}
+    assert release_curves([{"loss": 1}]) == ()

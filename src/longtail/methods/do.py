@@ -38,7 +38,7 @@ does on CIFAR-100-LT is in `docs/notes-on-results.md`; the short of it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -61,6 +61,13 @@ from longtail.losses import (
     cross_entropy,
     preference,
     reversed_prior,
+)
+from longtail.methods.do_figures import (
+    ImportanceMeter,
+    densities,
+    importance_panel,
+    release_curves,
+    sub_models_and_weights,
 )
 from longtail.methods.method import Facts, FitBatches, Method, Setting
 from longtail.models.allotment import NORMALISATION, Allotment, SeparateNetworks
@@ -205,7 +212,6 @@ class DO(Method):
             if self._searches:
                 snapshots = torch.zeros(round(SEARCHED * 10) + 1, *self._snapshot().shape)
                 self.measured.register_buffer("snapshots", snapshots)
-        self._training = 0  # the stage 1..T whose live weights are being trained
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -327,7 +333,6 @@ class DO(Method):
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
         """Return CE(z - log a_t, y); while weights are released, measure and release first."""
         t, releasing = self._place(at.stage)
-        self._training = t + 1
         if isinstance(self.allotment, SeparateNetworks):
             self.allotment.done = t + 1
         if releasing:
@@ -411,9 +416,13 @@ class DO(Method):
         if stage.kind == "select":
             facts = self._choose_release(list(batches), t, split)
         self._one.settle(t + 1, share_norm=self.config.norm == "shared")
-        self._training = 0
         if t < self.count - 1:
             self._one.begin(t + 2, self._restarted())
+        else:
+            meter = ImportanceMeter(self._one, self.preferred)
+            for images, labels in batches:
+                meter.add(images, labels)
+            facts["importance"] = meter.result()
         return facts | {"weights_by_group": self._one.sizes()}
 
     def _restarted(self) -> Mapping[str, Tensor] | None:
@@ -467,10 +476,11 @@ class DO(Method):
     # --- prediction ---------------------------------------------------------------------------
 
     def answers(self, images: Tensor) -> Tensor:
-        """Return the logits of the sub-models, [B, T, C]; in training, of those that exist."""
-        found = [self.allotment.sub_model(images, t + 1) for t in range(self.allotment.done)]
-        if self._training > self.allotment.done or not found:
-            found.append(self.allotment(images, max(1, self._training)))
+        """Return the logits of the sub-models, [B, T, C]; in training, of those that exist so far."""
+        done = self.allotment.done
+        found = [self.allotment.sub_model(images, t + 1) for t in range(done)]
+        if done < self.count:  # the one that is being trained
+            found.append(self.allotment(images, done + 1))
         return torch.stack(found, dim=1)
 
     def known_bias(self) -> Tensor:
@@ -493,28 +503,27 @@ class DO(Method):
         return mix(probabilities, weights).clamp_min(1e-30).log()
 
     def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
-        """Return the accuracy of every sub-model and of the mixture, by preferred group."""
-        count, classes = self.preferred.shape
+        """Show sub-models, weights, densities and importance, see `longtail.methods.do_figures`."""
+        if isinstance(self.allotment, SeparateNetworks):
+            return self._mixture_panels(batches)
+        meter = ImportanceMeter(self.allotment, self.preferred)
 
-        def answers(images: Tensor) -> Tensor:
-            mixed = self.predict(images).argmax(dim=1)
-            return torch.cat([self.answers(images).argmax(dim=2).T, mixed[None]])
+        def measured() -> Iterator[tuple[Tensor, Tensor]]:
+            for images, labels in batches:
+                meter.add(images, labels)
+                yield images, labels
 
-        accuracy = class_accuracy(((answers(x), y) for x, y in batches), classes)
-        groups = self.preferred.cpu()
-        names = [*(f"sub-model {t + 1}" for t in range(count)), self.config.mixture]
-        panel = Panel(
-            title="Sub-models alone and mixed",
-            text="Class-averaged accuracy by the groups that the stages prefer (table 7 of the paper). "
-            "Choosing for each group its best sub-model would need the labels.",
-            x="classes", y="accuracy", kind="bars", percent=True,
-            places=["all", *(f"group {t + 1}" for t in range(count))],
-            series={
-                name: [measured_mean(row), *(measured_mean(row[mask]) for mask in groups)]
-                for name, row in zip(names, accuracy, strict=True)
-            },
-        )  # fmt: skip
-        return (panel,)
+        shown = [*self._mixture_panels(measured()), densities(self.allotment)]
+        rows = {"shown split": meter.result()}
+        for line in lines:
+            if "importance" in line:
+                rows["train"] = line["importance"]
+        return [*shown, *release_curves(lines), importance_panel(rows)]
+
+    def _mixture_panels(self, batches: FitBatches) -> list[Panel]:
+        mixture = self.config.mixture
+        found = sub_models_and_weights(self.answers, self.predict, batches, self.preferred, mixture)
+        return list(found)
 
     def corrections(self) -> tuple[str, ...]:
         """Name the stages."""
