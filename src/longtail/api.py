@@ -223,14 +223,21 @@ def evaluate(
     return scores
 
 
-def load(run: Path | str, *, device: str | None = None) -> LoadedModel:
+def load(run: Path | str, *, device: str | None = None, stage: int | None = None) -> LoadedModel:
     """Load the model of a finished run: its last epoch, or its best one if val selected it.
+
+    Args:
+        run: A run folder.
+        device: As for `train`.
+        stage: Load the end of this stage (from 0) instead.
 
     Raises:
         LongtailError: If the folder holds no finished run or the checkpoint does not fit it.
     """
     opened = Run.open(Path(run))
     checkpoint = ckpt.finished(opened.folder.checkpoints)
+    if stage is not None:
+        checkpoint = opened.folder.checkpoints / ckpt.checkpoint_name(stage, 0, finished=True)
     card = ckpt.read_card(checkpoint)
     method = _build(opened.config, ClassCounts(card.class_counts, card.classes), pretrained=False)
     ckpt.load_weights(method, ckpt.read_weights(checkpoint), str(checkpoint))

@@ -75,7 +75,7 @@ def sub_models_and_weights(
             "from a picture and its mirror image (table 9 of the paper). A diagonal means that pictures "
             "find the sub-model of their group; it does not mean that the answer is right.",
             x="true group and objective", y="mean weight", kind="bars",
-            places=[f"{p}, {_NAMES[o]}" for o in weights for p in places[1:]],
+            places=[f"{p},\n{_NAMES[o]}" for o in weights for p in places[1:]],
             series={
                 name: [float(total[g, t] / seen[g]) for total in weights.values() for g in range(count)]
                 for t, name in enumerate(_numbered(count))
@@ -135,9 +135,8 @@ class ImportanceMeter:
     def __init__(self, allotment: Allotment, preferred: Tensor) -> None:
         count, classes = preferred.shape
         self._allotment, self._preferred = allotment, preferred
-        self._total = torch.zeros(count, count, dtype=torch.float64)
-        self._used = torch.zeros(count, dtype=torch.float64)
-        self._seen = torch.zeros(classes, dtype=torch.int64)
+        self._total = [[0.0] * count for _ in range(count)]
+        self._used, self._seen = [0] * count, [0] * classes
         with torch.inference_mode(mode=False), torch.no_grad():
             self._parts = [
                 {name: weight.clone() for name, weight in allotment.settled_weights(t + 1).items()}
@@ -154,12 +153,12 @@ class ImportanceMeter:
                 continue
             self._used[g] += 1
             for t, weights in enumerate(self._parts):
-                self._total[t, g] += _mean_over_weights(self._allotment, weights, x[mask], y[mask])
+                self._total[t][g] += _mean_over_weights(self._allotment, weights, x[mask], y[mask])
 
     def result(self) -> list[list[float | None]]:
         """Return the means, [T][T]: by sub-model, by group; None without pictures."""
         return [
-            [float(v / n) if n else None for v, n in zip(row, self._used, strict=True)]
+            [v / n if n else None for v, n in zip(row, self._used, strict=True)]
             for row in self._total
         ]
 
@@ -177,7 +176,7 @@ def importance_panel(rows: Mapping[str, Sequence[Sequence[float | None]]]) -> Pa
         "which expects many > medium > few for a network that was trained plainly). Large values also mean "
         "that pictures are answered badly: their loss has large gradients.",
         x="pictures", y="mean importance", kind="bars",
-        places=[f"{name}, group {g + 1}" for name in rows for g in range(count)],
+        places=[f"{name},\ngroup {g + 1}" for name in rows for g in range(count)],
         series={
             name: [found[t][g] for found in rows.values() for g in range(count)]
             for t, name in enumerate(_numbered(count))
@@ -196,12 +195,12 @@ def _largest(values: Sequence[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _first(labels: Tensor, seen: Tensor) -> Tensor:
+def _first(labels: Tensor, seen: list[int]) -> Tensor:
     """Mark the pictures that are among the first of their class, and count them in `seen`."""
     marks = []
     for label in labels.tolist():
         seen[label] += 1
-        marks.append(bool(seen[label] <= PICTURES_PER_CLASS))
+        marks.append(seen[label] <= PICTURES_PER_CLASS)
     return torch.tensor(marks)
 
 

@@ -96,6 +96,8 @@ def _drawings(view: RunView) -> Iterator[Drawing | None]:
         "Probability of each class to be drawn, by stage.",
         figures.sampling(view.stages, view.counts),
     )  # fmt: skip
+    if (ends := view.stage_panel()) is not None:
+        yield _drawing("stages", ends.title, ends.text, figures.panel(ends))
     for number, panel in enumerate(view.panels()):
         yield _drawing(f"method-{number}", panel.title, panel.text, figures.panel(panel))
 

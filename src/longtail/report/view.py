@@ -17,14 +17,15 @@ from torch import nn
 from longtail import api
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import DataError, LongtailError
-from longtail.core.groups import ShotGroups
-from longtail.core.panel import Panel
+from longtail.core.groups import GROUP_NAMES, ShotGroups
+from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.predictions import Predictions
 from longtail.core.stage import Stage
 from longtail.data.config import open_data
 from longtail.data.loader import evaluation_batches
 from longtail.data.pictures import DataSet
-from longtail.evaluation import confusion_matrix, read_predictions
+from longtail.engine import checkpoint as ckpt
+from longtail.evaluation import answer_split, confusion_matrix, read_predictions
 from longtail.evaluation.bootstrap import group_masks, paired_intervals
 from longtail.evaluation.metrics import softmax
 
@@ -153,6 +154,42 @@ class RunView:
         if not found:
             return None
         return np.asarray(found[-1].weight.detach().norm(dim=1).cpu().numpy(), dtype=np.float64)
+
+    def stage_panel(self) -> Panel | None:
+        """Return the accuracy at the end of each stage, or None with one stage or without the data.
+
+        Of a method with sub-models, that of the one that the stage trained.
+        """
+        if self.data is None or not self.data.manifest.has(self.split):
+            return None
+        folder, part = self.run.folder, self.data.split(self.split)
+        labels, classes = torch.tensor(part.manifest.labels), len(self.counts)
+        each: dict[str, torch.Tensor] = {}
+        for number, stage in enumerate(self.stages):
+            end = folder.checkpoints / ckpt.checkpoint_name(number, 0, finished=True)
+            if stage.epochs == 0 or not end.exists():
+                continue  # a fit that is no end only hands on; the first stage may be another run's
+            model = api.load(folder.path, device=self.device, stage=number)
+            answers = answer_split(model.method, part, device=model.device)[:, -1].argmax(dim=1)
+            each[stage.name.replace(", ", ",\n")] = class_accuracy(
+                [(answers[None], labels)], classes
+            )[0]
+        if not each or len(self.stages) == 1:
+            return None
+        predicted = torch.from_numpy(self.predictions.predicted())
+        each["in the end"] = class_accuracy([(predicted[None], labels)], classes)[0]
+        masks = {"all": torch.ones(classes, dtype=torch.bool)}
+        masks |= {name: self.groups.mask(name) for name in GROUP_NAMES}
+        return Panel(
+            title="Accuracy at the end of each stage",
+            text="Class-averaged accuracy of what each stage has trained, and of the finished method.",
+            x="stage", y="accuracy", kind="bars", percent=True, places=list(each),
+            series={
+                name: [measured_mean(accuracy[mask]) for accuracy in each.values()]
+                for name, mask in masks.items()
+                if bool(mask.any())
+            },
+        )  # fmt: skip
 
     def panels(self) -> Sequence[Panel]:
         """Return the method's own figures; those that need pictures only if the data opens."""
