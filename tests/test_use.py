@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 import longtail
-from longtail import api
+from longtail import api, joining
 from longtail.cli import main
 from longtail.core.errors import LongtailError
 from longtail.data.config import read_files
@@ -204,6 +205,54 @@ def test_onnx_answers_alone(runs, folder, tmp_path):
     assert [classes[i] for i in logits.argmax(1)] == answers["class_1"].tolist()
 
 
+def test_onnx_of_sub_models_is_what_test_time_learning_needs(runs, folder, tmp_path):
+    done = export_run(runs["do"].folder.path, "onnx", tmp_path / "s.onnx", sub_models=True)
+    session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).random((5, 3, 32, 32), dtype=np.float32)
+    (answers,) = session.run(None, {"pictures": images})
+    model = longtail.load(runs["do"].folder.path, device="cpu")
+    assert answers.shape == (5, model.method.count, 3)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (model.card.mean, model.card.std))
+    with torch.no_grad():
+        mixed = model.method.predict((torch.from_numpy(images) - mean) / std).exp()
+    average = torch.from_numpy(answers).softmax(2).mean(1)
+    torch.testing.assert_close(average, mixed, atol=1e-5, rtol=1e-4)
+
+
+# --- mix ---------------------------------------------------------------------------------------
+
+
+def test_mixtures_of_a_run_and_of_several(runs, folder, tmp_path, monkeypatch, capsys):
+    do, plain = runs["do"].folder.path, runs["plain"].folder.path
+    assert call(monkeypatch, "mix", do, "--record", tmp_path / "r.jsonl", "--device", "cpu") == 0
+    shown = capsys.readouterr().out
+    assert "instance-wise" in shown
+    assert "oracle" in shown
+    (line,) = (json.loads(text) for text in (tmp_path / "r.jsonl").read_text().splitlines())
+    rows = {row["name"]: row for row in line["mixtures"]}
+    # the default mixture is what the run was scored with
+    assert rows["average"]["accuracy"] == pytest.approx(runs["do"].scores("test")["macro_accuracy"])
+    assert line["checkpoints_sha256"] == [runs["do"].scores("test")["checkpoint_sha256"]]
+    found = joining.mixtures([runs["plain"], runs["reslt"]], views="sade", device="cpu")
+    rows = {row["name"]: row for row in found["mixtures"]}
+    assert rows["sub-model 1"]["accuracy"] == pytest.approx(
+        runs["plain"].scores("test")["macro_accuracy"]
+    )
+    assert "balanced" not in rows
+    for line, message in (
+        ([plain], "has no sub-models"),
+        ([do, "--split", "x"], "must be one of"),
+        ([do, "--views", "x"], "no augmentation policy"),
+        ([do, tmp_path], "is no run folder"),
+    ):
+        assert call(monkeypatch, "mix", *line) == 2, line
+        assert message in capsys.readouterr().err
+    other = runs["plain"].config.data.model_copy(update={"image_size": 16})
+    changed = replace(runs["plain"], config=runs["plain"].config.model_copy(update={"data": other}))
+    with pytest.raises(LongtailError, match="only runs on the same data"):
+        joining.mixtures([runs["do"], changed], device="cpu")
+
+
 def test_timm_loads_its_weights(runs, tmp_path):
     done = export_run(runs["timm"].folder.path, "timm", tmp_path / "m.safetensors")
     network = timm.create_model("resnet10t", num_classes=3, checkpoint_path=str(done.path)).eval()
@@ -222,6 +271,8 @@ def test_what_cannot_be_exported(runs, tmp_path, monkeypatch, capsys):
         ([run, "--format", "timm"], "timm has no network resnet20"),
         ([run, "--out", tmp_path / "m.bin"], "ending in .onnx"),
         ([tmp_path], "is no run folder"),
+        ([run, "--sub-models"], "this method is one model"),
+        ([run, "--sub-models", "--format", "safetensors"], "is for onnx and torch-export"),
     ):
         assert call(monkeypatch, "export", *line) == 2
         assert message in capsys.readouterr().err

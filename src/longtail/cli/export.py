@@ -13,6 +13,10 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File of the model.")] = None,
+    *,
+    sub_models: Annotated[
+        bool, typer.Option("--sub-models", help="Logits of every sub-model, unmixed (DO).")
+    ] = False,
 ) -> None:
     """Write the model for use elsewhere, load it back, and compare it with the run.
 
@@ -23,8 +27,10 @@ def export(
       longtail export runs/my-run --format onnx
 
       longtail export runs/my-run --format timm --out classifier.safetensors
+
+      longtail export runs/do --format onnx --sub-models
     """
-    done = export_run(run, form, out)
+    done = export_run(run, form, out, sub_models=sub_models)
     for text in (
         f"written: {done.path}",
         f"model card: {done.card}",

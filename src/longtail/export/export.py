@@ -53,29 +53,35 @@ class Predictor(nn.Module):
 
     Args:
         model: A trained model.
+        sub_models: Answer with the logits of every sub-model, to be mixed outside.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: api.LoadedModel) -> None:
+    def __init__(self, model: api.LoadedModel, *, sub_models: bool = False) -> None:
         super().__init__()
-        self.method = model.method
+        self.method, self.sub_models = model.method, sub_models
         self.register_buffer("mean", torch.tensor(model.card.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(model.card.std)[:, None, None])
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Map [B, 3, S, S] in 0..1 to logits [B, C]."""
-        return self.method.predict((pictures - self.mean) / self.std)
+        """Map [B, 3, S, S] in 0..1 to logits [B, C], or of the sub-models [B, T, C]."""
+        images = (pictures - self.mean) / self.std
+        return self.method.answers(images) if self.sub_models else self.method.predict(images)
 
 
-def export_run(run: Path, form: str, out: Path | None = None) -> Exported:
+def export_run(
+    run: Path, form: str, out: Path | None = None, *, sub_models: bool = False
+) -> Exported:
     """Export the model of a finished run and check the written file.
 
     Args:
         run: Run folder.
         form: One of `FORMATS`.
         out: File; `<run>/export/model.<suffix>` if not given.
+        sub_models: Write the logits of every sub-model [B, T, C] instead of the mixture, for test-time
+            learning elsewhere; onnx and torch-export only.
 
     Raises:
         ConfigError: If there is no such format, a package is missing, or the model does not fit it.
@@ -84,7 +90,8 @@ def export_run(run: Path, form: str, out: Path | None = None) -> Exported:
     if form not in FORMATS:
         raise ConfigError(f"--format must be one of {', '.join(FORMATS)}, not {form!r}.")
     suffix, write, read = FORMATS[form]
-    target = out or run / "export" / f"model-{form}{suffix}"
+    stem = "sub-models" if sub_models else "model"
+    target = out or run / "export" / f"{stem}-{form}{suffix}"
     if target.suffix != suffix:
         raise ConfigError(
             f"The format {form} is written to a file ending in {suffix}, not {target}."
@@ -93,8 +100,10 @@ def export_run(run: Path, form: str, out: Path | None = None) -> Exported:
         raise ConfigError(f"{target} exists already; choose another file with --out.")
     model = api.load(run, device="cpu")
     opened = api.Run.open(run)
-    predictor = Predictor(model).eval()
+    predictor = Predictor(model, sub_models=sub_models).eval()
     pictures, source = _pictures(opened, model)
+    if sub_models:
+        _require_sub_models(predictor, pictures, form)
     target.parent.mkdir(parents=True, exist_ok=True)
     with writing(target) as file:
         about = formats.About.of(opened, model)
@@ -109,6 +118,16 @@ def export_run(run: Path, form: str, out: Path | None = None) -> Exported:
     with writing(card) as file:
         file.write_text(model_card(opened, model, target, form, difference), encoding="utf-8")
     return Exported(target, card, difference, source)
+
+
+def _require_sub_models(predictor: nn.Module, pictures: Tensor, form: str) -> None:
+    if form not in ("onnx", "torch-export"):
+        raise ConfigError(
+            f"--sub-models is for onnx and torch-export; {form} holds the weights of all."
+        )
+    with torch.inference_mode():
+        if predictor(pictures[:1]).shape[1] == 1:
+            raise ConfigError("--sub-models: this method is one model; leave the option out.")
 
 
 def compare(predictor: nn.Module, exported: Callable[[Tensor], Tensor], pictures: Tensor) -> float:
