@@ -1,12 +1,14 @@
 """Picture files of every kind: read properly, or named with their path."""
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from longtail import api
 from longtail.core import DataError
 from longtail.data.benchmarks import verify_lists
 from longtail.data.check import check_pictures, without_bad_pictures
@@ -14,8 +16,13 @@ from longtail.data.config import FolderData, TableData, open_data
 from longtail.data.decode import (
     MOST_PIXELS,
     BadPictureError,
+    draw_box,
     open_rgb,
+    pixels_of,
     random_resized_crop,
+    read_crop,
+    read_size,
+    read_square,
     to_square,
 )
 from longtail.data.files import class_names_of, list_entries, read_folder, read_lists, read_table
@@ -65,6 +72,7 @@ def test_pictures_stand_upright(tmp_path):
     exif[0x0112] = 6  # turned by 90 degrees
     ramp().save(file, exif=exif)
     assert open_rgb(file).size == (30, 40)
+    assert read_size(file) == (30, 40)
 
 
 def damage(root):
@@ -110,19 +118,68 @@ def test_a_huge_picture_is_named_and_not_decoded(tmp_path):
 
 
 def test_squares_and_crops():
-    picture = ramp(size=(80, 40))
+    picture = pixels_of(ramp(size=(80, 40)))
     square = to_square(picture, 32)
     assert square.shape == (3, 32, 32)
     assert square.dtype == np.uint8
     np.testing.assert_array_equal(
-        to_square(ramp(size=(32, 32)), 32), np.asarray(ramp(size=(32, 32))).transpose(2, 0, 1)
+        to_square(pixels_of(ramp(size=(32, 32))), 32),
+        np.asarray(ramp(size=(32, 32))).transpose(2, 0, 1),
     )
     one, other = (random_resized_crop(picture, 24, np.random.default_rng(s)) for s in (0, 1))
     assert one.shape == (3, 24, 24)
     assert not np.array_equal(one, other)
     # no crop of a line has an allowed aspect: the centre is taken
-    line = random_resized_crop(ramp(size=(400, 2)), 8, np.random.default_rng(0), area=(0.9, 1.0))
+    thin = pixels_of(ramp(size=(400, 2)))
+    line = random_resized_crop(thin, 8, np.random.default_rng(0), area=(0.9, 1.0))
     assert line.shape == (3, 8, 8)
+
+
+def photo(size=(500, 375), seed=0):
+    """Something smooth with texture, as a camera makes it."""
+    generator = np.random.default_rng(seed)
+    small = Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(small.resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
+    noisy = smooth + generator.normal(0, 6, (*size[::-1], 1)).astype(np.int16)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def test_resizing_is_pillows(tmp_path):
+    photo().save(tmp_path / "a.png")
+    square = read_square(tmp_path / "a.png", 224, margin=256 / 224)
+    resized = photo().resize((341, 256), Image.Resampling.BILINEAR).crop((58, 16, 282, 240))
+    expected = np.asarray(resized).transpose(2, 0, 1)
+    assert np.abs(square.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_a_part_is_chosen_before_decoding(tmp_path):
+    picture = photo((1600, 1200), seed=1)
+    picture.save(tmp_path / "large.jpg", quality=95)
+    picture.save(tmp_path / "large.png")
+    for seed in range(6):
+        one, other = (
+            read_crop(tmp_path / name, 64, np.random.default_rng(seed), area=(0.2, 1.0))
+            for name in ("large.jpg", "large.png")
+        )
+        # the JPEG was decoded at a smaller size; the part is the same up to its resolution
+        assert np.abs(one.astype(int) - other.astype(int)).mean() < 4
+    left, top, wide, high = draw_box(1600, 1200, np.random.default_rng(0), area=(0.2, 1.0))
+    whole = pixels_of(picture)[:, top : top + high, left : left + wide]
+    same = read_crop(tmp_path / "large.png", 64, np.random.default_rng(0), area=(0.2, 1.0))
+    reference = Image.fromarray(whole.permute(1, 2, 0).numpy()).resize(
+        (64, 64), Image.Resampling.BILINEAR
+    )
+    difference = np.asarray(reference).transpose(2, 0, 1).astype(int) - same
+    assert np.abs(difference).max() <= 1
+
+
+def test_damaged_files_are_named_however_they_are_read(tmp_path):
+    for name in damage(tmp_path):
+        crop = partial(read_crop, size=8, area=(0.2, 1.0), generator=np.random.default_rng(0))
+        for read in (partial(read_square, size=8), crop):
+            with pytest.raises(BadPictureError) as caught:
+                read(tmp_path / name)
+            assert str(tmp_path / name) in str(caught.value)
 
 
 def test_a_folder_of_classes(picture_folder):
@@ -294,6 +351,75 @@ def test_large_pictures_stay_in_files(tmp_path):
     assert data.default_view == "resized-crop-flip"
     assert data.pictures.decode(0).shape == (3, 224, 224)
     assert [len(data.manifest.rows(s)) for s in ("train", "val", "test")] == [18, 2, 4]
+
+
+def photos(root, sides=((500, 375), (300, 420), (100, 90))):
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for number in range(6):
+            photo(sides[number % 3], seed=number).save(root / name / f"{number}.jpg")
+    return root
+
+
+def test_decoded_pictures_are_those_of_the_files(tmp_path, monkeypatch):
+    root, cache = photos(tmp_path / "p"), tmp_path / "cache"
+    config = FolderData(name="folder", path=root, image_size=224)
+    plain = open_data(config).pictures
+    mapped = open_data(config.model_copy(update={"cache": cache}))
+    assert any("decoded once" in note for note in mapped.notes)
+    assert sorted(file.suffix for file in cache.iterdir()) == [".npy", ".uint8"]
+    for row in range(len(plain)):
+        np.testing.assert_array_equal(mapped.pictures.decode(row), plain.decode(row))
+        # a picture that is not larger than the cache's is cut alike as well
+        one, other = (
+            p.decode_crop(row, np.random.default_rng(row), (0.2, 1.0))
+            for p in (mapped.pictures, plain)
+        )
+        small = "2.jpg" in plain.paths[row].name or "5.jpg" in plain.paths[row].name
+        assert one.shape == (3, 224, 224)
+        assert np.array_equal(one, other) or not small
+        assert np.abs(one.astype(int) - other.astype(int)).mean() < 8
+    # the second time nothing is decoded, and the file cannot be changed through the map
+    monkeypatch.setattr("longtail.data.decoded.read_fitted", lambda *a: 1 / 0)
+    again = open_data(config.model_copy(update={"cache": cache})).pictures
+    before = next(cache.glob("*.uint8")).read_bytes()
+    again.decode(0)[:] = 0
+    again.pixels[:9] = 0
+    assert next(cache.glob("*.uint8")).read_bytes() == before
+    # another file: decoded again
+    photo(seed=99).save(root / "a" / "0.jpg")
+    with pytest.raises(ZeroDivisionError):
+        open_data(config.model_copy(update={"cache": cache}))
+
+
+def test_a_cache_that_cannot_be_used_is_explained(tmp_path, monkeypatch):
+    root, cache = photos(tmp_path / "p"), tmp_path / "cache"
+    config = FolderData(name="folder", path=root, image_size=224, cache=cache)
+
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.posix_fallocate", full, raising=False)
+        with pytest.raises(DataError, match="No space left"):
+            open_data(config)
+    assert not list(cache.iterdir()), "nothing half-written stays"
+    open_data(config)
+    with next(cache.glob("*.uint8")).open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(DataError, match="is damaged"):
+        open_data(config)
+    with pytest.raises(DataError, match="cannot be written"):
+        open_data(config.model_copy(update={"cache": root / "a" / "0.jpg"}))
+
+
+def test_training_reads_from_the_cache(tmp_path):
+    root = photos(tmp_path / "p")
+    line = ["backbone=resnet20", "image_size=96", f"data.cache={tmp_path / 'cache'}", "epochs=1",
+            "batch_size=4"]  # fmt: skip
+    run = api.train(str(root), line, out=tmp_path / "run", device="cpu")
+    assert "test" in run.evaluated_splits()
+    assert list((tmp_path / "cache").glob("*.uint8"))
 
 
 def test_published_lists_with_any_prefix(tmp_path):

@@ -21,11 +21,12 @@ from longtail.data.check import (
     without_bad_pictures,
 )
 from longtail.data.cifar import read_cifar
+from longtail.data.decoded import open_decoded
 from longtail.data.digits import read_digits
 from longtail.data.files import FileSet, read_folder, read_lists, read_table
 from longtail.data.long_tail import Profile, cut
 from longtail.data.options import Options
-from longtail.data.pictures import RESIDENT_SIDE, DataSet, FilePictures
+from longtail.data.pictures import RESIDENT_SIDE, DataSet, FilePictures, Pictures
 from longtail.data.splits import hold_out
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,6 +81,9 @@ class DigitsData(_Common):
 class _Files(_Common):
     image_size: int | None = Field(None, ge=8, description="side in pixels; chosen if not given")
     on_bad_picture: OnBadPicture = Field("error", description="error, or skip damaged files")
+    cache: Path | None = Field(
+        None, description="folder for pictures decoded once, about 260 kB each; for large ones"
+    )
 
 
 class FolderData(_Files):
@@ -218,12 +222,21 @@ def _open_files(
     manifest = file_set.manifest
     if not (manifest.has("val") or manifest.has("test")) and not isinstance(config, ListData):
         manifest, notes = _split(manifest, config, seed, notes)
-    pictures = FilePictures(file_set.files(), side)
+    files = FilePictures(file_set.files(), side)
+    pictures: Pictures = files
+    if files.fits_in_memory():
+        pictures = files.load(workers)
+    elif config.cache is not None:
+        pictures = open_decoded(
+            files, config.cache, workers=workers, progress=lambda done: progress(done, size)
+        )
+        note = "Pictures were decoded once at a smaller size; random parts are cut from that."
+        notes = _with(notes, note)
     small = side <= RESIDENT_SIDE
     inaturalist = config.name == "inaturalist2018"
     return DataSet(
         manifest,
-        pictures.load(workers) if pictures.fits_in_memory() else pictures,
+        pictures,
         INATURALIST_MEAN if inaturalist else IMAGENET_MEAN,
         INATURALIST_STD if inaturalist else IMAGENET_STD,
         default_view="crop-flip" if small else "resized-crop-flip",

@@ -15,7 +15,7 @@ from longtail.core import distributed
 from longtail.core.batch import Batch
 from longtail.core.rng import numpy_generator
 from longtail.data.augmentation import Draws, Policy, find_policy, normalise
-from longtail.data.pictures import ArrayPictures, DataSet, FilePictures
+from longtail.data.pictures import ArrayPictures, DataSet
 from longtail.data.samplers import EpochSampler
 
 BATCHES_AHEAD = 4  # decoded while the device computes
@@ -114,7 +114,7 @@ class TrainingLoader:
     ) -> Iterator[tuple[Tensor, ...]]:
         """Yield augmented uint8 pictures that threads decode some batches ahead."""
         pictures = self._data.pictures
-        assert isinstance(pictures, FilePictures)
+        assert not isinstance(pictures, ArrayPictures)
 
         def decode(step: int, place: int, view: str, policy: Policy) -> NDArray[np.uint8]:
             row = int(plan[step, place])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from longtail.core.errors import DataError
 from longtail.core.manifest import Manifest
-from longtail.data.decode import open_rgb, random_resized_crop, to_square
+from longtail.data.decode import read_crop, read_square
 
 # Pictures up to this side are kept decoded; larger ones are decoded when they are needed.
 RESIDENT_SIDE = 64
@@ -37,6 +38,10 @@ class ArrayPictures:
         """Side S in pixels."""
         return int(self.pixels.shape[-1])
 
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.pixels)
+
     def take(self, rows: NDArray[np.int64]) -> ArrayPictures:
         """Return the pictures at `rows`."""
         return ArrayPictures(self.pixels.index_select(0, torch.from_numpy(np.array(rows))))
@@ -54,23 +59,23 @@ class FilePictures:
     paths: tuple[Path, ...]
     size: int
 
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.paths)
+
     def take(self, rows: NDArray[np.int64]) -> FilePictures:
         """Return the pictures at `rows`."""
         return FilePictures(tuple(self.paths[row] for row in rows.tolist()), self.size)
 
     def decode(self, row: int) -> NDArray[np.uint8]:
         """Return the centre of picture `row`, uint8 [3, size, size]."""
-        margin = TEST_MARGIN if self.size > RESIDENT_SIDE else 1.0
-        wanted = round(self.size * margin)
-        return to_square(open_rgb(self.paths[row], at_least=wanted), self.size, margin=margin)
+        return read_square(self.paths[row], self.size, margin=view_margin(self.size))
 
     def decode_crop(
         self, row: int, generator: np.random.Generator, area: tuple[float, float]
     ) -> NDArray[np.uint8]:
         """Return a random resized part of `area` share of picture `row`, uint8 [3, size, size]."""
-        # a small crop must still have about `size` pixels a side
-        picture = open_rgb(self.paths[row], at_least=2 * self.size)
-        return random_resized_crop(picture, self.size, generator, area=area)
+        return read_crop(self.paths[row], self.size, generator, area=area)
 
     def fits_in_memory(self) -> bool:
         """Say whether the decoded pictures should be kept."""
@@ -89,7 +94,34 @@ class FilePictures:
         return ArrayPictures(torch.from_numpy(pixels))
 
 
-Pictures = ArrayPictures | FilePictures
+def view_margin(size: int) -> float:
+    """Return how much larger than the network's input a test picture is before its centre is cut."""
+    return TEST_MARGIN if size > RESIDENT_SIDE else 1.0
+
+
+class DecodedOnDemand(Protocol):
+    """Pictures that are decoded, or cut from a decoded file, when they are needed."""
+
+    @property
+    def size(self) -> int:
+        """Side of the square that the network sees."""
+
+    def take(self, rows: NDArray[np.int64]) -> DecodedOnDemand:
+        """Return the pictures at `rows`."""
+
+    def decode(self, row: int) -> NDArray[np.uint8]:
+        """Return the centre of picture `row`, uint8 [3, size, size]."""
+
+    def decode_crop(
+        self, row: int, generator: np.random.Generator, area: tuple[float, float]
+    ) -> NDArray[np.uint8]:
+        """Return a random resized part of picture `row`, uint8 [3, size, size]."""
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+
+
+Pictures = ArrayPictures | DecodedOnDemand
 
 
 @dataclass(frozen=True)
@@ -115,11 +147,7 @@ class DataSet:
     skipped: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        rows = len(
-            self.pictures.pixels
-            if isinstance(self.pictures, ArrayPictures)
-            else self.pictures.paths
-        )
+        rows = len(self.pictures)
         if rows != len(self.manifest):
             raise DataError(f"{self.manifest.name}: {len(self.manifest)} rows but {rows} pictures.")
 
