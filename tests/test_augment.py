@@ -200,7 +200,12 @@ def test_processes_augment_as_one_would(name):
         assert (part.int() - whole[rank::4].int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if name != "none"])
+def test_the_mirror_is_the_same_for_every_picture():
+    images = pictures()
+    assert torch.equal(find_policy("mirror")(images.clone(), draws(64)), images.flip(3))
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in ("none", "mirror")])
 def test_every_policy_changes_pictures_differently(name):
     same = pictures()[5:6].repeat(64, 1, 1, 1)
     made = find_policy(name)(same.clone(), draws(64))

@@ -123,7 +123,10 @@ def find_policy(name: str) -> Policy:
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Return (images / 255 - mean) / std as float32, from uint8 [B, 3, H, W]."""
-    scale = torch.tensor(std, device=images.device) * 255
-    shift = torch.tensor(mean, device=images.device) * 255
-    return (images.float() - shift[:, None, None]) / scale[:, None, None]
+    """Return (images / 255 - mean) / std as float32 in channels_last, from uint8 [B, 3, H, W]."""
+    width = images.shape[3]
+    shift, scale = (255 * torch.tensor(v, device=images.device).repeat(width) for v in (mean, std))
+    pixels = images.contiguous(memory_format=torch.channels_last).float()
+    # whole rows of a picture at once: broadcasting over three channels is three times slower on a CPU
+    pixels.permute(0, 2, 3, 1).flatten(2).sub_(shift).div_(scale)
+    return pixels
