@@ -16,8 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from longtail.recipes.measured import FILE as MEASURED
+from longtail.reproduce import find_evidence, read_table, render, table_names
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "notes-on-results.md")
+FILES = sorted((ROOT / "results").glob("*.jsonl"))
 
 
 def records(name: str) -> list[dict[str, Any]]:
@@ -26,44 +30,74 @@ def records(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
-def accuracy_table(name: str, decoupled: str) -> str:
-    """Return mean and standard deviation over seeds for every recipe of a results file.
+def overview() -> str:
+    """Return the main table: every family of methods in the short schedule."""
+    text = render(read_table("overview-cifar100"), "short", FILES)
+    return text.split("\n\n", 2)[2].rstrip()
 
-    Args:
-        name: The file.
-        decoupled: File of Decoupling's rows; those that are a recipe as it ships are shown too.
-    """
-    by_recipe: dict[str, list[dict[str, Any]]] = {}
-    shipped = re.compile(r"/instance/(crt|lws|tau|ncm) ")
-    more = [line for line in records(decoupled) if shipped.search(line["command"])]
-    for line in [*records(name), *more]:
-        by_recipe.setdefault(line["recipe"], []).append(line)
-    first = next(iter(by_recipe.values()))[0]
-    groups = first["groups"]
-    titles = [f"{group} ({groups[group]['classes']})" for group in ("many", "medium", "few")]
-    rows = [
-        f"| recipe | seeds | all | {' | '.join(titles)} |",
-        "|---|---|---|---|---|---|",
-    ]
-    for recipe, lines in by_recipe.items():
-        cells = [mean_and_deviation([100 * line[key] for line in lines])
-                 for key in ("accuracy", "many", "medium", "few")]  # fmt: skip
-        rows.append(f"| `{recipe}` | {len(lines)} | {' | '.join(cells)} |")
-    hardware = first["hardware"]
-    rows += [
-        "",
-        f"Accuracy in % on the balanced test set, {first['epochs']} epochs, {first['selection']}, mean "
-        f"± standard deviation. Measured on {hardware['cpu']}, {hardware['cpu_cores']} cores, torch "
-        f"{first['versions']['torch']}; every run is a line of `results/{name}` or `results/{decoupled}`. "
-        "Decoupling's rows share the representations of two cross-entropy runs and add 5 or 10 epochs of "
-        "their classifier, or none.",
-    ]
-    return "\n".join(rows)
+
+def paper_table(name: str) -> str:
+    """Return a paper's table in both schedules."""
+    table = read_table(name)
+    full, short = (render(table, profile, FILES) for profile in ("full", "short"))
+    again = short.split("\n\n", 2)[2]
+    return f"{full}\n### Short schedule\n\n{again}"
+
+
+def measured() -> str:
+    """Return what `longtail recipes` and `longtail methods` show, as JSON."""
+    found: dict[str, dict[str, str]] = {}
+    rows = [row for name in table_names() for row in read_table(name).rows if not row.overrides]
+    for profile in ("full", "short"):
+        for row in rows:  # the first row of a recipe is the recipe as it ships
+            lines = [e.line for e in find_evidence(row.config(profile), FILES)]
+            if lines:
+                seeds = f"{len(lines)} seed{'s' * (len(lines) > 1)}"
+                entry = {
+                    "accuracy": mean_and_deviation([100 * line["accuracy"] for line in lines]),
+                    "few": mean_and_deviation([100 * line["few"] for line in lines]),
+                    "schedule": f"{lines[0]['epochs']} epochs, {seeds}",
+                }
+                found.setdefault(row.recipe, entry)
+    reslt = next(r for r in records("reslt-cost.jsonl")[-1]["lines"] if "batchnorm" in r["row"])
+    do = {line["measure"]: line["ratio"] for line in records("do-cost.jsonl")[-1]["lines"]}
+    costs = {
+        "paco": {"training step": records("paco-cost.jsonl")[-1]["step_ratio"]["median"]},
+        "reslt": {
+            "training": reslt["training"]["ratio"], "prediction": reslt["inference"]["ratio"]
+        },
+        "do": {"prediction": do["averaging, against one network"]},
+    }  # fmt: skip
+    rounded = {m: {k: round(v, 2) for k, v in each.items()} for m, each in costs.items()}
+    content = {"recipes": dict(sorted(found.items())), "costs": rounded}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def speed_table(name: str) -> str:
     """Return the newest record of the speed benchmark."""
-    record = records(name)[-1]
+    measured_speed = [line for line in records(name) if line["benchmark"] == "speed"]
+    record = measured_speed[-1]
+    rows = ratio_rows(record)
+    hardware = record["hardware"]
+    text = (
+        f"Peak host memory of a CIFAR-100-LT run: {record['peak_memory_gb']:.2f} GB. Measured on "
+        f"{hardware['cpu']}, {hardware['cpu_cores']} cores, torch {record['versions']['torch']}; "
+        f"medians of alternating repetitions in one run, smallest and largest ratio of a pair. Not "
+        f"measured: {record['not_measured']}."
+    )
+    for other in records(name):
+        if "accuracy_after_15_epochs" in other:
+            parts = [
+                f"{who} {mean_and_deviation([100 * run['all'] for run in runs])}"
+                for who, runs in other["accuracy_after_15_epochs"].items()
+            ]
+            accuracy = f" After 15 epochs, three seeds each, accuracy in %: {', '.join(parts)}."
+            text += accuracy
+    return "\n".join([*rows, "", text])
+
+
+def ratio_rows(record: dict[str, Any]) -> list[str]:
+    """Return the lines of a benchmark of ratios as a Markdown table."""
     rows = ["| measure | against | ours | theirs | ratio | target |", "|---|---|---|---|---|---|"]
     for line in record["lines"]:
         low, high = line["spread"]
@@ -72,20 +106,40 @@ def speed_table(name: str) -> str:
             f"| {line['measure']} | {line['against']} | {line['ours']:,.0f} {line['unit']} | "
             f"{line['theirs']:,.0f} | {line['ratio']:.2f} ({low:.2f} to {high:.2f}) | {target} |"
         )
+    return rows
+
+
+def pictures_table(name: str) -> str:
+    """Return the newest record of the data path of large pictures."""
+    record = records(name)[-1]
     hardware = record["hardware"]
     text = (
-        f"Peak host memory of a CIFAR-100-LT run: {record['peak_memory_gb']:.2f} GB. Measured on "
-        f"{hardware['cpu']}, {hardware['cpu_cores']} cores, torch {record['versions']['torch']}; "
-        f"medians of alternating repetitions in one run, smallest and largest ratio of a pair. Not "
-        f"measured: {record['not_measured']}."
+        f"{record['files']:,} JPEG files of 500 x 375 pixels; the cache took {record['cache_seconds']:.0f} "
+        f"seconds and {record['cache_bytes'] / 1e9:.1f} GB. Measured on {hardware['cpu']}, "
+        f"{hardware['cpu_cores']} cores, torch {record['versions']['torch']}."
     )
-    if "accuracy_after_15_epochs" in record:
-        parts = [
-            f"{who} {mean_and_deviation([100 * run['all'] for run in runs])}"
-            for who, runs in record["accuracy_after_15_epochs"].items()
-        ]
-        text += f" After 15 epochs, three seeds each, accuracy in %: {', '.join(parts)}."
-    return "\n".join([*rows, "", text])
+    return "\n".join([*ratio_rows(record), "", text])
+
+
+def do_cost_table(name: str) -> str:
+    """Return the newest record of DO's cost."""
+    record = records(name)[-1]
+    rows = ["| measure | ratio | target |", "|---|---|---|"]
+    targets = {"instance weights from two random views, against averaging": "at most 3.1"}
+    for line in record["lines"]:
+        low, high = line["spread"]
+        target = targets.get(line["measure"], "")
+        rows.append(
+            f"| {line['measure']} | {line['ratio']:.2f} ({low:.2f} to {high:.2f}) | {target} |"
+        )
+    share = 100 * record["solver_share_of_test_time_learning"]
+    rows += [
+        f"| solver, share of test-time learning | {share:.2f} % | under 3 % |",
+        f"| storage of all sub-models, against one network | {record['storage_ratio']:.2f} | at most 1.15 |",
+        "",
+        f"The solver takes {record['solver_seconds_for_10000_pictures']:.3f} seconds for 10,000 pictures.",
+    ]
+    return "\n".join(rows)
 
 
 def mean_and_deviation(values: list[float]) -> str:
@@ -168,14 +222,14 @@ def cost_table(name: str) -> str:
 
 
 TABLES = {
-    "cifar100-lt-40-epochs": lambda: accuracy_table(
-        "cifar100-lt-40-epochs.jsonl", "decoupling-40-epochs.jsonl"
-    ),
+    "overview": overview,
     "speed": lambda: speed_table("speed.jsonl"),
     "decoupling": lambda: decoupling_table("decoupling-40-epochs.jsonl"),
     "decoupling-norms": lambda: norms_table("decoupling-norms.jsonl"),
     "features": lambda: features_table("features.jsonl"),
     "reslt-cost": lambda: cost_table("reslt-cost.jsonl"),
+    "pictures": lambda: pictures_table("pictures.jsonl"),
+    "do-cost": lambda: do_cost_table("do-cost.jsonl"),
 }
 
 
@@ -200,12 +254,15 @@ def main() -> None:
     shown = re.findall(r"<!-- table (\S+) -->", "".join(pages.values()))
     if sorted(shown) != sorted(TABLES):
         raise SystemExit(f"Every table must be shown once; shown are {', '.join(shown)}.")
-    for page, text in pages.items():
-        made = rendered(text)
-        if check and made != text:
-            sys.exit(f"{page.name} is not up to date: run benchmarks/render.py")
+    made = {page: rendered(text) for page, text in pages.items()}
+    made |= {ROOT / "results" / "tables" / f"{n}.md": paper_table(n) for n in table_names()}
+    made[MEASURED] = measured()
+    for page, text in made.items():
         if not check:
-            page.write_text(made, encoding="utf-8")
+            page.parent.mkdir(exist_ok=True)
+            page.write_text(text, encoding="utf-8")
+        elif not page.exists() or page.read_text(encoding="utf-8") != text:
+            sys.exit(f"{page.name} is not up to date: run benchmarks/render.py")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """The command line as a user meets it: what works, and what is answered in words."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import longtail as package
 from longtail import api
 from longtail.cli import main
 from longtail.evaluation import read_predictions
@@ -139,9 +143,33 @@ def test_lists(longtail):
     status, out, _ = longtail("methods")
     assert status == 0
     assert "single-head" in out
+    assert "1.45x" in out, "costs come from the records"
+    status, out, _ = longtail("methods", "do")
+    assert status == 0
+    assert "preference of medium stages" in out
+    assert longtail("methods", "none")[0] == 2
+    status, out, _ = longtail("recipes", "cifar100-lt/balanced")
+    assert "42.8" in out
+    assert "imagenet" not in out
+    assert longtail("recipes", "nothing-like-this")[0] == 2
+    assert longtail("--version")[1].strip() == f"longtail {package.__version__}"
     assert longtail("--help")[0] == 0
     for verb in ("train", "evaluate", "recipes", "methods", "demo", "data"):
         assert longtail(verb, "--help")[0] == 0
+
+
+def test_shells_complete_recipes_methods_and_tables():
+    for line, expected in (
+        ("longtail train cifar100-lt/pa", "cifar100-lt/paco"),
+        ("longtail methods d", "decoupling"),
+        ("longtail reproduce resl", "reslt-table-5"),
+    ):
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+        done = subprocess.run(
+            [Path(sys.executable).parent / "longtail"], env=os.environ | words | {"_LONGTAIL_COMPLETE": "complete_bash"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert expected in done.stdout.split(), (line, done.stderr)
 
 
 def test_large_pictures_are_trained_from_files(longtail, tmp_path):

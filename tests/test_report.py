@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from longtail import api
@@ -71,7 +72,7 @@ def test_the_page_of_a_run_holds_every_section(runs, monkeypatch):
     assert file.stat().st_size < 3_000_000
     page = Page(text)
     sections = ["verdict", "numbers", "classes", "confusion", "reliability", "learning", "norms",
-                "sampling", "method-0", "method-1", "mistakes", "table", "repeat"]  # fmt: skip
+                "sampling", "method-0", "method-1", "mistakes", "table", "data", "repeat"]  # fmt: skip
     assert [name for name in page.ids if name in sections] == sections
     assert len(page.ids) == len(set(page.ids)), "ids of inline figures must differ"
     # nothing leaves the page
@@ -92,6 +93,18 @@ def test_numbers_of_the_branches_are_those_of_the_model(runs):
     assert set(alone.series) == {"branch 0", "branch 1", "branch 2", "sum"}
     for epoch in range(3):
         assert sum(values[epoch] for values in shares.series.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_end_of_each_stage_is_shown(runs):
+    view = RunView.open(runs["tau"], device="cpu")
+    panel = view.stage_panel()
+    assert panel.places[0] == view.stages[0].name
+    assert panel.places[-1] == "in the end"
+    assert panel.series["all"][-1] == pytest.approx(view.scores["macro_accuracy"])
+    with torch.inference_mode():
+        start = api.load(runs["tau"], device="cpu", stage=0)
+    assert start.card.stage == 0
+    assert RunView.open(runs["reslt"], device="cpu").stage_panel() is None
 
 
 def test_the_curve_of_tau_is_shown(runs):
@@ -199,6 +212,14 @@ def test_own_pictures_names_and_lost_data(picture_folder, tmp_path):
     assert "&lt;b&gt;ant &amp; co" in text
     assert "<b>ant" not in text
     assert "data:image/jpeg;base64" in text
+    assert 'id="data"' in text
+    assert "No damaged, repeated or leaking picture" in text
+    # the same picture under two names, one of them for test: found by the run's own split
+    manifest = RunView.open(run.folder.path, device="cpu").data.manifest
+    train, test = (manifest.paths[manifest.rows(split)[0]] for split in ("train", "test"))
+    shutil.copy(strange / train, strange / test)
+    text = render_run(RunView.open(run.folder.path, device="cpu"))
+    assert "occur in two splits (leakage)" in text or "occur with different labels" in text
     shutil.rmtree(strange)
     text = render_run(RunView.open(run.folder.path, device="cpu"))
     assert "could not be opened from here" in text

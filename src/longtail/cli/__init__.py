@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -26,12 +28,29 @@ from longtail.core.errors import LongtailError
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 
 app = typer.Typer(
-    help="Long-tailed visual recognition: train, measure and repair classifiers when most classes "
-    "have few pictures. New here? Run: longtail demo",
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Long-tailed visual recognition: train, measure and repair classifiers.
+
+    For when most classes have few pictures. New here? Run: longtail demo
+    """
+    if version:
+        typer.echo(f"longtail {importlib.metadata.version('longtail')}")
+        raise typer.Exit
+
+
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)

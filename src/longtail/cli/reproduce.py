@@ -26,9 +26,18 @@ from longtail.reproduce import (
 from longtail.runs import append_record
 
 
+def complete_table(incomplete: str) -> list[str]:
+    """Complete the name of a table."""
+    return [name for name in table_names() if name.startswith(incomplete)]
+
+
 def reproduce(
     table: Annotated[
-        str | None, typer.Argument(help="Shipped table or YAML file; all are listed without one.")
+        str | None,
+        typer.Argument(
+            help="Shipped table or YAML file; all are listed without one.",
+            autocompletion=complete_table,
+        ),
     ] = None,
     profile: Annotated[str, typer.Option(help="full (the paper's) or short (40 epochs).")] = "full",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of every row.")] = 3,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from longtail import api
+from longtail.cli.lists import complete_recipe
 from longtail.cli.show import checking, comparison_table, console, score_table, summary_table
 from longtail.core import distributed
 from longtail.core.errors import ConfigError
@@ -21,7 +22,10 @@ from longtail.runs import append_record
 def train(
     source: Annotated[
         str | None,
-        typer.Argument(help="Shipped recipe, YAML file, or a folder or table of your pictures."),
+        typer.Argument(
+            help="Shipped recipe, YAML file, or a folder or table of your pictures.",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value, for example epochs=40 loss=ldam.")

@@ -157,6 +157,9 @@ class Decoupling(Method):
 
     Config = DecouplingOptions
     summary = "train jointly, then correct the classifier alone: cRT, LWS, tau or class means"
+    advice = (
+        "a trained network exists, or several classifiers shall be compared on the same features"
+    )
     citation = "Kang et al., Decoupling Representation and Classifier, ICLR 2020"
 
     tau: Tensor

@@ -102,7 +102,7 @@ class DOOptions(Options):
     rare_sampling: Literal["reversed", "class-balanced", "instance"] = Field(
         "reversed", description="of the stage of the rare classes: 1 / n per class, or per picture"
     )
-    compensation: Reading = "vector"
+    compensation: Reading = Field("vector", description="how log a_t enters the loss")
     reverse: Literal["rank", "index"] = Field(
         "rank", description="R of stage 3: by rank of the count, or by class number"
     )
@@ -124,9 +124,11 @@ class DOOptions(Options):
     search_metric: Literal["all", "group"] = Field(
         "all", description="accuracy of all classes or of the stage's"
     )
-    importance: Criterion = "taylor"
+    importance: Criterion = Field("taylor", description="by which weights are kept")
     gradients: Gradients = Field("batch", description="whose gradient the importance is made of")
-    importance_classes: Literal["group", "all"] = "group"
+    importance_classes: Literal["group", "all"] = Field(
+        "group", description="whose pictures measure it"
+    )
     importance_loss: Literal["cross-entropy", "stage", "probability"] = Field(
         "cross-entropy",
         description="of the importance; or the stage's own, or the label's probability",
@@ -140,12 +142,17 @@ class DOOptions(Options):
         "per-stage",
         description="normalisation: a copy per stage, stage 1's, the last one's (ruinous)",
     )
-    classifier: Literal["per-stage", "allotted", "frozen"] = "per-stage"
+    classifier: Literal["per-stage", "allotted", "frozen"] = Field(
+        "per-stage", description="its weights: a copy per stage, part of the groups, stage 1's"
+    )
     reuse: bool = Field(True, description="sub-model t holds groups 1..t, or t alone (a control)")
     networks: Literal["allotted", "separate"] = Field(
         "allotted", description="one network, or a whole one per stage (a control)"
     )
-    mixture: Literal["average", "average-logits", "balanced", "instance"] = "average"
+    mixture: Literal["average", "average-logits", "balanced", "instance"] = Field(
+        "average",
+        description="of the sub-models; balanced takes away what sampling and margin put in",
+    )
     objective: Literal["cosine", "dot"] = Field("cosine", description="of the instance mixture")
 
     @model_validator(mode="after")
@@ -176,6 +183,7 @@ class DO(Method):
 
     Config = DOOptions
     summary = "weights allotted to many, medium and few shot classes stage by stage, then mixed"
+    advice = "research on weights for groups of classes; prediction takes several passes"
     citation = "DO: Decoupled Optimisation for Long-Tailed Visual Recognition, AAAI 2024"
 
     preferred: Tensor

@@ -58,12 +58,14 @@ class Method(nn.Module):
 
     Attributes:
         Config: The options of the method, with units, limits and the paper's values.
-        summary: What it does and when to use it, one line for `longtail methods`.
+        summary: What it does, one line for `longtail methods`.
+        advice: When to use it, likewise.
         citation: Paper, for reports.
     """
 
     Config: ClassVar[type[Options]]
     summary: ClassVar[str]
+    advice: ClassVar[str]
     citation: ClassVar[str]
 
     @property

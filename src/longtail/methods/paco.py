@@ -111,6 +111,7 @@ class PaCo(Method):
 
     Config = PaCoOptions
     summary = "contrastive learning with one learnable centre per class, two views and a queue"
+    advice = "there is time for hundreds of epochs and strong augmentation"
     citation = "Cui et al., Parametric Contrastive Learning, ICCV 2021"
 
     log_prior: Tensor

@@ -113,6 +113,7 @@ class ResLT(Method):
 
     Config = ResLTOptions
     summary = "nested residual branches for many, medium and few shot classes, summed"
+    advice = "rare classes matter most and the network shall stay as small and as fast as it is"
     citation = "Cui et al., ResLT: Residual Learning for Long-tailed Recognition, TPAMI 2022"
 
     group_of: Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.predictions import Predictions
 from longtail.core.stage import Stage
-from longtail.data.config import open_data
+from longtail.data.check import check_pictures
+from longtail.data.config import CifarData, DigitsData, open_data, read_files
+from longtail.data.inspect import Inspection, inspect
 from longtail.data.loader import evaluation_batches
 from longtail.data.pictures import DataSet
 from longtail.engine import checkpoint as ckpt
@@ -138,6 +140,22 @@ class RunView:
     def model(self) -> api.LoadedModel:
         """The trained model."""
         return api.load(self.run.folder.path, device=self.device)
+
+    @cached_property
+    def inspection(self) -> Inspection | None:
+        """Return what is known of the data without training, or None if it does not open."""
+        if self.data is None:
+            return None
+        config = self.run.config.data
+        if isinstance(config, CifarData | DigitsData):
+            return inspect(self.data.manifest)
+        file_set = read_files(config)
+        # files were checked when the data was opened, and what was found is remembered
+        checked = check_pictures(file_set.files())
+        row_of = {int(number): row for row, number in enumerate(file_set.manifest.ids)}
+        used = [checked[row_of[int(number)]] for number in self.data.manifest.ids]
+        found = inspect(self.data.manifest, used, file_set.ignored)  # with the run's own splits
+        return replace(found, damaged=inspect(file_set.manifest, checked).damaged)
 
     @property
     def stages(self) -> Sequence[Stage]:
