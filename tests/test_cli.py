@@ -166,7 +166,8 @@ def test_shells_complete_recipes_methods_and_tables():
     ):
         words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
         done = subprocess.run(
-            [Path(sys.executable).parent / "longtail"], env=os.environ | words | {"_LONGTAIL_COMPLETE": "complete_bash"},
+            [Path(sys.executable).parent / "longtail"],
+            env=os.environ | words | {"_LONGTAIL_COMPLETE": "complete_bash"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert expected in done.stdout.split(), (line, done.stderr)

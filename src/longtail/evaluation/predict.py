@@ -104,7 +104,8 @@ def answer_split(
         data, batch_size=size, device=device, workers=workers, everything=True, view=view, seed=seed
     )
     with torch.inference_mode(), autocast(precision, device):
-        return torch.cat([method.answers(images).float().cpu() for images, _ in batches])
+        found = [method.answers(images).float().cpu() for images, _ in batches]
+    return torch.cat(found)  # outside, so that weights may be learnt on it
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
