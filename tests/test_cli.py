@@ -158,6 +158,26 @@ def test_lists(longtail):
         assert longtail(verb, "--help")[0] == 0
 
 
+def test_seeds_at_once_are_the_seeds_one_after_another(longtail, tmp_path):
+    line = ("train", "digits-lt/balanced-softmax", "epochs=1", "batch_size=64", "--device", "cpu",
+            "--seeds", 2)  # fmt: skip
+    status, out, err = longtail(*line, "--at-once", 2, "--out", "a", "--record", "r.jsonl")
+    assert status == 0, err
+    assert "a/seed-1: done" in out
+    lines = [json.loads(text) for text in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert [line["seed"] for line in lines] == [0, 1]
+    assert "--at-once" in lines[0]["command"]
+    assert longtail(*line, "--out", "b")[0] == 0
+    for seed in (0, 1):
+        one, other = (api.Run.open(tmp_path / folder / f"seed-{seed}") for folder in "ab")
+        losses = [run.folder.read_metrics()[0]["loss"] for run in (one, other)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # thread counts may differ
+    # what goes wrong in a process is said in words, and the runs are not overwritten
+    status, _, err = longtail(*line, "--at-once", 2, "--out", "a")
+    assert status == 2
+    assert "seed-0" in err
+
+
 def test_shells_complete_recipes_methods_and_tables():
     for line, expected in (
         ("longtail train cifar100-lt/pa", "cifar100-lt/paco"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from longtail import api
+from longtail.cli.at_once import train_at_once
 from longtail.cli.lists import complete_recipe
 from longtail.cli.show import checking, comparison_table, console, score_table, summary_table
 from longtail.core import distributed
@@ -45,6 +48,9 @@ def train(
         str | None,
         typer.Option(help="KEY=A,B,...: one run per value; they share what they can."),
     ] = None,
+    at_once: Annotated[
+        int, typer.Option(min=1, help="Seeds that are trained at the same time on one device.")
+    ] = 1,
 ) -> None:
     """Train a recipe or your own pictures, then score the last epoch on the test split.
 
@@ -54,7 +60,7 @@ def train(
 
       longtail train my-pictures/ backbone=resnet50 pretrained=true loss=logit-adjusted
 
-      longtail train digits-lt/balanced-softmax --seeds 3
+      longtail train digits-lt/balanced-softmax --seeds 3 --at-once 3
 
       longtail train digits-lt/crt --each classifier=joint,crt,lws,tau,ncm
 
@@ -71,26 +77,42 @@ def train(
     distributed.start(find_device(device))
     folder = out or distributed.broadcast(api.default_folder(config))
     results: dict[str, list[api.Run]] = {}
+    done: Iterator[api.Run]
     for label, variant in variants.items():
-        results[label] = []
+        start = variant.start or _shared_start(folder, label, variants)
+        configs = {}
         for seed in range(variant.training.seed, variant.training.seed + seeds):
-            own = _place(folder, label, seed if seeds > 1 else None)
             training = variant.training.model_copy(update={"seed": seed})
-            start = variant.start or _shared_start(folder, label, variants)
-            with checking() as progress:
-                run = api.train(
-                    variant.model_copy(update={"training": training, "start": start}),
-                    out=own,
-                    resume=resume,
-                    device=device,
-                    log=default_log(own) if distributed.is_main() else SilentLog(),
-                    progress=progress,
-                )
+            place = _place(folder, label, seed if seeds > 1 else None)
+            configs[place] = variant.model_copy(update={"training": training, "start": start})
+        if at_once > 1 and len(configs) > 1:
+            done = iter(train_at_once(configs, at_once, resume=resume, device=device, note=_note))
+        else:
+            done = (_train(config, place, resume, device) for place, config in configs.items())
+        results[label] = []
+        for run in done:
             results[label].append(run)
             if record is not None and distributed.is_main():
                 append_record(record, api.record(run, run.evaluated_splits()[0]))
     if distributed.is_main():
-        _show(results, folder, source or config.recipe)
+        kept = [change for change in changes if not change.split("=")[0].endswith("seed")]
+        _show(results, folder, shlex.join([source or config.recipe, *kept]))
+
+
+def _train(config: RunConfig, place: Path, resume: bool, device: str | None) -> api.Run:
+    with checking() as progress:
+        return api.train(
+            config,
+            out=place,
+            resume=resume,
+            device=device,
+            log=default_log(place) if distributed.is_main() else SilentLog(),
+            progress=progress,
+        )
+
+
+def _note(text: str) -> None:
+    console().print(text, markup=False, highlight=False)
 
 
 def _variants(each: str | None) -> list[tuple[str, list[str]]]:
