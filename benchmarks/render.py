@@ -142,6 +142,53 @@ def do_cost_table(name: str) -> str:
     return "\n".join(rows)
 
 
+def mixtures_table(name: str) -> str:
+    """Return the mixtures of DO's runs with the default options, on left-out pictures and on test."""
+    chosen = [line for line in records(name) if line["row"] == "do" and line["views"] == "mirror"]
+    names = [(row["name"], row["sees"]) for row in chosen[0]["mixtures"]]
+    seeds = len({line["seed"] for line in chosen})
+    rows = [
+        "| mixture | sees | left out, all | test, all | many | medium | few |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for mixture, sees in names:
+        found: dict[str, list[dict[str, Any]]] = {"left out": [], "test": []}
+        for line in chosen:
+            found[line["pictures"]] += [r for r in line["mixtures"] if r["name"] == mixture]
+        cells = [mean_and_deviation([100 * r["accuracy"] for r in found["left out"]])]
+        cells += [
+            mean_and_deviation([100 * r[key] for r in found["test"]])
+            for key in ("accuracy", "many", "medium", "few")
+        ]
+        rows.append(f"| {mixture} | {sees} | {' | '.join(cells)} |")
+    rows += ["", f"Class-averaged accuracy in %, {seeds} seed{'s' * (seeds > 1)}, last epoch."]
+    return "\n".join(rows)
+
+
+def panel_table(name: str, title: str, row: str, unit: float, form: str) -> str:
+    """Return one panel of a run's report, mean over seeds, as a table of places by series."""
+    panels = [
+        panel
+        for line in records(name)
+        for panel in line["panels"]
+        if line["row"] == row and panel["title"] == title
+    ]
+    series = list(panels[0]["series"])
+    rows = [f"| {panels[0]['x']} | {' | '.join(series)} |", "|---" * (len(series) + 1) + "|"]
+    for place, label in enumerate(panels[0]["places"]):
+        cells = [
+            format(statistics.mean(unit * panel["series"][s][place] for panel in panels), form)
+            for s in series
+        ]
+        rows.append(f"| {str(label).replace(chr(10), ' ')} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def short_table(name: str) -> str:
+    """Return a paper's table in the short schedule."""
+    return render(read_table(name), "short", FILES).split("\n\n", 2)[2].rstrip()
+
+
 def mean_and_deviation(values: list[float]) -> str:
     """Return `12.3 ± 0.4`, or the value alone if there is one."""
     mean = statistics.mean(values)
@@ -230,6 +277,17 @@ TABLES = {
     "reslt-cost": lambda: cost_table("reslt-cost.jsonl"),
     "pictures": lambda: pictures_table("pictures.jsonl"),
     "do-cost": lambda: do_cost_table("do-cost.jsonl"),
+    "do-ablations": lambda: short_table("do-ablations"),
+    "do-mixtures": lambda: mixtures_table("do-mixtures.jsonl"),
+    "do-stages": lambda: panel_table(
+        "panels.jsonl", "Accuracy at the end of each stage", "do", 100, ".1f"
+    ),
+    "do-weights": lambda: panel_table(
+        "panels.jsonl", "Test-time weights of the sub-models", "do", 1, ".2f"
+    ),
+    "do-importance": lambda: panel_table(
+        "panels.jsonl", "Mean importance of the weights", "do", 1e6, ".2f"
+    ),
 }
 
 

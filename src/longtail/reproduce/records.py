@@ -44,7 +44,7 @@ def find_evidence(config: RunConfig, files: Sequence[Path]) -> list[Evidence]:
     found: dict[int, Evidence] = {}
     for file in files:
         for line in read_lines(file):
-            if "config" not in line or line.get("split") != "test":
+            if "config" not in line or "accuracy" not in line or line.get("split") != "test":
                 continue
             try:
                 recorded = validate(line["config"], str(file))
