@@ -136,7 +136,8 @@ class DOOptions(Options):
     scope: Literal["global", "layer"] = Field("global", description="rank all weights together")
     restart: Literal["fresh", "zero", "rewind", "keep"] = Field(
         "fresh",
-        description="values of released weights: drawn anew, 0, the first ones, as they are",
+        description="values of released weights: drawn anew (pretrained ones as they came), 0, the first "
+        "ones, as they are",
     )
     norm: Literal["per-stage", "frozen", "shared"] = Field(
         "per-stage",
@@ -422,7 +423,7 @@ class DO(Method):
         t = int(stage.name.split(",")[0].removeprefix("group ")) - 1
         facts: dict[str, Any] = {}
         if stage.kind == "select":
-            facts = self._choose_release(list(batches), t, split)
+            facts = self._choose_release(batches, t, split)
         self._one.settle(t + 1, share_norm=self.config.norm == "shared")
         if t < self.count - 1:
             self._one.begin(t + 2, self._restarted())
@@ -447,19 +448,22 @@ class DO(Method):
         )
         return {name: drawn[name].detach() for name in live}
 
-    def _choose_release(
-        self, batches: Sequence[tuple[Tensor, Tensor]], t: int, split: str
-    ) -> dict[str, Any]:
+    def _choose_release(self, batches: FitBatches, t: int, split: str) -> dict[str, Any]:
         """Score the network at 0, 10, ..., 90 %, and go back to the best share by the rule."""
         metric = self.preferred[t].cpu() if self.config.search_metric == "group" else slice(None)
-        curve = []
-        for snapshot in self.measured.get_buffer("snapshots"):
-            self._restore(snapshot)
-            answered = ((self.allotment(x, t + 1).argmax(dim=1)[None], y) for x, y in batches)
-            accuracy = class_accuracy(answered, self.preferred.shape[1])[0]
-            curve.append(measured_mean(accuracy[metric]) or 0.0)
+        snapshots = self.measured.get_buffer("snapshots")
+
+        def answered(images: Tensor) -> Tensor:
+            found = []
+            for snapshot in snapshots:
+                self._restore(snapshot)
+                found.append(self.allotment(images, t + 1).argmax(dim=1))
+            return torch.stack(found)
+
+        accuracy = class_accuracy(((answered(x), y) for x, y in batches), self.preferred.shape[1])
+        curve = [measured_mean(each[metric]) or 0.0 for each in accuracy]
         level = choose_level(curve, self.config.search_rule)
-        self._restore(self.measured.get_buffer("snapshots")[level])
+        self._restore(snapshots[level])
         if split == "train":
             self._remarks += (
                 "DO: gamma was searched on training pictures: there is no val split.",
