@@ -277,6 +277,8 @@ TABLES = {
     "reslt-cost": lambda: cost_table("reslt-cost.jsonl"),
     "pictures": lambda: pictures_table("pictures.jsonl"),
     "do-cost": lambda: do_cost_table("do-cost.jsonl"),
+    "baselines": lambda: short_table("baselines-cifar100"),
+    "paco-ablation": lambda: short_table("paco-ablation"),
     "do-ablations": lambda: short_table("do-ablations"),
     "do-mixtures": lambda: mixtures_table("do-mixtures.jsonl"),
     "do-stages": lambda: panel_table(
