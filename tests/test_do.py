@@ -420,16 +420,13 @@ def test_sequences_of_stages():
         DOOptions(sequence="four", release=(0.5, 0.8))
 
 
-def test_known_bias_is_sampling_plus_margin():
-    # spec B1.4: tail minus head 9.21 nats in stage 3, medium minus others 1.69 in stage 2
-    method, _ = stages_of()
-    bias = method.known_bias()
-    assert float(bias[2, 99] - bias[2, 0]) == pytest.approx(9.21, abs=0.01)
-    assert float(bias[1, 40] - bias[1, 0]) == pytest.approx(1.69, abs=0.01)
-    assert float(bias[0, 0] - bias[0, 99]) == pytest.approx(4.61, abs=0.01)
-    # a scalar leaves the sampling's half
-    scalar = stages_of(compensation="scalar")[0].known_bias()
-    assert float(scalar[2, 99] - scalar[2, 0]) == pytest.approx(4.61, abs=0.01)
+def test_known_bias_is_the_margin():
+    # spec B1.4: 4.61 nats from head to tail in stage 3, log(.7 / .3) in stage 2
+    bias = stages_of()[0].known_bias()
+    assert not bias[0].any()
+    assert float(bias[1, 40] - bias[1, 0]) == pytest.approx(0.847, abs=0.001)
+    assert float(bias[2, 99] - bias[2, 0]) == pytest.approx(4.61, abs=0.01)
+    assert not stages_of(compensation="scalar")[0].known_bias().any()
 
 
 def test_release_of_the_total():
@@ -496,8 +493,8 @@ def test_controls_do_what_their_names_say(tmp_path):
     assert torch.equal(ends[0][key], ends[1][key])
 
 
-def test_balanced_mixture_answers_the_same_question():
-    method = tiny.build("do", {"mixture": "balanced"}).eval()
+def test_margins_are_taken_off_before_mixing():
+    method = tiny.build("do", {"mixture": "without-margins"}).eval()
     images = tiny.images(5)
     logits = method.answers(images)
     expected = (logits - method.known_bias()[: logits.shape[1]]).softmax(2).mean(1)

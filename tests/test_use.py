@@ -238,7 +238,7 @@ def test_mixtures_of_a_run_and_of_several(runs, folder, tmp_path, monkeypatch, c
     assert rows["sub-model 1"]["accuracy"] == pytest.approx(
         runs["plain"].scores("test")["macro_accuracy"]
     )
-    assert "balanced" not in rows
+    assert "average without known bias" not in rows
     for line, message in (
         ([plain], "has no sub-models"),
         ([do, "--split", "x"], "must be one of"),

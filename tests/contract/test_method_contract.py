@@ -62,7 +62,7 @@ VARIANTS |= {
     for name, options in {
         "instance": {"mixture": "instance", "classifier": "allotted", "restart": "zero"},
         "target": {"compensation": "target", "mixture": "average-logits"},
-        "search": {"release": "search", "restart": "rewind", "mixture": "balanced"},
+        "search": {"release": "search", "restart": "rewind", "mixture": "without-margins"},
         "four stages": {"sequence": "four", "scope": "layer", "importance": "fisher"},
         "frozen parts": {"norm": "frozen", "classifier": "frozen", "gradients": "picture"},
         "without reuse": {"reuse": False, "restart": "keep", "importance_loss": "stage"},

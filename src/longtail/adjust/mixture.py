@@ -137,8 +137,8 @@ def mix(answers: Tensor, weights: Tensor) -> Tensor:
 def unbiased(logits: Tensor, bias: Tensor) -> Tensor:
     """Return the probabilities of each sub-model without its known bias, [N, T, C].
 
-    Sub-models that are trained with other samplings and margins estimate log p(x | y) + bias_t(y). Taking the
-    bias away makes them answer the same question, that of equally frequent classes.
+    Sub-models that are trained with other margins estimate log p(y | x) + bias_t(y). Taking the bias away
+    before they are mixed keeps one margin from outvoting the others.
 
     Args:
         logits: [N, T, C].

@@ -113,8 +113,12 @@ def _ways(
     ]
     if bias is not None:
         ways += [
-            ("balanced", "label-free", partial(_average, [unbiased(answers.clean, bias)])),
-            ("balanced over views", "views", partial(_average, [unbiased(a, bias) for a in seen])),
+            (
+                "average without known bias",
+                "label-free",
+                partial(_average, [unbiased(answers.clean, bias)]),
+            ),
+            ("the same over views", "views", partial(_average, [unbiased(a, bias) for a in seen])),
         ]
     objectives: tuple[Objective, ...] = ("cosine", "dot")
     for o in objectives:

@@ -31,9 +31,8 @@ does on CIFAR-100-LT is in `docs/notes-on-results.md`; the short of it:
 - Normalisation, biases and the classifier are stored per stage; sharing them ruins earlier sub-models.
 - gamma: the reported ones, or `release=search` on the val split (on train without one, and said so).
 - Mixture: `average` of the probabilities; `instance` is the paper's (lambda per picture from it and its
-  mirror image); `balanced` is ours: logits of a stage carry the bias log s_t + log a_t of its sampling and
-  margin, which is known, so it is taken away before averaging. Group-level weights need all pictures:
-  `longtail mix`.
+  mirror image); `without-margins` is ours: the margin of a stage is known, so it is taken off its logits
+  before averaging. Group-level weights need all test pictures: `longtail mix`.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.stage import Sampling, Stage, epochs_of
 from longtail.data.options import Options
-from longtail.data.samplers import Preference, class_probability, group_preferred
+from longtail.data.samplers import Preference, group_preferred
 from longtail.losses import (
     Reading,
     compensated_cross_entropy,
@@ -150,9 +149,9 @@ class DOOptions(Options):
     networks: Literal["allotted", "separate"] = Field(
         "allotted", description="one network, or a whole one per stage (a control)"
     )
-    mixture: Literal["average", "average-logits", "balanced", "instance"] = Field(
+    mixture: Literal["average", "average-logits", "without-margins", "instance"] = Field(
         "average",
-        description="of the sub-models; balanced takes away what sampling and margin put in",
+        description="of the sub-models; without-margins takes log a_t off their logits first",
     )
     objective: Literal["cosine", "dot"] = Field("cosine", description="of the instance mixture")
 
@@ -189,7 +188,6 @@ class DO(Method):
 
     preferred: Tensor
     log_alpha: Tensor
-    log_bias: Tensor
 
     def __init__(self, config: DOOptions, setting: Setting) -> None:
         super().__init__()
@@ -199,13 +197,6 @@ class DO(Method):
         self.register_buffer("preferred", torch.stack([g.classes for g in self._groups]))
         log_alpha = torch.stack([self._compensation(g) for g in self._groups]).log()
         self.register_buffer("log_alpha", log_alpha.float())  # [T, C]
-        sampled = [
-            class_probability(self._sampling(t), setting.class_counts) for t in range(self.count)
-        ]
-        bias = torch.stack([torch.from_numpy(p) for p in sampled]).log()
-        if config.compensation in ("vector", "vector-one"):
-            bias = bias + log_alpha
-        self.register_buffer("log_bias", bias.float())  # log s_t + log a_t, [T, C]
         self.allotment: Allotment | SeparateNetworks
         if config.networks == "separate":
             self.allotment = SeparateNetworks([self._network() for _ in self._groups])
@@ -496,19 +487,20 @@ class DO(Method):
         return torch.stack(found, dim=1)
 
     def known_bias(self) -> Tensor:
-        """Return log s_t + log a_t, [T, C]."""
-        return self.log_bias
+        """Return what the margins put into the logits, log a_t where they are vectors, [T, C]."""
+        vector = self.config.compensation in ("vector", "vector-one")
+        return self.log_alpha if vector else torch.zeros_like(self.log_alpha)
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the logarithm of the mixed probabilities, or the mean of the logits."""
         answers = self.answers(images).float()
         if self.config.mixture == "average-logits":
             return answers.mean(dim=1)
-        if self.config.mixture == "balanced":
-            probabilities = unbiased(answers, self.log_bias[: answers.shape[1]])
+        if self.config.mixture == "without-margins":
+            probabilities = unbiased(answers, self.known_bias()[: answers.shape[1]])
         else:
             probabilities = answers.softmax(dim=2)
-        if self.config.mixture in ("average", "balanced"):
+        if self.config.mixture in ("average", "without-margins"):
             return probabilities.mean(dim=1).clamp_min(1e-30).log()
         mirrored = self.answers(images.flip(3)).float().softmax(dim=2)
         weights = instance_weights(probabilities, mirrored, objective=self.config.objective)

@@ -90,10 +90,7 @@ class Method(nn.Module):
         return self.predict(images)[:, None]
 
     def known_bias(self) -> Tensor | None:
-        """Return what sampling and margins put into the logits of each sub-model, [T, C], if known.
-
-        In log-probability: without it, the logits would be those of classes that are equally frequent.
-        """
+        """Return what training put into the logits of each sub-model on purpose, [T, C], if known."""
         return None
 
     def after_step(self, out: StepOutput, at: Position) -> None:
