@@ -30,7 +30,8 @@ from longtail.core.rng import numpy_generator
 from longtail.data.augmentation import Draws, find_policy, normalise
 from longtail.engine.hardware import describe_environment
 from longtail.methods import Setting
-from longtail.methods.do import DO, DOOptions
+from longtail.methods.do import DO
+from longtail.methods.do_options import DOOptions
 from longtail.models.config import ModelConfig
 
 CPU = torch.device("cpu")

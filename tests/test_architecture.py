@@ -11,7 +11,8 @@ PACKAGE = Path(longtail.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # imports point down; folders of one row do not import each other
 ROWS = [["core"], ["data"], ["models"], ["losses", "adjust"], ["methods"], ["engine"], ["evaluation"],
-        ["recipes"], ["runs"], ["api"], ["report", "export", "repair", "reproduce"], ["cli"]]  # fmt: skip
+        ["recipes"], ["runs"], ["api"], ["report", "export", "repair", "reproduce", "joining"],
+        ["cli"]]  # fmt: skip
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 CORE_MAY_IMPORT = {"torch", "numpy"}
 

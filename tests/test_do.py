@@ -20,8 +20,10 @@ from longtail.losses import (
     reversed_prior,
 )
 from longtail.methods import Setting
-from longtail.methods.do import DO, DOOptions, choose_level, release_schedule
+from longtail.methods.do import DO
 from longtail.methods.do_figures import ImportanceMeter, release_curves
+from longtail.methods.do_options import DOOptions
+from longtail.methods.do_stages import choose_level, release_schedule, share_to_release
 from longtail.models import build_backbone
 from longtail.models.allotment import Allotment, _pack, _unpack
 from longtail.models.importance import importance
@@ -432,8 +434,8 @@ def test_known_bias_is_the_margin():
 def test_release_of_the_total():
     # spec B1.6: "retain (1 - gamma) of total": .5/.2/.3 at 80 %, .5/.4/.1 at 60 %
     for gamma, kept in ((0.8, 0.2), (0.6, 0.4)):
-        method, _ = stages_of(release=(0.5, gamma), release_of="total")
-        assert (1 - method._share(1)) * 0.5 == pytest.approx(kept)
+        options = DOOptions(release=(0.5, gamma), release_of="total")
+        assert (1 - share_to_release(1, options)) * 0.5 == pytest.approx(kept)
 
 
 @pytest.mark.parametrize(

@@ -38,28 +38,20 @@ does on CIFAR-100-LT is in `docs/notes-on-results.md`; the short of it:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from longtail.adjust import instance_weights, mix, unbiased
 from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
-from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.stage import Sampling, Stage, epochs_of
-from longtail.data.options import Options
-from longtail.data.samplers import Preference, group_preferred
 from longtail.losses import (
-    Reading,
     compensated_cross_entropy,
     cross_entropy,
-    preference,
-    reversed_prior,
 )
 from longtail.methods.do_figures import (
     ImportanceMeter,
@@ -68,114 +60,22 @@ from longtail.methods.do_figures import (
     release_curves,
     sub_models_and_weights,
 )
+from longtail.methods.do_options import DOOptions
+from longtail.methods.do_stages import (
+    SEARCHED,
+    choose_level,
+    compensation_of,
+    preferred_groups,
+    release_schedule,
+    sampling_of,
+    share_to_release,
+)
 from longtail.methods.method import Facts, FitBatches, Method, Setting
-from longtail.models.allotment import NORMALISATION, Allotment, SeparateNetworks
+from longtail.models.allotment import NORMALISATION, Allotment, SeparateNetworks, cut, flatten
 from longtail.models.heads import LinearHead
-from longtail.models.importance import Criterion, Gradients, importance
+from longtail.models.importance import importance
 
-SEARCHED = 0.9  # the search releases 0, 10, ..., 90 %
-TOLERANCE = 0.015  # accuracy that the rule `tolerance` of the search may give away
 MEMORY = 0.9  # of the running mean of the importance
-TOP_MEDIUM_ABOVE = 50  # pictures; where four stages divide the medium group
-
-
-class DOOptions(Options):
-    """What can be chosen: each is a place where the paper is silent or ambiguous."""
-
-    name: Literal["do"] = "do"
-    sequence: Literal["many-medium-few", "many-few-medium", "many-few", "four"] = Field(
-        "many-medium-few", description="groups of the stages; `four` halves medium at 50 pictures"
-    )
-    second: float = Field(
-        0.5, gt=0, description="epochs of later stages; below 1 a share of the first stage's"
-    )
-    second_rate: float = Field(0.1, gt=0, description="their learning rate, a share of the first")
-    second_schedule: Literal["constant", "cosine"] = "constant"
-    rho: float = Field(
-        0.7, gt=0, lt=1, description="preference of medium stages: .7 on CIFAR, .8 elsewhere"
-    )
-    sampling: Preference | Literal["uniform", "natural"] = Field(
-        "class-ratio",
-        description="of medium stages: what rho is a share of; or classes alike; or as is",
-    )
-    rare_sampling: Literal["reversed", "class-balanced", "instance"] = Field(
-        "reversed", description="of the stage of the rare classes: 1 / n per class, or per picture"
-    )
-    compensation: Reading = Field("vector", description="how log a_t enters the loss")
-    reverse: Literal["rank", "index"] = Field(
-        "rank", description="R of stage 3: by rank of the count, or by class number"
-    )
-    release: tuple[float, ...] | Literal["search"] = Field(
-        (0.5, 0.8, 0.6),
-        description="gamma after each stage but the last: .5, .8; .5, .6 on CIFAR-100-LT at ratio 50 and "
-        "iNaturalist; the third, of four stages, is ours",
-    )
-    release_of: Literal["free", "total"] = Field(
-        "free", description="gamma is a share of the stage's weights, or leaves 1 - gamma of all"
-    )
-    steps_per_tenth: int = Field(
-        10, ge=1, description="Delta t of eq. 4; the paper tried 10 to 100"
-    )
-    search_rule: Literal["tolerance", "at-drop", "before-drop"] = Field(
-        "tolerance",
-        description="largest gamma that costs at most 1.5 points; or at the largest drop",
-    )
-    search_metric: Literal["all", "group"] = Field(
-        "all", description="accuracy of all classes or of the stage's"
-    )
-    importance: Criterion = Field("taylor", description="by which weights are kept")
-    gradients: Gradients = Field("batch", description="whose gradient the importance is made of")
-    importance_classes: Literal["group", "all"] = Field(
-        "group", description="whose pictures measure it"
-    )
-    importance_loss: Literal["cross-entropy", "stage", "probability"] = Field(
-        "cross-entropy",
-        description="of the importance; or the stage's own, or the label's probability",
-    )
-    scope: Literal["global", "layer"] = Field("global", description="rank all weights together")
-    restart: Literal["fresh", "zero", "rewind", "keep"] = Field(
-        "fresh",
-        description="values of released weights: drawn anew (pretrained ones as they came), 0, the first "
-        "ones, as they are",
-    )
-    norm: Literal["per-stage", "frozen", "shared"] = Field(
-        "per-stage",
-        description="normalisation: a copy per stage, stage 1's, the last one's (ruinous)",
-    )
-    classifier: Literal["per-stage", "allotted", "frozen"] = Field(
-        "per-stage", description="its weights: a copy per stage, part of the groups, stage 1's"
-    )
-    reuse: bool = Field(True, description="sub-model t holds groups 1..t, or t alone (a control)")
-    networks: Literal["allotted", "separate"] = Field(
-        "allotted", description="one network, or a whole one per stage (a control)"
-    )
-    mixture: Literal["average", "average-logits", "without-margins", "instance"] = Field(
-        "average",
-        description="of the sub-models; without-margins takes log a_t off their logits first",
-    )
-    objective: Literal["cosine", "dot"] = Field("cosine", description="of the instance mixture")
-
-    @model_validator(mode="after")
-    def _releases_fit_the_stages(self) -> DOOptions:
-        if self.release == "search":
-            return self
-        needed = {"many-few": 1, "four": 3}.get(self.sequence, 2)
-        if len(self.release) < needed or not all(0 < share < 1 for share in self.release):
-            raise ValueError(f"release needs {needed} shares between 0 and 1, or `search`")
-        return self
-
-
-@dataclass(frozen=True)
-class _Group:
-    """What a stage prefers.
-
-    Attributes:
-        classes: Y_t, bool [C].
-        kind: `first` is trained as the data are, `rare` by the reversed frequencies.
-    """
-
-    classes: Tensor
-    kind: Literal["first", "middle", "rare"]
 
 
 class DO(Method):
@@ -192,10 +92,13 @@ class DO(Method):
     def __init__(self, config: DOOptions, setting: Setting) -> None:
         super().__init__()
         self.config, self.setting = config, setting
-        self._groups, self._remarks = _sequence(setting, config.sequence)
+        self._searching = config.release == "search" and config.networks == "allotted"
+        counts = setting.class_counts
+        self._groups, self._remarks = preferred_groups(setting.groups, counts, config.sequence)
+        self._samplings = [sampling_of(group, config, counts) for group in self._groups]
         self.count = len(self._groups)  # T
         self.register_buffer("preferred", torch.stack([g.classes for g in self._groups]))
-        log_alpha = torch.stack([self._compensation(g) for g in self._groups]).log()
+        log_alpha = torch.stack([compensation_of(g, config, counts) for g in self._groups]).log()
         self.register_buffer("log_alpha", log_alpha.float())  # [T, C]
         self.allotment: Allotment | SeparateNetworks
         if config.networks == "separate":
@@ -205,11 +108,11 @@ class DO(Method):
             self.allotment = Allotment(self._network(), self.count, whole, reuse=config.reuse)
         self.measured = nn.Module()  # what releases go by; all allotted weights in order
         if isinstance(self.allotment, Allotment):
-            live = self._flat(self._allotted())
+            live = flatten(self._allotted())
             self.measured.register_buffer("importance", torch.zeros_like(live))
             if config.restart == "rewind":
                 self.measured.register_buffer("first", live)
-            if self._searches:
+            if self._searching:
                 snapshots = torch.zeros(round(SEARCHED * 10) + 1, *self._snapshot().shape)
                 self.measured.register_buffer("snapshots", snapshots)
 
@@ -229,21 +132,25 @@ class DO(Method):
             return [
                 Stage(
                     name=f"network {t + 1}", epochs=self.setting.epochs, schedule="cosine",
-                    samplings=(self._sampling(t),), trainable=(f"allotment.networks.{t}",),
+                    samplings=(self._samplings[t],), trainable=(f"allotment.networks.{t}",),
                 )
                 for t in range(self.count)
             ]  # fmt: skip
         stages: list[Stage] = []
+        second_rate = self.config.second_rate * self.setting.learning_rate
         for t in range(self.count):
             first, last = t == 0, t == self.count - 1
-            sampling, name = self._sampling(t), f"group {t + 1}"
+            sampling, name = (
+                self._samplings[t],
+                f"group {t + 1}",
+            )
             epochs = self.setting.epochs
             if not first:
                 epochs = max(1, epochs_of(self.config.second, self.setting.epochs))
             stages.append(
                 Stage(
                     name=name, epochs=epochs, samplings=(sampling,), trainable=self._trainable(t),
-                    learning_rate=None if first else self._second_rate(),
+                    learning_rate=None if first else second_rate,
                     schedule="cosine" if first else self.config.second_schedule,
                     warmup=None if first else 0,
                 )
@@ -257,11 +164,11 @@ class DO(Method):
                         name=f"{name}, release", epochs=self._release_epochs(t),
                         samplings=(sampling, Sampling(name="weights", weights=measured)),
                         trainable=self._trainable(t),
-                        learning_rate=self._second_rate(), schedule="constant", warmup=0,
+                        learning_rate=second_rate, schedule="constant", warmup=0,
                         update_norm=("allotment.group", "measured"),  # these follow the batches
                     )
                 )  # fmt: skip
-            searches = self._searches and not last
+            searches = self._searching and not last
             stages.append(
                 Stage(name=f"{name}, settle", epochs=0, kind="select" if searches else "fit")
             )
@@ -272,33 +179,6 @@ class DO(Method):
         if self.config.networks == "separate":
             return stage, False
         return stage // 3, stage % 3 == 1 and stage // 3 < self.count - 1
-
-    def _sampling(self, t: int) -> Sampling:
-        """Return p_t."""
-        group, reading = self._groups[t], self.config.sampling
-        if group.kind == "first" or (group.kind == "middle" and reading == "natural"):
-            return Sampling()
-        if group.kind == "rare":
-            return Sampling(name=self.config.rare_sampling)
-        if reading == "uniform" or reading == "natural":
-            return Sampling(name="weights", weights=(1.0,) * len(group.classes))
-        counts = self.setting.class_counts
-        weights = group_preferred(group.classes.cpu().numpy(), self.config.rho, counts, reading)
-        return Sampling(name="weights", weights=tuple(weights.tolist()))
-
-    def _compensation(self, group: _Group) -> Tensor:
-        """Return a_t, float64 [C]."""
-        counts = self.setting.class_counts
-        if group.kind == "first":
-            return torch.ones(len(counts), dtype=torch.float64)
-        if group.kind == "rare":
-            by_number = counts.prior(torch.float64).flip(0)
-            return reversed_prior(counts) if self.config.reverse == "rank" else by_number
-        others = 1.0 if self.config.compensation == "vector-one" else None
-        return preference(group.classes, self.config.rho, others=others)
-
-    def _second_rate(self) -> float:
-        return self.config.second_rate * self.setting.learning_rate
 
     def _trainable(self, t: int) -> tuple[str, ...]:
         """Name what stage t trains of the live network."""
@@ -318,15 +198,11 @@ class DO(Method):
 
     def _release_epochs(self, t: int) -> int:
         """Return epochs that hold at least ten steps for every tenth."""
-        tenths = round((SEARCHED if self._searches else self._share(t)) * 10)
+        tenths = round(share_to_release(t, self.config) * 10)
         return max(1, -(-tenths * self.config.steps_per_tenth // self._steps_per_epoch()))
 
     def _steps_per_epoch(self) -> int:
         return max(1, self.setting.class_counts.total // self.setting.batch_size)
-
-    @property
-    def _searches(self) -> bool:
-        return self.config.release == "search" and self.config.networks == "allotted"
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -350,12 +226,12 @@ class DO(Method):
     def _release(self, batch: Batch, t: int, at: Position) -> None:
         """Release weights along eq. 4, by the importance for the preferred classes so far."""
         step, steps = self._step(at), self._steps_per_epoch() * at.epochs
-        if step == 0 and self._searches:
+        if step == 0 and self._searching:
             self.measured.get_buffer("snapshots")[0].copy_(self._snapshot())
         self._measure(batch, t, fresh=step == 0)
-        final = SEARCHED if self._searches else self._share(t)
+        final = share_to_release(t, self.config)
         reached = release_schedule(step, steps, final, self.config.steps_per_tenth)
-        by_name = self._cut(self.measured.get_buffer("importance"), self._allotted())
+        by_name = cut(self.measured.get_buffer("importance"), self._allotted())
         self._one.prune(t + 1, by_name, reached, self.config.scope)
 
     def _measure(self, batch: Batch, t: int, *, fresh: bool) -> None:
@@ -379,28 +255,17 @@ class DO(Method):
         )  # fmt: skip
         for module, mode in modes:
             module.training = mode
-        flat = distributed.mean(self._flat(found))
+        flat = distributed.mean(flatten(found))
         remembers = options.importance not in ("magnitude", "random") and not fresh
         self.measured.get_buffer("importance").lerp_(flat, 1 - MEMORY if remembers else 1.0)
 
     def _step(self, at: Position) -> int:
         return at.epoch * self._steps_per_epoch() + at.step
 
-    def _share(self, t: int) -> float:
-        """Return the share of the weights of stage t that is released after it."""
-        gamma = self.config.release[t]
-        assert isinstance(gamma, float)
-        if self.config.release_of == "free":
-            return gamma
-        free = 1.0
-        for earlier in range(t):
-            free *= self._share(earlier)
-        return max(0.0, 1 - (1 - gamma) / free)
-
     def after_step(self, out: StepOutput, at: Position) -> None:
         """While the search for gamma is on, keep what each tenth ends with."""
         _, releasing = self._place(at.stage)
-        if not (releasing and self._searches):
+        if not (releasing and self._searching):
             return
         steps = self._steps_per_epoch() * at.epochs
         reached = release_schedule(self._step(at), steps, SEARCHED, self.config.steps_per_tenth)
@@ -433,7 +298,7 @@ class DO(Method):
         if self.config.restart == "zero":
             return {name: torch.zeros_like(value) for name, value in live.items()}
         if self.config.restart == "rewind":
-            return self._cut(self.measured.get_buffer("first"), live)
+            return cut(self.measured.get_buffer("first"), live)
         drawn = dict(
             self._network().to(self.measured.get_buffer("importance").device).named_parameters()
         )
@@ -473,7 +338,7 @@ class DO(Method):
         own = {f"live.{n}": v for n, v in live.items()} | {
             f"group.{n}": v for n, v in groups.items()
         }
-        for name, value in self._cut(snapshot, own).items():
+        for name, value in cut(snapshot, own).items():
             own[name].copy_(value)
 
     # --- prediction ---------------------------------------------------------------------------
@@ -508,8 +373,12 @@ class DO(Method):
 
     def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
         """Show sub-models, weights, densities and importance, see `longtail.methods.do_figures`."""
+        mixed = partial(
+            sub_models_and_weights, self.answers, self.predict, preferred=self.preferred,
+            mixture=self.config.mixture,
+        )  # fmt: skip
         if isinstance(self.allotment, SeparateNetworks):
-            return self._mixture_panels(batches)
+            return list(mixed(batches))
         meter = ImportanceMeter(self.allotment, self.preferred)
 
         def measured() -> Iterator[tuple[Tensor, Tensor]]:
@@ -517,17 +386,12 @@ class DO(Method):
                 meter.add(images, labels)
                 yield images, labels
 
-        shown = [*self._mixture_panels(measured()), densities(self.allotment)]
+        shown = [*mixed(measured()), densities(self.allotment)]
         rows = {"shown split": meter.result()}
         for line in lines:
             if "importance" in line:
                 rows["train"] = line["importance"]
         return [*shown, *release_curves(lines), importance_panel(rows)]
-
-    def _mixture_panels(self, batches: FitBatches) -> list[Panel]:
-        mixture = self.config.mixture
-        found = sub_models_and_weights(self.answers, self.predict, batches, self.preferred, mixture)
-        return list(found)
 
     def corrections(self) -> tuple[str, ...]:
         """Name the stages."""
@@ -580,68 +444,3 @@ class DO(Method):
         """Return the live values of the allotted weights, by name."""
         live = dict(self._one.network.named_parameters())
         return {name: live[name].detach() for name in self._one.names}
-
-    @staticmethod
-    def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
-        return torch.cat([value.flatten().float() for value in tensors.values()])
-
-    @staticmethod
-    def _cut(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Undo `_flat`."""
-        parts = torch.split(flat, [value.numel() for value in like.values()])
-        return {
-            name: part.view_as(value)
-            for part, (name, value) in zip(parts, like.items(), strict=True)
-        }
-
-
-def release_schedule(step: int, steps: int, final: float, per_tenth: int = 10) -> float:
-    """Return the share of a stage's weights that is released after `step` (from 0) of `steps`.
-
-    Eq. 4, tenth by tenth: gamma_j + (gamma_i - gamma_j) (1 - k / D)^3, k = 1..D, D = `per_tenth`, from 0 to
-    `final`. With other than D steps for every tenth, steps stand still or take several of its steps at once;
-    the last reaches `final` exactly.
-    """
-    tenths = max(1, round(final / 0.1))
-    taken = min(tenths * per_tenth, -(-(step + 1) * tenths * per_tenth // steps))
-    whole, part = divmod(taken, per_tenth)
-    reached = whole + (1 - (1 - part / per_tenth) ** 3)
-    return final * reached / tenths
-
-
-def choose_level(curve: Sequence[float], rule: str) -> int:
-    """Return the place of the chosen share in a curve of accuracies at 0, 10, ... % released.
-
-    "Highest variation" of the paper is `at-drop`: where the largest fall between neighbours ends, or
-    `before-drop`, where it begins. `tolerance` is the largest share that costs at most 1.5 points.
-    """
-    if rule == "tolerance":
-        return max(i for i, value in enumerate(curve) if value >= curve[0] - TOLERANCE)
-    falls = [before - after for before, after in pairwise(curve)]
-    steepest = falls.index(max(falls))
-    return steepest if rule == "before-drop" else steepest + 1
-
-
-def _sequence(setting: Setting, sequence: str) -> tuple[list[_Group], tuple[str, ...]]:
-    """Return the groups of the stages that hold a class, and remarks."""
-    groups, counts = setting.groups, setting.class_counts
-    remarks: tuple[str, ...] = ()
-    if empty := groups.empty_groups():
-        groups = ShotGroups.from_counts(counts, "index")
-        remarks = (
-            f"DO: no class is {' or '.join(empty)} shot, so its stages go by rank of the training count.",
-        )
-    many, medium, few = (groups.mask(name) for name in GROUP_NAMES)
-    upper = medium & (torch.tensor(counts.values) > TOP_MEDIUM_ABOVE)
-    by_frequency = {
-        "many-few": [many, few],
-        "four": [many, upper, medium & ~upper, few],
-    }.get(sequence, [many, medium, few])
-    by_frequency = [mask for mask in by_frequency if bool(mask.any())]
-    kinds: list[Literal["first", "middle", "rare"]] = ["middle"] * len(by_frequency)
-    kinds[-1] = "rare"
-    kinds[0] = "first"
-    found = [_Group(mask, kind) for mask, kind in zip(by_frequency, kinds, strict=True)]
-    if sequence == "many-few-medium":
-        found[1:] = found[:0:-1]
-    return found, remarks

@@ -275,6 +275,18 @@ class SeparateNetworks(nn.Module):
     sub_model = forward
 
 
+def flatten(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return tensors one after the other as one vector, float32."""
+    return torch.cat([value.flatten().float() for value in tensors.values()])
+
+
+def cut(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `flatten` for tensors of the names and shapes of `like`."""
+    parts = torch.split(flat, [value.numel() for value in like.values()])
+    named = zip(parts, like.items(), strict=True)
+    return {name: part.view_as(value) for part, (name, value) in named}
+
+
 def _flat(name: str) -> str:
     """Return a name that a buffer may have."""
     return name.replace(".", "__")
