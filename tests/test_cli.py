@@ -108,8 +108,9 @@ def test_a_folder_of_ones_own(longtail, picture_folder, tmp_path):
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["data"]["image_size"] == 16
     assert (tmp_path / "run" / "scores-test.json").exists()
-    # the command that was suggested works
-    assert f"longtail train {picture_folder} seed=1" in out
+    # the command that was suggested repeats what was asked for
+    assert f"longtail train {picture_folder} epochs=1 batch_size=8 backbone=resnet20" in out
+    assert "data.on_bad_picture=skip seed=1" in out
 
 
 def test_early_stopping_on_ones_own_pictures(longtail, picture_folder, tmp_path):

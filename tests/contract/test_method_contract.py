@@ -72,6 +72,7 @@ VARIANTS |= {
 VARIANTS |= {f"{name}, defaults": (name, {}) for name in METHODS}
 
 
+SEARCH = {"release": "search", "search_rule": "before-drop", "steps_per_tenth": 3}
 SUPCON = {"objective": "supcon", "probe_epochs": 2}
 
 
@@ -147,7 +148,7 @@ ALTERNATIVES = {
         "release_of": ({}, {"release_of": "total"}),
         "steps_per_tenth": ({}, {"steps_per_tenth": 1}),
         "search_rule": ({"release": "search"}, {"release": "search", "search_rule": "at-drop"}),
-        "search_metric": ({"release": "search"}, {"release": "search", "search_metric": "group"}),
+        "search_metric": (SEARCH, SEARCH | {"search_metric": "group"}),
         "importance": ({}, {"importance": "random"}),
         "gradients": ({}, {"gradients": "class"}),
         "importance_classes": ({}, {"importance_classes": "all"}),
