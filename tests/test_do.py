@@ -11,6 +11,7 @@ from longtail.core.errors import CheckpointError
 from longtail.core.stage import Sampling
 from longtail.data.long_tail import profile_counts
 from longtail.data.samplers import class_probability, group_preferred
+from longtail.engine import RunFolder
 from longtail.engine import checkpoint as ckpt
 from longtail.losses import (
     balanced_softmax,
@@ -468,7 +469,23 @@ def test_the_search_keeps_what_it_scored(tmp_path):
     # without val, training pictures decide, and the page says so
     other = tiny.build("do", {"release": "search", "steps_per_tenth": 1})
     tiny.train(other, tmp_path / "b", name="do")
-    assert any("searched on training pictures" in remark for remark in other.remarks)
+    end = ckpt.read_weights(ckpt.finished(RunFolder(tmp_path / "b").checkpoints))
+    again = tiny.build("do", {"release": "search", "steps_per_tenth": 1})
+    ckpt.load_weights(again, end, "x")  # what is scored is a loaded model
+    assert any("searched on training pictures" in remark for remark in again.remarks)
+
+
+def test_val_neither_shortens_nor_undoes_a_release(tmp_path):
+    method = tiny.build("do")
+    options = tiny.OPTIONS.model_copy(update={"select": "best-validation", "early_stopping": 1})
+    run = tiny.train(
+        method, tmp_path, options, name="do", selection_set=tiny.data(),
+        protocol=Protocol(has_val=True, selection="best-validation"),
+        validate=lambda model: {"macro_accuracy": 0.5},  # the first epoch of every stage is its best
+    )  # fmt: skip
+    sizes = [line["weights_by_group"] for line in run.read_metrics() if "weights_by_group" in line]
+    total = sum(sizes[0])
+    assert sizes[0][1] == total - round(0.5 * total)
 
 
 def test_controls_do_what_their_names_say(tmp_path):

@@ -1,8 +1,7 @@
 """Several seeds at once, each in a process of its own that shares the device.
 
-Processes and not one batched model: every method, sampler and network works unchanged, one seed is bit for
-bit the run that it is alone (with as many threads), and a small network leaves most of a GPU idle between its
-kernels. On a CPU the cores are divided among the processes.
+Processes and not one batched model: every method, sampler and network works unchanged, and one seed is the
+run that it is alone. On a CPU the cores are divided among the processes.
 """
 
 from __future__ import annotations

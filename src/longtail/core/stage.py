@@ -55,6 +55,7 @@ class Stage:
         warmup: Likewise, a duration.
         nesterov: Likewise.
         rates: Names of submodules and the factor of their learning rate, 1 for all others.
+        whole: Run all epochs and end with the last one, whatever val says of earlier ones.
         kind: `train` runs steps; `fit` calls `Method.fit` once with the train split; `select` calls
             it with the val split, or with train if there is none.
     """
@@ -73,6 +74,7 @@ class Stage:
     warmup: float | None = None
     nesterov: bool | None = None
     rates: tuple[tuple[str, float], ...] = ()
+    whole: bool = False
     kind: Literal["train", "fit", "select"] = "train"
 
     def __post_init__(self) -> None:

@@ -207,7 +207,7 @@ class Trainer:
             line |= self._epoch(number, stage, epoch, loaders, step, optimizer, ema)
             self._at.epoch, self._at.epochs_done = epoch + 1, self._at.epochs_done + 1
             predictor: nn.Module = ema.module if ema is not None else self.method
-            improved = self._score(line, predictor)
+            improved = self._score(stage, line, predictor)
             finished = epoch + 1 == stage.epochs or self._at.stopped
             self._write_line(line)
             self.log.epoch(line)
@@ -319,14 +319,14 @@ class Trainer:
 
     # --- selection, checkpoints ---------------------------------------------------------------
 
-    def _score(self, line: dict[str, Any], predictor: nn.Module) -> bool:
+    def _score(self, stage: Stage, line: dict[str, Any], predictor: nn.Module) -> bool:
         """Add val scores to the line; say whether this is the best epoch so far."""
         if self.validate is None:
             return False
         self.protocol.may_select_on("val")
         scores = self.validate(predictor)
         line.update({f"val_{name}": value for name, value in scores.items()})
-        if self.protocol.selection == "last":
+        if self.protocol.selection == "last" or stage.whole:
             return False
         if scores["macro_accuracy"] > self._at.best:  # the earliest epoch wins ties
             self._at.best, self._at.since_best = scores["macro_accuracy"], 0
@@ -340,7 +340,7 @@ class Trainer:
         """Give the method the weights that the stage ends with: those that the next stage sees."""
         if ema is not None:
             self.method.load_state_dict(ema.module.state_dict())
-        if self.protocol.selection == "best-validation":
+        if self.protocol.selection == "best-validation" and not stage.whole:
             best = ckpt.best(self.folder.checkpoints)
             self._at.selected = ckpt.read_card(best).epochs_done
             ckpt.load_weights(self.method, ckpt.read_weights(best), str(best))

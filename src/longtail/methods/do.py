@@ -113,16 +113,19 @@ class DO(Method):
             if config.restart == "rewind":
                 self.measured.register_buffer("first", live)
             if self._searching:
+                self.register_buffer("searched_on_train", torch.zeros((), dtype=torch.bool))
                 snapshots = torch.zeros(round(SEARCHED * 10) + 1, *self._snapshot().shape)
                 self.measured.register_buffer("snapshots", snapshots)
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """Say so if an empty shot group changed the stages, or test pictures decide their mixture."""
-        if self.config.mixture != "instance":
-            return self._remarks
-        instance = "Instance-wise: the mixture of a picture is found from it and its mirror image."
-        return (*self._remarks, instance)
+        found = self._remarks
+        if self._searching and bool(self.get_buffer("searched_on_train")):
+            found += ("DO: gamma was searched on training pictures: there is no val split.",)
+        if self.config.mixture == "instance":
+            found += ("Instance-wise: a picture's mixture is found from it and its mirror image.",)
+        return found
 
     # --- stages -------------------------------------------------------------------------------
 
@@ -166,6 +169,7 @@ class DO(Method):
                         trainable=self._trainable(t),
                         learning_rate=second_rate, schedule="constant", warmup=0,
                         update_norm=("allotment.group", "measured"),  # these follow the batches
+                        whole=True,
                     )
                 )  # fmt: skip
             searches = self._searching and not last
@@ -320,10 +324,7 @@ class DO(Method):
         curve = [measured_mean(each[metric]) or 0.0 for each in accuracy]
         level = choose_level(curve, self.config.search_rule)
         self._restore(snapshots[level])
-        if split == "train":
-            self._remarks += (
-                "DO: gamma was searched on training pictures: there is no val split.",
-            )
+        self.get_buffer("searched_on_train").fill_(split == "train")
         return {"release_split": split, "release_curve": curve, "release": level / 10}
 
     def _snapshot(self) -> Tensor:

@@ -70,7 +70,7 @@ class SingleHead(Method):
 
     Config = SingleHeadOptions
     summary = "one backbone and head with any loss, sampler, class weights and pair mixing"
-    advice = "first choice: balanced softmax costs nothing and is hard to beat; mixing needs long schedules"
+    advice = "first choice: balanced softmax costs nothing and is hard to beat"
     citation = "see the recipe"
 
     weights: Tensor | None
