@@ -27,7 +27,7 @@ from plain_loop import BATCH, PlainLoop
 from torchvision.transforms import v2
 
 from longtail import api
-from longtail.core.groups import ShotGroups
+from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.rng import numpy_generator
 from longtail.data.augmentation import Draws, find_policy
 from longtail.data.config import data_root, open_data
@@ -194,34 +194,25 @@ def peak_memory() -> float:
     return int(line.split()[1]) * 1024 / 1e9
 
 
-def accuracies(root: Path, epochs: int = 15) -> dict[str, list[dict[str, float]]]:
-    """Train both loops with the same seeds; return accuracy by group of each run."""
+def accuracies(root: Path, seed: int, epochs: int = 15) -> dict[str, dict[str, float]]:
+    """Train both loops with one seed; return the accuracy by group of each."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = api.train(
+            RECIPE, [f"epochs={epochs}", f"seed={seed}"], out=Path(folder) / "run", device="cpu"
+        )
+        scores = run.scores("test")
+    ours = {"all": scores["macro_accuracy"]}
+    ours |= {name: scores["groups"][name]["accuracy"] for name in GROUP_NAMES}
+    loop = PlainLoop(root, "standard", 0, seed)
+    for epoch in range(epochs):
+        loop.epoch(epoch, epochs)
+    labels, predicted, _ = loop.evaluate()
+    confusion = confusion_matrix(labels, predicted, 100)
     groups = ShotGroups.from_counts(open_data(resolve(RECIPE).data).manifest.class_counts())
-
-    def by_group(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-        confusion = confusion_matrix(labels, predicted, 100)
-        parts = {
-            n: macro_accuracy(confusion, groups.mask(n).numpy()) for n in ("many", "medium", "few")
-        }
-        return {"all": macro_accuracy(confusion)} | parts  # type: ignore[dict-item]
-
-    results: dict[str, list[dict[str, float]]] = {"longtail": [], "plain loop": []}
-    for seed in range(3):
-        with tempfile.TemporaryDirectory() as folder:
-            run = api.train(
-                RECIPE, [f"epochs={epochs}", f"seed={seed}"], out=Path(folder) / "run", device="cpu"
-            )
-            scores = run.scores("test")
-        found = {"all": scores["macro_accuracy"]}
-        found |= {n: scores["groups"][n]["accuracy"] for n in ("many", "medium", "few")}
-        results["longtail"].append(found)
-        loop = PlainLoop(root, "standard", 0, seed)
-        for epoch in range(epochs):
-            loop.epoch(epoch, epochs)
-        labels, predicted, _ = loop.evaluate()
-        results["plain loop"].append(by_group(labels, predicted))
-        print(f"seed {seed}: {results['longtail'][-1]} | {results['plain loop'][-1]}", flush=True)
-    return results
+    theirs = {"all": macro_accuracy(confusion)}
+    theirs |= {name: macro_accuracy(confusion, groups.mask(name).numpy()) for name in GROUP_NAMES}
+    print(f"seed {seed}: {ours} | {theirs}", flush=True)
+    return {"longtail": ours, "plain loop": theirs}
 
 
 def main() -> None:
@@ -231,17 +222,26 @@ def main() -> None:
     parser.add_argument("--accuracy", action="store_true", help="train both loops for 15 epochs")
     arguments = parser.parse_args()
     root = data_root()
+    if not arguments.accuracy:
+        write(arguments.record, {"benchmark": "speed", **speeds(root)})
+        return
+    for seed in range(3):
+        found = accuracies(root, seed)
+        write(arguments.record, {"benchmark": "accuracy of both loops", "seed": seed, **found})
+
+
+def write(path: Path, found: dict[str, object]) -> None:
+    """Append a record of what was found here."""
     record = {
-        "benchmark": "accuracy of both loops" if arguments.accuracy else "speed",
+        **found,
         "date": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
         "command": " ".join(["python", *sys.argv]),
         **describe_environment(CPU),
     }
-    record |= {"accuracy_after_15_epochs": accuracies(root)} if arguments.accuracy else speeds(root)
-    arguments.record.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.record.open("a", encoding="utf-8") as stream:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
-    print(f"written to {arguments.record}")
+    print(f"written to {path}", flush=True)
 
 
 def speeds(root: Path) -> dict[str, object]:
