@@ -142,6 +142,7 @@ ALTERNATIVES = {
         "compensation": ({}, {"compensation": "target"}),
         "sampling": ({}, {"sampling": "uniform"}),
         "sequence": ({}, {"sequence": "many-few-medium"}),
+        "first_schedule": ({}, {"first_schedule": "step"}),
         "second_schedule": ({}, {"second_schedule": "cosine"}),
         "rare_sampling": ({}, {"rare_sampling": "class-balanced"}),
         "reverse": ({}, {"reverse": "index"}),

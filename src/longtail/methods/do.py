@@ -143,10 +143,7 @@ class DO(Method):
         second_rate = self.config.second_rate * self.setting.learning_rate
         for t in range(self.count):
             first, last = t == 0, t == self.count - 1
-            sampling, name = (
-                self._samplings[t],
-                f"group {t + 1}",
-            )
+            sampling, name = self._samplings[t], f"group {t + 1}"
             epochs = self.setting.epochs
             if not first:
                 epochs = max(1, epochs_of(self.config.second, self.setting.epochs))
@@ -154,7 +151,7 @@ class DO(Method):
                 Stage(
                     name=name, epochs=epochs, samplings=(sampling,), trainable=self._trainable(t),
                     learning_rate=None if first else second_rate,
-                    schedule="cosine" if first else self.config.second_schedule,
+                    schedule=self.config.first_schedule if first else self.config.second_schedule,
                     warmup=None if first else 0,
                 )
             )  # fmt: skip

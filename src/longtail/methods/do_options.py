@@ -19,6 +19,9 @@ class DOOptions(Options):
     sequence: Literal["many-medium-few", "many-few-medium", "many-few", "four"] = Field(
         "many-medium-few", description="groups of the stages; `four` halves medium at 50 pictures"
     )
+    first_schedule: Literal["cosine", "step"] = Field(
+        "cosine", description="of stage 1: the paper's, or training.milestones"
+    )
     second: float = Field(
         0.5, gt=0, description="epochs of later stages; below 1 a share of the first stage's"
     )
