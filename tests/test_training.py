@@ -177,6 +177,22 @@ def without_norm(method):
                 setattr(module, name, nn.Identity())
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's compiler asks
+def test_compiled_parts_learn_as_others_and_say_what_compiling_took(two_stage, tmp_path):
+    runs = []
+    for compiled in (False, True):  # the second stage freezes the backbone, the last one fits
+        method = tiny.build("two-stage")
+        how = options(compile=compiled)
+        runs.append(tiny.train(method, tmp_path / str(compiled), how, name="two-stage"))
+    plain, compiled = (run.read_metrics() for run in runs)
+    losses = [line["loss"] for line in plain if "loss" in line]
+    assert [line["loss"] for line in compiled if "loss" in line] == pytest.approx(losses, rel=1e-2)
+    assert [line.get("compile_seconds", 0) > 0 for line in compiled] == [
+        line.get("epoch") == 1 for line in compiled
+    ]
+    assert not any("compile_seconds" in line for line in plain)
+
+
 def test_gradients_are_clipped(tmp_path):
     moved = []
     for norm in (None, 1e-4):

@@ -49,7 +49,9 @@ class TrainingConfig(Options):
     )
     channels_last: bool = True
     compile: bool = Field(
-        False, description="torch.compile the parts of the method; no gain was measured on a CPU"
+        False,
+        description="torch.compile the parts of the method, as CUDA graphs on a GPU; no gain was "
+        "measured on a CPU, no GPU was at hand",
     )
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of a moving average of the weights, used to predict"

@@ -164,7 +164,8 @@ class Trainer:
         )
         labels = torch.from_numpy(data.manifest.labels.copy())
         seed = derive_seed(self.config.seed, "fit", self._at.stage)
-        with seeded(seed):  # a stage may draw fresh weights
+        # a stage may draw fresh weights; what is compiled, is so for training
+        with seeded(seed), torch.compiler.set_stance("force_eager"):
             facts = self.method.fit(
                 stage, ((x, labels[rows].to(self.device)) for x, rows in batches), split
             )
@@ -192,7 +193,8 @@ class Trainer:
         loaders = self._loaders(number, stage)
         self.log.stage(stage.name, stage.epochs, self._at.epoch, loaders[0].steps)
         step = StepFunction(self.method, self.config, self.device)
-        for epoch in range(self._at.epoch, stage.epochs):
+        begun = self._at.epoch
+        for epoch in range(begun, stage.epochs):
             rate = learning_rate(
                 self.config,
                 epoch,
@@ -205,6 +207,9 @@ class Trainer:
                 group["lr"] = rate * group["factor"]
             line = {"stage": stage.name, "learning_rate": rate}
             line |= self._epoch(number, stage, epoch, loaders, step, optimizer, ema)
+            if epoch == begun and step.compile_seconds is not None:
+                line["compile_seconds"] = round(step.compile_seconds, 1)
+                self.log.note(f"compiled in {step.compile_seconds:.0f} s, with the first step")
             self._at.epoch, self._at.epochs_done = epoch + 1, self._at.epochs_done + 1
             predictor: nn.Module = ema.module if ema is not None else self.method
             improved = self._score(stage, line, predictor)
@@ -324,7 +329,8 @@ class Trainer:
         if self.validate is None:
             return False
         self.protocol.may_select_on("val")
-        scores = self.validate(predictor)
+        with torch.compiler.set_stance("force_eager"):
+            scores = self.validate(predictor)
         line.update({f"val_{name}": value for name, value in scores.items()})
         if self.protocol.selection == "last" or stage.whole:
             return False
