@@ -26,6 +26,7 @@ from longtail.engine.schedule import learning_rate
 from longtail.models import LinearHead, build_backbone
 
 BATCH = 128
+CPU = torch.device("cpu")
 
 
 class _Cifar(datasets.CIFAR100):
@@ -83,13 +84,22 @@ class PlainLoop:
         kind: Augmentation.
         workers: Of the DataLoader.
         seed: Of everything, set globally as the papers' codes do.
+        device: Where to compute.
     """
 
-    def __init__(self, root: Path, kind: str, workers: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        kind: str,
+        workers: int,
+        seed: int = 0,
+        device: torch.device = CPU,
+    ) -> None:
         torch.manual_seed(seed)
         np.random.seed(seed)
         backbone = build_backbone("resnet32")
-        self.network = nn.Sequential(backbone, LinearHead(backbone.num_features, 100))
+        self.network = nn.Sequential(backbone, LinearHead(backbone.num_features, 100)).to(device)
+        self.device = device
         self.config = TrainingConfig()
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
@@ -116,8 +126,8 @@ class PlainLoop:
             group["lr"] = learning_rate(self.config, number, epochs)
         begin, seen, total = time.perf_counter(), 0, 0.0
         for images, labels in self.loader:
-            logits = self.network(images)
-            loss = F.cross_entropy(logits, labels)
+            logits = self.network(images.to(self.device))
+            loss = F.cross_entropy(logits, labels.to(self.device))
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -131,7 +141,7 @@ class PlainLoop:
         begin, labels, predicted = time.perf_counter(), [], []
         with torch.no_grad():
             for images, known in self.test:
-                predicted.append(self.network(images).argmax(1))
+                predicted.append(self.network(images.to(self.device)).argmax(1).cpu())
                 labels.append(known)
         seconds = time.perf_counter() - begin
         return torch.cat(labels).numpy(), torch.cat(predicted).numpy(), seconds

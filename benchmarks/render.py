@@ -74,26 +74,37 @@ def measured() -> str:
 
 
 def speed_table(name: str) -> str:
-    """Return the newest record of the speed benchmark."""
-    measured_speed = [line for line in records(name) if line["benchmark"] == "speed"]
-    record = measured_speed[-1]
-    rows = ratio_rows(record)
-    hardware = record["hardware"]
-    text = (
-        f"Peak host memory of a CIFAR-100-LT run: {record['peak_memory_gb']:.2f} GB. Measured on "
-        f"{hardware['cpu']}, {hardware['cpu_cores']} cores, torch {record['versions']['torch']}; "
-        f"medians of alternating repetitions in one run, smallest and largest ratio of a pair. Not "
-        f"measured: {record['not_measured']}."
-    )
-    for other in records(name):
-        if "accuracy_after_15_epochs" in other:
-            parts = [
-                f"{who} {mean_and_deviation([100 * run['all'] for run in runs])}"
-                for who, runs in other["accuracy_after_15_epochs"].items()
-            ]
-            accuracy = f" After 15 epochs, three seeds each, accuracy in %: {', '.join(parts)}."
-            text += accuracy
-    return "\n".join([*rows, "", text])
+    """Return the newest record of the speed benchmark on each kind of device."""
+    newest = {
+        line["hardware"]["device"].split(":")[0]: line
+        for line in records(name)
+        if line["benchmark"] == "speed"
+    }
+    parts = []
+    for device, record in sorted(newest.items()):
+        hardware = record["hardware"]
+        where = f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
+        parts += [*ratio_rows(record), ""]
+        parts.append(
+            f"Peak host memory of a CIFAR-100-LT run: {record['peak_memory_gb']:.2f} GB. Measured on "
+            f"{where if device == 'cpu' else hardware['gpu']}, torch "
+            f"{record['versions']['torch']}; medians of alternating repetitions in one run, smallest "
+            f"and largest ratio of a pair. Not measured: {record['not_measured']}."
+        )
+        parts.append("")
+    return "\n".join([*parts, loops_sentence(name)]).rstrip()
+
+
+def loops_sentence(name: str) -> str:
+    """Return what both loops reach after the same short schedule."""
+    runs = [line for line in records(name) if line["benchmark"] == "accuracy of both loops"]
+    if not runs:
+        return ""
+    parts = [
+        f"{who} {mean_and_deviation([100 * run[who]['all'] for run in runs])}"
+        for who in ("longtail", "plain loop")
+    ]
+    return f"Accuracy in % after 15 epochs of either, {len(runs)} seeds: {', '.join(parts)}."
 
 
 def ratio_rows(record: dict[str, Any]) -> list[str]:

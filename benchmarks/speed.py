@@ -1,6 +1,7 @@
 """Measure the data path, the step and the whole loop; print a table and write a record.
 
     python benchmarks/speed.py                      # about ten minutes on two cores
+    python benchmarks/speed.py --device cuda        # with the lines that need a GPU
     python benchmarks/speed.py --accuracy           # instead: 15 epochs of both loops, three seeds each
 
 Each line is a ratio of medians of alternating repetitions in one run on one machine, with the
@@ -23,21 +24,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from plain_loop import BATCH, PlainLoop
+from plain_loop import BATCH, CPU, PlainLoop
 from torchvision.transforms import v2
 
 from longtail import api
+from longtail.cli.at_once import train_at_once
 from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.rng import numpy_generator
 from longtail.data.augmentation import Draws, find_policy
 from longtail.data.config import data_root, open_data
-from longtail.engine.hardware import autocast, describe_environment, resolve_precision
+from longtail.engine.hardware import (
+    autocast,
+    describe_environment,
+    find_device,
+    resolve_precision,
+)
 from longtail.engine.optimisation import seeded
 from longtail.evaluation import confusion_matrix, macro_accuracy, predict_split
 from longtail.recipes import resolve
 
 RECIPE = "cifar100-lt/cross-entropy"
-CPU = torch.device("cpu")
 REPEATS = 3
 PICTURES = 1024
 
@@ -98,46 +104,59 @@ def describe(line: Line) -> str:
     )
 
 
-def our_epoch(*overrides: str) -> float:
-    """Train one epoch through the whole product; return its pictures per second."""
+def our_epoch(device: torch.device, *overrides: str) -> float:
+    """Train through the whole product; return the pictures per second of the last epoch."""
+    epochs = 1 if device == CPU else 4  # the first epoch on a GPU chooses its kernels
     with tempfile.TemporaryDirectory() as folder:
-        run = api.train(RECIPE, ["epochs=1", *overrides], out=Path(folder) / "run", device="cpu")
-        rate: float = run.folder.read_metrics()[0]["pictures_per_second"]
+        run = api.train(
+            RECIPE, [f"epochs={epochs}", *overrides], out=Path(folder) / "run", device=str(device)
+        )
+        rate: float = run.folder.read_metrics()[-1]["pictures_per_second"]
     return rate
 
 
-def bare_step() -> float:
+def bare_step(device: torch.device) -> float:
     """Run the product's step on one fixed batch that is on the device; pictures per second."""
     config = resolve(RECIPE)
     data = open_data(config.data)
-    method = api._build(config, data.manifest.class_counts()).to(memory_format=torch.channels_last)
+    method = api._build(config, data.manifest.class_counts())
+    method.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         method.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, foreach=True
     )
     with seeded(0):
-        images = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
-        labels = torch.randint(100, (BATCH,))
+        images = torch.randn(BATCH, 3, 32, 32).to(device, memory_format=torch.channels_last)
+        labels = torch.randint(100, (BATCH,)).to(device)
     method.train()
     steps = 84
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with autocast(resolve_precision("auto", CPU), CPU):
+        with autocast(resolve_precision("auto", device), device):
             loss = method.loss(method.head(method.backbone(images)), labels)
         loss.backward()
         optimizer.step()
 
     for _ in range(3):
         step()
+    synchronise(device)
     begin = time.perf_counter()
     for _ in range(steps):
         step()
+    synchronise(device)
     return steps * BATCH / (time.perf_counter() - begin)
 
 
-def best_workers(root: Path, kind: str) -> int:
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def best_workers(root: Path, kind: str, device: torch.device) -> int:
     """Return the worker count with which the plain loop's data path and step are fastest."""
-    rates = {workers: PlainLoop(root, kind, workers).epoch(0, 1) for workers in (0, 1, 2)}
+    counts = (0, 1, 2) if device == CPU else (2, 4, 8, 12)
+    rates = {n: PlainLoop(root, kind, n, device=device).epoch(0, 1) for n in counts}
     print(f"plain loop, {kind}: " + ", ".join(f"{w} workers {r:.0f}/s" for w, r in rates.items()))
     return max(rates, key=rates.__getitem__)
 
@@ -166,19 +185,56 @@ def augmentation(
     return batched, single
 
 
-def evaluation_rates(loop: PlainLoop) -> tuple[Callable[[], float], Callable[[], float]]:
+def evaluation_rates(
+    loop: PlainLoop, device: torch.device
+) -> tuple[Callable[[], float], Callable[[], float]]:
     """Return pictures per second of our evaluation and of the plain one."""
     config = resolve(RECIPE)
     data = open_data(config.data)
-    method = api._build(config, data.manifest.class_counts()).to(memory_format=torch.channels_last)
-    part, precision = data.split("test"), resolve_precision("auto", CPU)
+    method = api._build(config, data.manifest.class_counts())
+    method.to(device, memory_format=torch.channels_last)
+    part, precision = data.split("test"), resolve_precision("auto", device)
 
     def ours() -> float:
         begin = time.perf_counter()
-        predict_split(method, part, "test", device=CPU, precision=precision)
+        predict_split(method, part, "test", device=device, precision=precision)
         return 10_000 / (time.perf_counter() - begin)
 
     return ours, lambda: 10_000 / loop.evaluate()[2]
+
+
+def whole_run(device: torch.device, epochs: int = 200, limit: float = 45.0) -> Line:
+    """Train the reference recipe from the start to its scores; an absolute time."""
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        api.train(RECIPE, [f"epochs={epochs}"], out=Path(folder) / "run", device=str(device))
+        seconds = time.perf_counter() - begin
+    ratio = round(limit / seconds, 2)
+    line = Line(
+        f"{epochs} epochs, start to scores", "the limit", round(seconds, 1), limit, "s", ratio,
+        (ratio, ratio), 1.0,
+    )  # fmt: skip
+    print(describe(line), flush=True)
+    return line
+
+
+def seeds_at_once(device: torch.device, epochs: int = 20) -> Line:
+    """Train three seeds at once and one after another, each in processes of their own."""
+
+    def rate(at_once: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = {
+                Path(folder) / str(seed): resolve(RECIPE, [f"epochs={epochs}", f"seed={seed}"])
+                for seed in range(3)
+            }
+            begin = time.perf_counter()
+            train_at_once(runs, at_once, resume=False, device=str(device), note=lambda _: None)
+            return 3 * 3600 / (time.perf_counter() - begin)
+
+    return compare(
+        f"three seeds at once, {epochs} epochs", "one after another", "runs/h",
+        lambda: rate(3), lambda: rate(1), 2.0, repeats=1,
+    )  # fmt: skip
 
 
 def peak_memory() -> float:
@@ -220,23 +276,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--record", type=Path, default=Path("results/speed.jsonl"))
     parser.add_argument("--accuracy", action="store_true", help="train both loops for 15 epochs")
+    parser.add_argument("--device", type=find_device, default=CPU, help="of the speed")
     arguments = parser.parse_args()
     root = data_root()
     if not arguments.accuracy:
-        write(arguments.record, {"benchmark": "speed", **speeds(root)})
+        found = {"benchmark": "speed", **speeds(root, arguments.device)}
+        write(arguments.record, found, arguments.device)
         return
     for seed in range(3):
-        found = accuracies(root, seed)
-        write(arguments.record, {"benchmark": "accuracy of both loops", "seed": seed, **found})
+        found = {"benchmark": "accuracy of both loops", "seed": seed, **accuracies(root, seed)}
+        write(arguments.record, found, CPU)
 
 
-def write(path: Path, found: dict[str, object]) -> None:
+def write(path: Path, found: dict[str, object], device: torch.device) -> None:
     """Append a record of what was found here."""
     record = {
         **found,
         "date": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
         "command": " ".join(["python", *sys.argv]),
-        **describe_environment(CPU),
+        **describe_environment(device),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
@@ -244,22 +302,23 @@ def write(path: Path, found: dict[str, object]) -> None:
     print(f"written to {path}", flush=True)
 
 
-def speeds(root: Path) -> dict[str, object]:
-    """Measure every line of the table."""
+def speeds(root: Path, device: torch.device) -> dict[str, object]:
+    """Measure every line of the table that the device can have."""
     lines = []
     workers = {}
+    on_gpu = device.type == "cuda"
     for kind, overrides, target in (
-        ("standard", (), 1.8),
-        ("autoaugment-cutout", ("augmentation=autoaugment-cutout",), 2.2),
+        ("standard", (), 10 if on_gpu else 1.8),
+        ("autoaugment-cutout", ("augmentation=autoaugment-cutout",), 15 if on_gpu else 2.2),
     ):
-        workers[kind] = best_workers(root, kind)
-        loop = PlainLoop(root, kind, workers[kind])
+        workers[kind] = best_workers(root, kind, device)
+        loop = PlainLoop(root, kind, workers[kind], device=device)
         lines.append(
             compare(
                 f"training, ResNet-32, batch 128, {kind}",
                 f"plain loop, {workers[kind]} workers",
                 "pictures/s",
-                lambda overrides=overrides: our_epoch(*overrides),
+                lambda overrides=overrides: our_epoch(device, *overrides),
                 lambda loop=loop: loop.epoch(0, 1),
                 target,
             )
@@ -269,11 +328,23 @@ def speeds(root: Path) -> dict[str, object]:
             "whole loop",
             "the same step on one fixed batch",
             "pictures/s",
-            our_epoch,
-            bare_step,
+            lambda: our_epoch(device),
+            lambda: bare_step(device),
             0.95,
         )
     )
+    if on_gpu:
+        lines.append(
+            compare(
+                "compiled, as CUDA graphs",
+                "the default",
+                "pictures/s",
+                lambda: our_epoch(device, "compile=true"),
+                lambda: our_epoch(device),
+                None,
+            )
+        )
+        lines += [whole_run(device), seeds_at_once(device)]
     crop = [v2.RandomCrop(32, 4), v2.RandomHorizontalFlip()]
     sim = [
         v2.RandomResizedCrop(32, (0.2, 1.0)), v2.RandomHorizontalFlip(),
@@ -298,9 +369,11 @@ def speeds(root: Path) -> dict[str, object]:
                 repeats=7,
             )
         )
-    ours, theirs = evaluation_rates(PlainLoop(root, "standard", workers["standard"]))
+    loop = PlainLoop(root, "standard", workers["standard"], device=device)
+    ours, theirs = evaluation_rates(loop, device)
+    target = None if on_gpu else 2
     lines.append(
-        compare("evaluation of 10,000 pictures", "plain loop", "pictures/s", ours, theirs, 2)
+        compare("evaluation of 10,000 pictures", "plain loop", "pictures/s", ours, theirs, target)
     )
     memory = peak_memory()
     print(f"peak host memory of a run: {memory:.2f} GB (target at most 1.5)")
@@ -308,7 +381,7 @@ def speeds(root: Path) -> dict[str, object]:
         "repeats": REPEATS,
         "lines": [asdict(line) for line in lines],
         "peak_memory_gb": round(memory, 2),
-        "not_measured": "lines that need a GPU: none was at hand",
+        "not_measured": "nothing" if on_gpu else "lines that need a GPU: none was at hand",
     }
 
 

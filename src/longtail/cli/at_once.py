@@ -7,7 +7,6 @@ run that it is alone. On a CPU the cores are divided among the processes.
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -43,7 +42,7 @@ def train_at_once(
     Raises:
         LongtailError: What went wrong in the first run that failed; the others are finished first.
     """
-    threads = max(1, (os.cpu_count() or 1) // at_once)
+    threads = max(1, torch.get_num_threads() // at_once)
     failed: list[str] = []
     with ProcessPoolExecutor(
         at_once, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
