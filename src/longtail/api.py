@@ -22,7 +22,12 @@ from longtail.core.rng import derive_seed
 from longtail.data.config import Progress, open_data
 from longtail.data.pictures import ArrayPictures, DataSet
 from longtail.engine import checkpoint as ckpt
-from longtail.engine.hardware import describe_environment, find_device, resolve_precision
+from longtail.engine.hardware import (
+    describe_environment,
+    find_device,
+    remark_on_load,
+    resolve_precision,
+)
 from longtail.engine.log import Log, SilentLog
 from longtail.engine.loop import Trainer
 from longtail.engine.optimisation import seeded
@@ -138,6 +143,8 @@ def train(
         method = method.to(memory_format=torch.channels_last)
     data = replace(data, notes=(*data.notes, *method.remarks))
     _announce(data, config, log)
+    if remark := remark_on_load(place):
+        log.note(f"note: {remark}")
     card = _card(config, data, method)
     trainer = Trainer(
         method,

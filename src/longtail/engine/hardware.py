@@ -67,6 +67,27 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     return nullcontext()
 
 
+def remark_on_load(device: torch.device) -> str | None:
+    """Say so if other programs hold the cores that this one would compute with.
+
+    The threads of a step wait for each other hundreds of times, so one that is kept from its core makes
+    all of them slow: on two busy cores, two threads were seen to be over a hundred times slower than one.
+
+    Args:
+        device: Where the run computes.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1 or not hasattr(os, "getloadavg"):
+        return None
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load + threads <= cores + 1:
+        return None
+    return (
+        f"Other programs seem to use this machine (load {load:.1f} on {cores} cores). If the run is slow, "
+        "start it with OMP_NUM_THREADS=1."
+    )
+
+
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Return versions, hardware and commit, for `environment.json` and every record."""
     versions = {}

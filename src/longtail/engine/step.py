@@ -50,7 +50,8 @@ class StepFunction:
         """Take one step; the returned loss is the mean over the parts of the batch."""
         begin = time.perf_counter()
         if self._config.compile:
-            torch.compiler.cudagraph_mark_step_begin()  # results of the step before may go
+            # results of the step before may go
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         parts = self._config.accumulate
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self._device)
