@@ -62,8 +62,8 @@ def runs(folder):
         "reslt": ["method=reslt", "backbone=resnet20"],
         "tau": ["method=decoupling", "classifier=tau", "backbone=resnet20"],
         "ncm": ["method=decoupling", "classifier=ncm", "backbone=resnet20"],
-        "do": ["method=do", "backbone=resnet20"],
-        "paco": ["method=paco", "backbone=resnet20", "queue=16"],
+        "do": ["method=do", "backbone=resnet10t"],
+        "paco": ["method=paco", "backbone=resnet10t", "queue=16"],
     }.items():
         line = [*more, "epochs=2", "batch_size=8", "precision=fp32", "learning_rate=0.02"]
         made[name] = api.train(str(folder), line, out=folder.parent / name, device="cpu")
