@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -71,21 +72,34 @@ def remark_on_load(device: torch.device) -> str | None:
     """Say so if other programs hold the cores that this one would compute with.
 
     The threads of a step wait for each other hundreds of times, so one that is kept from its core makes
-    all of them slow: on two busy cores, two threads were seen to be over a hundred times slower than one.
+    all of them slow.
 
     Args:
         device: Where the run computes.
     """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1 or not hasattr(os, "getloadavg"):
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if device.type != "cpu" or threads == 1:
         return None
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load + threads <= cores + 1:
+    others = _running() - 1
+    if others < 1 or others + threads <= cores:
         return None
     return (
-        f"Other programs seem to use this machine (load {load:.1f} on {cores} cores). If the run is slow, "
-        "start it with OMP_NUM_THREADS=1."
+        f"{others} other threads compute on the {cores} cores of this machine. If the run is slow, start "
+        "it with OMP_NUM_THREADS=1."
     )
+
+
+def _running() -> int:
+    """Count the threads that compute now, this one included; 0 where the system does not say."""
+    seen = []
+    for _ in range(5):  # what comes and goes is no competitor
+        try:
+            fields = Path("/proc/loadavg").read_text(encoding="utf-8").split()
+            seen.append(int(fields[3].partition("/")[0]))
+        except (OSError, ValueError, IndexError):
+            return 0
+        time.sleep(0.01)
+    return min(seen)
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from longtail.engine.log import Log
 from longtail.engine.optimisation import build_optimizer, prepare_stage, seeded, training_mode
 from longtail.engine.run_folder import RunFolder
 from longtail.engine.schedule import learning_rate
-from longtail.engine.step import StepFunction
+from longtail.engine.step import StepFunction, uncompiled
 from longtail.methods.method import Method
 
 STEPS_BETWEEN_CHECKS = 100  # of the loss being finite; reading it makes the host wait
@@ -164,8 +164,7 @@ class Trainer:
         )
         labels = torch.from_numpy(data.manifest.labels.copy())
         seed = derive_seed(self.config.seed, "fit", self._at.stage)
-        # a stage may draw fresh weights; what is compiled, is so for training
-        with seeded(seed), torch.compiler.set_stance("force_eager"):
+        with seeded(seed), uncompiled(self.config):  # a stage may draw fresh weights
             facts = self.method.fit(
                 stage, ((x, labels[rows].to(self.device)) for x, rows in batches), split
             )
@@ -329,7 +328,7 @@ class Trainer:
         if self.validate is None:
             return False
         self.protocol.may_select_on("val")
-        with torch.compiler.set_stance("force_eager"):
+        with uncompiled(self.config):
             scores = self.validate(predictor)
         line.update({f"val_{name}": value for name, value in scores.items()})
         if self.protocol.selection == "last" or stage.whole:

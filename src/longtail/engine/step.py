@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,14 @@ class StepFunction:
         if self._config.compile and self.compile_seconds is None:
             self.compile_seconds = time.perf_counter() - begin
         return StepOutput(total, out.scalars, _joined(carried))
+
+
+def uncompiled(config: TrainingConfig) -> AbstractContextManager[Any]:
+    """Run compiled modules as they are: graphs are for steps, and overwrite what they returned."""
+    if not config.compile:
+        return nullcontext()  # the compiler takes seconds to import
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _joined(carried: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
