@@ -96,9 +96,49 @@ def test_only_the_same_configuration_is_evidence(tmp_path):
     assert len(find_evidence(run.config.model_copy(update={"training": seeded}), [file])) == 1
 
 
-def test_full_schedules_print_a_difference(tmp_path):
-    text = render(read_table("reslt-table-9"), "full", [])
-    assert "| row | paper | ours | difference |" in text
+def test_full_schedules_print_a_difference():
+    full, short = (render(read_table("do-ablations"), p, []) for p in ("full", "short"))
+    assert "| row | paper | ours | difference | many | medium | few | seeds |" in full
+    assert "| row | paper | ours | many | medium | few | seeds |" in short
+    assert "best epoch on test |" not in full
+
+
+def test_the_best_epoch_on_test_stands_beside_the_last_and_changes_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    own = """
+title: digits
+source: nobody; best epoch on test
+best_on_test: true
+rows:
+  - {name: plain, recipe: digits-lt/cross-entropy, paper: 50, overrides: [epochs=4, learning_rate=0.3]}
+"""
+    (tmp_path / "t.yaml").write_text(own)
+    assert call(monkeypatch, "t.yaml", "--seeds", "1", "--device", "cpu", "--page", "t.md") == 0
+    capsys.readouterr()
+    record = json.loads((tmp_path / "results/reproduce-t.jsonl").read_text())
+    folder = tmp_path / "runs/reproduce/t/full/plain/seed-0"
+    curve = [
+        json.loads(x)["test_accuracy"] for x in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert len(curve) == 4
+    assert record["accuracy"] == pytest.approx(curve[-1], abs=1e-4)  # the last epoch, as always
+    best = record["best_on_test"]
+    assert best["accuracy"] == pytest.approx(max(curve), abs=1e-4)
+    assert curve[best["epoch"] - 1] == max(curve)
+    last, most = 100 * record["accuracy"], 100 * best["accuracy"]
+    row = f"| plain | 50 | {last:.1f} | {last - 50:+.1f} | {most:.1f} |"
+    assert row in (tmp_path / "t.md").read_text()
+    # a run that never looks is the same run, and evidence for the same row
+    unwatched = api.train("digits-lt/cross-entropy", ["epochs=4", "learning_rate=0.3"],
+                          out=tmp_path / "run", device="cpu")  # fmt: skip
+    plain = api.record(unwatched)
+    assert plain["checkpoint_sha256"] == record["checkpoint_sha256"]
+    assert plain["best_on_test"] is None
+    (tmp_path / "r.jsonl").write_text(json.dumps(plain) + "\n")
+    text = render(read_table("t.yaml"), "full", [tmp_path / "r.jsonl"])
+    assert f"| plain | 50 | {last:.1f} | {last - 50:+.1f} | - |" in text
 
 
 @pytest.mark.parametrize(

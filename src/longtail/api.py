@@ -29,7 +29,7 @@ from longtail.engine.hardware import (
     resolve_precision,
 )
 from longtail.engine.log import Log, SilentLog
-from longtail.engine.loop import Trainer
+from longtail.engine.loop import Trainer, Validate
 from longtail.engine.optimisation import seeded
 from longtail.engine.run_folder import RunFolder, writing
 from longtail.engine.start import read_first_stage
@@ -155,8 +155,9 @@ def train(
         card,
         place,
         log,
-        _validator(data, config, place) if protocol.has_val else None,
+        _scorer(data, "val", config, place) if protocol.has_val else None,
         data.split("val") if protocol.has_val else None,
+        _scorer(data, "test", config, place) if config.training.watch_test else None,
     )
     trainer.check()
     facts = {}
@@ -358,22 +359,22 @@ def _card(config: RunConfig, data: DataSet, method: Method) -> ckpt.CheckpointCa
     )
 
 
-def _validator(data: DataSet, config: RunConfig, device: torch.device) -> Any:  # noqa: ANN401
-    part = data.split("val")
+def _scorer(data: DataSet, split: str, config: RunConfig, device: torch.device) -> Validate:
+    part = data.split(split)
     precision = resolve_precision(config.training.precision, device)
 
-    def validate_model(method: nn.Module) -> dict[str, float]:
+    def scores_of(method: nn.Module) -> dict[str, float]:
         predictions = predict_split(
-            method, part, "val", device=device, precision=precision, workers=config.training.workers
+            method, part, split, device=device, precision=precision, workers=config.training.workers
         )
         confusion = confusion_matrix(
             predictions.labels, predictions.predicted(), len(predictions.classes)
         )
         macro = macro_accuracy(confusion)
-        assert macro is not None, "the val split is not empty"
+        assert macro is not None, "the split is not empty"
         return {"accuracy": micro_accuracy(confusion), "macro_accuracy": macro}
 
-    return validate_model
+    return scores_of
 
 
 def _announce(data: DataSet, config: RunConfig, log: Log) -> None:

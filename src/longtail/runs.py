@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ def record(run: Run, split: str = "test") -> dict[str, Any]:
         **{name: round_or_none(value) for name, value in headlines(scores).items()},
         "groups": scores["groups"],
         "calibration_error": scores["calibration_error"]["overall"],
+        "best_on_test": _best_on_test(steps),
         "epochs": lines[-1]["epochs_done"],
         "final_loss": steps[-1]["loss"] if steps else None,
         "training_seconds": round(seconds, 1),
@@ -95,6 +96,15 @@ def record(run: Run, split: str = "test") -> dict[str, Any]:
         "date": environment["started"],
         "config": run.config.model_dump(mode="json"),
     }
+
+
+def _best_on_test(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return what a paper would report that takes its best epoch on test; None if not watched."""
+    watched = [line for line in lines if "test_accuracy" in line]
+    if not watched:
+        return None
+    best = max(watched, key=lambda line: float(line["test_accuracy"]))  # the earliest wins ties
+    return {"epoch": best["epochs_done"], "accuracy": round_or_none(best["test_accuracy"])}
 
 
 def append_record(path: Path, line: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from longtail.cli.show import console
 from longtail.core.errors import ConfigError
 from longtail.engine.log import default_log
 from longtail.engine.run_folder import RunFolder, writing
+from longtail.recipes import RunConfig
 from longtail.reproduce import (
     PROFILES,
     PaperTable,
@@ -76,8 +77,13 @@ def reproduce(
     if not show:
         name = Path(table).stem
         record = results / f"reproduce-{name}.jsonl"
+        watch = wanted.best_on_test and profile == "full"
         for row in _chosen(wanted, only):
-            _train(row, profile, seeds, out / name / profile, record, results, device)
+            config = row.config(profile)
+            if watch:
+                training = config.training.model_copy(update={"watch_test": True})
+                config = config.model_copy(update={"training": training})
+            _train(row, config, seeds, out / name / profile, record, results, device)
     text = render(wanted, profile, _files(results))
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +101,7 @@ def _chosen(table: PaperTable, only: list[str] | None) -> list[Row]:
 
 def _train(
     row: Row,
-    profile: str,
+    config: RunConfig,
     seeds: int,
     folder: Path,
     record: Path,
@@ -103,7 +109,6 @@ def _train(
     device: str | None,
 ) -> None:
     """Train the seeds of a row that have no record yet."""
-    config = row.config(profile)
     done = {evidence.seed for evidence in find_evidence(config, _files(results))}
     for seed in (s for s in range(seeds) if s not in done):
         place = folder / _slug(row.name) / f"seed-{seed}"

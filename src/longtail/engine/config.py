@@ -61,6 +61,11 @@ class TrainingConfig(Options):
     early_stopping: int | None = Field(
         None, ge=1, description="epochs without a better macro accuracy on val before stopping"
     )
+    watch_test: bool = Field(
+        False,
+        description="score test after every epoch too, as papers do that report their best epoch on it; "
+        "nothing follows from it",
+    )
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
     workers: int = Field(4, ge=1, description="threads that decode pictures")
     seed: int = Field(0, ge=0)

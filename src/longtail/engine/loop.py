@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,7 @@ class Trainer:
         log: Where to report.
         validate: Scores of a model on val, or None without a validation split.
         selection_set: The val split, for stages that choose something; None without one.
+        watch: Scores of a model on test, which are only written down, or None.
     """
 
     method: Method
@@ -74,6 +75,7 @@ class Trainer:
     log: Log
     validate: Validate | None = None
     selection_set: DataSet | None = None
+    watch: Validate | None = None
     _at: _Progress = field(default_factory=_Progress)
     _restored: dict[str, Any] = field(default_factory=dict)
 
@@ -212,6 +214,10 @@ class Trainer:
             self._at.epoch, self._at.epochs_done = epoch + 1, self._at.epochs_done + 1
             predictor: nn.Module = ema.module if ema is not None else self.method
             improved = self._score(stage, line, predictor)
+            if self.watch is not None:
+                line |= {
+                    f"test_{name}": value for name, value in self._scores(self.watch, predictor)
+                }
             finished = epoch + 1 == stage.epochs or self._at.stopped
             self._write_line(line)
             self.log.epoch(line)
@@ -328,8 +334,7 @@ class Trainer:
         if self.validate is None:
             return False
         self.protocol.may_select_on("val")
-        with uncompiled(self.config):
-            scores = self.validate(predictor)
+        scores = dict(self._scores(self.validate, predictor))
         line.update({f"val_{name}": value for name, value in scores.items()})
         if self.protocol.selection == "last" or stage.whole:
             return False
@@ -340,6 +345,10 @@ class Trainer:
         patience = self.config.early_stopping
         self._at.stopped = patience is not None and self._at.since_best >= patience
         return False
+
+    def _scores(self, measure: Validate, predictor: nn.Module) -> Iterable[tuple[str, float]]:
+        with uncompiled(self.config):
+            return measure(predictor).items()
 
     def _take(self, stage: Stage, ema: AveragedModel | None) -> None:
         """Give the method the weights that the stage ends with: those that the next stage sees."""

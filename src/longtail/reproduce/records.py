@@ -12,7 +12,7 @@ from longtail.core.errors import ConfigError
 from longtail.recipes import RunConfig, validate
 
 # what may differ between a row and its record without being another experiment
-ASIDE = {"seed": 0, "workers": 1, "checkpoint_every": 1}
+ASIDE = {"seed": 0, "workers": 1, "checkpoint_every": 1, "watch_test": False}
 
 
 @dataclass(frozen=True)

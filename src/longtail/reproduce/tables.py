@@ -49,6 +49,10 @@ class PaperTable(Options):
     title: str
     source: str = Field(description="paper, table, and how it selects its numbers")
     note: str = Field("", description="what a reader must know to compare")
+    best_on_test: bool = Field(
+        False,
+        description="the paper takes its best epoch on test: the full profile shows ours beside the last",
+    )
     short_schedule: str = Field(
         "40 epochs, the same shape", description="the short profile in words"
     )
