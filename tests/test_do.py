@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from longtail.core import ClassCounts, Position, Protocol, ShotGroups
-from longtail.core.errors import CheckpointError
+from longtail.core.errors import CheckpointError, ConfigError
 from longtail.core.stage import Sampling
 from longtail.data.long_tail import profile_counts
 from longtail.data.samplers import class_probability, group_preferred
@@ -550,6 +550,31 @@ def test_empty_groups_fall_back_and_say_so():
     assert [stage.name for stage in two.stages()] == [
         "group 1", "group 1, release", "group 1, settle", "group 2", "group 2, settle",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("networks", ["allotted", "separate"])
+def test_stacking_is_fitted_on_val_and_kept_with_the_model(networks, tmp_path):
+    options = {"mixture": "stacking", "networks": networks, "steps_per_tenth": 1}
+    with pytest.raises(ConfigError, match="there is no val split"):
+        tiny.train(tiny.build("do", options), tmp_path / "refused", name="do")
+    assert not list((tmp_path / "refused" / "checkpoints").iterdir())
+    method, val = tiny.build("do", options), tiny.data()
+    run = tiny.train(
+        method, tmp_path / "run", name="do", selection_set=val, protocol=Protocol(has_val=True)
+    )
+    (line,) = [line for line in run.read_metrics() if "stacking" in line]
+    again = tiny.build("do", options)
+    ckpt.load_weights(again, ckpt.read_weights(ckpt.finished(run.checkpoints)), "x")
+    images = tiny.images(6)
+    answers = again.eval().answers(images).float()
+    masks = again.setting.groups
+    expected = torch.empty(6, answers.shape[2])
+    for name, told in line["stacking"].items():
+        mask = masks.mask(name)
+        weighted = torch.tensor(told["weights"])[None, :, None] * answers.log_softmax(2)
+        expected[:, mask] = (weighted.sum(1) + told["offset"])[:, mask]
+    torch.testing.assert_close(again.predict(images), expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(expected, answers.log_softmax(2).mean(1), atol=1e-3)
 
 
 def test_the_mixture_of_one_picture_is_branded():

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from longtail.adjust import (
+    Stacking,
+    fit_stacking,
     group_weights,
     instance_weights,
     learn_group_weights,
@@ -14,7 +16,7 @@ from longtail.adjust import (
     unbiased,
 )
 from longtail.core import ClassCounts, ShotGroups
-from longtail.evaluation import Answers, compare_mixtures, fit_stacking
+from longtail.evaluation import Answers, compare_mixtures
 
 DOUBLE = torch.float64
 P1 = torch.tensor([[0.9, 0.05, 0.05], [0.4, 0.3, 0.3], [0.1, 0.8, 0.1]], dtype=DOUBLE)[None]
@@ -208,12 +210,46 @@ def test_stacking_finds_the_useful_sub_model():
         given.clean[:, 0] += 3 * F.one_hot(given.labels, 10)  # the first one knows
         given.clean[:, 1:] = torch.randn_like(given.clean[:, 1:]) * 5
     groups = ShotGroups.from_counts(COUNTS)
-    stacked = fit_stacking(held_out, groups)(answers.clean).argmax(1) == answers.labels
+    fitted = fit_stacking(held_out.clean, held_out.labels, groups)
+    stacked = fitted(answers.clean).argmax(1) == answers.labels
     average = answers.clean.softmax(2).mean(1).argmax(1) == answers.labels
     assert float(stacked.double().mean()) > float(average.double().mean()) + 0.2
     rows = compare_mixtures(answers, COUNTS, held_out=held_out)
     row = next(r for r in rows if r["sees"] == "held-out")
     assert row["accuracy"] == pytest.approx(float(stacked.double().mean()), abs=1e-6)
+
+
+def test_stacking_begins_with_the_average_and_tells_its_weights_by_group():
+    logits = torch.randn(20, 3, 10, generator=torch.Generator().manual_seed(0))
+    expected = logits.log_softmax(2).mean(1)
+    torch.testing.assert_close(Stacking.average(3, 10)(logits), expected)
+    groups = ShotGroups.from_counts(ClassCounts([500] * 4 + [5] * 6))  # no medium-shot class
+    # sub-model 1 knows the frequent classes, sub-model 3 the rare ones, and 3 answers too many of them
+    labels = torch.arange(10).repeat(60)
+    truth = 4 * F.one_hot(labels, 10).float()
+    logits = torch.randn(600, 3, 10, generator=torch.Generator().manual_seed(1))
+    logits[:, 0, :4] += truth[:, :4]
+    logits[:, 2, 4:] += truth[:, 4:]
+    fitted = fit_stacking(logits, labels, groups)
+    told = fitted.by_group(groups)
+    assert set(told) == {"many", "few"}
+    assert told["many"]["weights"][0] > 2 * max(told["many"]["weights"][1:])
+    assert told["few"]["weights"][2] > 2 * max(told["few"]["weights"][:2])
+    torch.testing.assert_close(fitted.weights[:, 7], torch.tensor(told["few"]["weights"]))
+    hits = [
+        (s(logits).argmax(1) == labels).float().mean() for s in (fitted, Stacking.average(3, 10))
+    ]
+    assert hits[0] > hits[1]
+
+
+def test_stacking_counts_every_class_alike():
+    groups = ShotGroups.from_counts(COUNTS)
+    held_out = some_answers(seed=2)
+    rare = held_out.labels == 9
+    again = torch.cat([torch.arange(len(rare)), rare.nonzero()[:, 0].repeat(3)])
+    plain = fit_stacking(held_out.clean, held_out.labels, groups)
+    repeated = fit_stacking(held_out.clean[again], held_out.labels[again], groups)
+    torch.testing.assert_close(plain.weights, repeated.weights, atol=1e-3, rtol=1e-2)
 
 
 def test_one_answer_has_nothing_to_mix():

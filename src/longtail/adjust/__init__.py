@@ -23,6 +23,7 @@ from longtail.adjust.retrain import (
     retrain_classifier,
     scaled_learning_rate,
 )
+from longtail.adjust.stacking import Stacking, fit_stacking
 from longtail.adjust.tau_normalisation import TAUS, TauCurve, tau_curve, tau_normalize
 from longtail.adjust.temperature import fit_temperature
 
@@ -30,10 +31,12 @@ __all__ = [
     "TAUS",
     "NearestClassMean",
     "Retraining",
+    "Stacking",
     "TauCurve",
     "assumed_prior",
     "deployment_shift",
     "estimate_prior",
+    "fit_stacking",
     "fit_temperature",
     "group_weights",
     "instance_weights",

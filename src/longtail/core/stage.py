@@ -57,7 +57,8 @@ class Stage:
         rates: Names of submodules and the factor of their learning rate, 1 for all others.
         whole: Run all epochs and end with the last one, whatever val says of earlier ones.
         kind: `train` runs steps; `fit` calls `Method.fit` once with the train split; `select` calls
-            it with the val split, or with train if there is none.
+            it with the val split, or with train if there is none; `held-out` with the val split, and a
+            run without one is refused before it begins.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Stage:
     nesterov: bool | None = None
     rates: tuple[tuple[str, float], ...] = ()
     whole: bool = False
-    kind: Literal["train", "fit", "select"] = "train"
+    kind: Literal["train", "fit", "select", "held-out"] = "train"
 
     def __post_init__(self) -> None:
         if self.kind == "train" and self.epochs < 1:

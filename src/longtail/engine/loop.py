@@ -88,10 +88,17 @@ class Trainer:
         """Refuse what cannot be trained before anything is written.
 
         Raises:
-            ConfigError: If the batch does not fit the training set or the processes.
+            ConfigError: If the batch does not fit the training set or the processes, or a stage needs
+                a val split and there is none.
         """
         distributed.share(self.config.batch_size, "training.batch_size")
         for number, stage in enumerate(self._stages):
+            if stage.kind == "held-out" and self.selection_set is None:
+                raise ConfigError(
+                    f"Stage {stage.name!r} is fitted on held-out pictures, and there is no val split. "
+                    "Hold a part of train out with data.validation_per_class=5, or change the options "
+                    "of the method."
+                )
             for stream in range(len(stage.samplings)):
                 self._sampler(number, stage, stream)
 
@@ -151,7 +158,7 @@ class Trainer:
     def _fit(self, stage: Stage) -> None:
         """Run a stage without steps: everything the method needs is one pass over a split."""
         data, split = self.train_set, "train"
-        if stage.kind == "select" and self.selection_set is not None:
+        if stage.kind in ("select", "held-out") and self.selection_set is not None:
             self.protocol.may_select_on("val")
             data, split = self.selection_set, "val"
         self.log.note(f"stage {stage.name}: one pass over {split}")

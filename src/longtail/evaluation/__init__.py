@@ -9,7 +9,7 @@ from longtail.evaluation.metrics import (
     per_class_accuracy,
     wilson_interval,
 )
-from longtail.evaluation.mixtures import Answers, compare_mixtures, fit_stacking
+from longtail.evaluation.mixtures import Answers, compare_mixtures
 from longtail.evaluation.predict import (
     answer_split,
     predict_split,
@@ -24,7 +24,6 @@ __all__ = [
     "calibration_error",
     "compare_mixtures",
     "confusion_matrix",
-    "fit_stacking",
     "headlines",
     "macro_accuracy",
     "mean_interval",

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from longtail.adjust import (
+    fit_stacking,
     group_weights,
     instance_weights,
     learn_group_weights,
@@ -162,53 +163,7 @@ def _weighted(mixed: Tensor, find: Callable[[], Tensor]) -> tuple[Tensor, Tensor
 
 
 def _stacked(clean: Tensor, held_out: Answers, groups: ShotGroups) -> tuple[Tensor, None]:
-    return fit_stacking(held_out, groups)(clean), None
-
-
-def fit_stacking(
-    held_out: Answers, groups: ShotGroups, *, steps: int = 200, decay: float = 1e-3
-) -> Callable[[Tensor], Tensor]:
-    """Fit sum_t (w_t,g(c) z_t,c) + b_g(c) on held-out pictures; g(c) is the shot group of class c.
-
-    So few numbers (a weight per sub-model and group, an offset per group) because held-out pictures of rare
-    classes are few. Every class has the same weight in the cross-entropy.
-
-    Args:
-        held_out: Answers and labels.
-        groups: Of the classes.
-        steps: Of L-BFGS.
-        decay: Pull of the weights to those of the average.
-
-    Returns:
-        A function from logits [N, T, C] to scores [N, C].
-    """
-    names = [name for name in GROUP_NAMES if bool(groups.mask(name).any())]
-    member = torch.stack([groups.mask(name) for name in names]).to(held_out.clean)  # [G, C]
-    count = held_out.clean.shape[1]
-    weights = torch.full((len(names), count), 1 / count).to(held_out.clean).requires_grad_()
-    offsets = torch.zeros(len(names)).to(held_out.clean).requires_grad_()
-    seen = torch.bincount(held_out.labels, minlength=member.shape[1]).to(held_out.clean)
-    each = (1 / seen.clamp_min(1))[held_out.labels]
-
-    def scores(logits: Tensor) -> Tensor:
-        plain = logits.log_softmax(dim=2)
-        return (plain * (weights.T @ member)).sum(dim=1) + offsets @ member
-
-    optimizer = torch.optim.LBFGS([weights, offsets], max_iter=steps, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        losses = torch.nn.functional.cross_entropy(
-            scores(held_out.clean), held_out.labels, reduction="none"
-        )
-        value = (losses * each).sum() / each.sum()
-        value = value + decay * ((weights - 1 / count).square().sum() + offsets.square().sum())
-        torch.autograd.backward(value)
-        return value
-
-    with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return lambda logits: scores(logits).detach()
+    return fit_stacking(held_out.clean, held_out.labels, groups)(clean), None
 
 
 def _oracles(answers: Answers, groups: ShotGroups) -> list[dict[str, Any]]:

@@ -32,7 +32,8 @@ does on CIFAR-100-LT is in `docs/notes-on-results.md`; the short of it:
 - gamma: the reported ones, or `release=search` on the val split (on train without one, and said so).
 - Mixture: `average` of the probabilities; `instance` is the paper's (lambda per picture from it and its
   mirror image); `without-margins` is ours: the margin of a stage is known, so it is taken off its logits
-  before averaging. Group-level weights need all test pictures: `longtail mix`.
+  before averaging; `stacking` (ours) fits a weight per sub-model and group of classes on the val split.
+  Group-level weights need all test pictures: `longtail mix`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longtail.adjust import instance_weights, mix, unbiased
+from longtail.adjust import Stacking, fit_stacking, instance_weights, mix, unbiased
 from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.panel import Panel, class_accuracy, measured_mean
@@ -69,13 +70,15 @@ from longtail.methods.do_stages import (
     release_schedule,
     sampling_of,
     share_to_release,
+    trained_in,
 )
 from longtail.methods.method import Facts, FitBatches, Method, Setting
-from longtail.models.allotment import NORMALISATION, Allotment, SeparateNetworks, cut, flatten
+from longtail.models.allotment import Allotment, SeparateNetworks, cut, flatten
 from longtail.models.heads import LinearHead
 from longtail.models.importance import importance
 
 MEMORY = 0.9  # of the running mean of the importance
+STACKING = "stacking"  # name of its stage
 
 
 class DO(Method):
@@ -100,6 +103,10 @@ class DO(Method):
         self.register_buffer("preferred", torch.stack([g.classes for g in self._groups]))
         log_alpha = torch.stack([compensation_of(g, config, counts) for g in self._groups]).log()
         self.register_buffer("log_alpha", log_alpha.float())  # [T, C]
+        if config.mixture == "stacking":
+            average = Stacking.average(*log_alpha.shape)
+            self.register_buffer("stacked_weights", average.weights)  # [T, C]
+            self.register_buffer("stacked_offsets", average.offsets)  # [C]
         self.allotment: Allotment | SeparateNetworks
         if config.networks == "separate":
             self.allotment = SeparateNetworks([self._network() for _ in self._groups])
@@ -114,7 +121,7 @@ class DO(Method):
                 self.measured.register_buffer("first", live)
             if self._searching:
                 self.register_buffer("searched_on_train", torch.zeros((), dtype=torch.bool))
-                snapshots = torch.zeros(round(SEARCHED * 10) + 1, *self._snapshot().shape)
+                snapshots = torch.zeros(round(SEARCHED * 10) + 1, *self._one.snapshot().shape)
                 self.measured.register_buffer("snapshots", snapshots)
 
     @property
@@ -131,6 +138,12 @@ class DO(Method):
 
     def stages(self) -> Sequence[Stage]:
         """Train, release and settle, group by group."""
+        last: list[Stage] = []
+        if self.config.mixture == "stacking":
+            last = [Stage(name=STACKING, epochs=0, kind="held-out")]
+        return [*self._training_stages(), *last]
+
+    def _training_stages(self) -> list[Stage]:
         if self.config.networks == "separate":
             return [
                 Stage(
@@ -144,12 +157,13 @@ class DO(Method):
         for t in range(self.count):
             first, last = t == 0, t == self.count - 1
             sampling, name = self._samplings[t], f"group {t + 1}"
+            trainable = trained_in(t, self._one.network, self.config)
             epochs = self.setting.epochs
             if not first:
                 epochs = max(1, epochs_of(self.config.second, self.setting.epochs))
             stages.append(
                 Stage(
-                    name=name, epochs=epochs, samplings=(sampling,), trainable=self._trainable(t),
+                    name=name, epochs=epochs, samplings=(sampling,), trainable=trainable,
                     learning_rate=None if first else second_rate,
                     schedule=self.config.first_schedule if first else self.config.second_schedule,
                     warmup=None if first else 0,
@@ -163,7 +177,7 @@ class DO(Method):
                     Stage(
                         name=f"{name}, release", epochs=self._release_epochs(t),
                         samplings=(sampling, Sampling(name="weights", weights=measured)),
-                        trainable=self._trainable(t),
+                        trainable=trainable,
                         learning_rate=second_rate, schedule="constant", warmup=0,
                         update_norm=("allotment.group", "measured"),  # these follow the batches
                         whole=True,
@@ -180,22 +194,6 @@ class DO(Method):
         if self.config.networks == "separate":
             return stage, False
         return stage // 3, stage % 3 == 1 and stage // 3 < self.count - 1
-
-    def _trainable(self, t: int) -> tuple[str, ...]:
-        """Name what stage t trains of the live network."""
-        network = "allotment.network"
-        if t == 0 or (self.config.norm != "frozen" and self.config.classifier != "frozen"):
-            return (network,)
-        frozen = [
-            f"{place}." for place, module in self._one.network.named_modules()
-            if (self.config.norm == "frozen" and isinstance(module, NORMALISATION))
-            or (self.config.classifier == "frozen" and place == "1")
-        ]  # fmt: skip
-        return tuple(
-            f"{network}.{name}"
-            for name, _ in self._one.network.named_parameters()
-            if not name.startswith(tuple(frozen))
-        )
 
     def _release_epochs(self, t: int) -> int:
         """Return epochs that hold at least ten steps for every tenth."""
@@ -228,7 +226,7 @@ class DO(Method):
         """Release weights along eq. 4, by the importance for the preferred classes so far."""
         step, steps = self._step(at), self._steps_per_epoch() * at.epochs
         if step == 0 and self._searching:
-            self.measured.get_buffer("snapshots")[0].copy_(self._snapshot())
+            self.measured.get_buffer("snapshots")[0].copy_(self._one.snapshot())
         self._measure(batch, t, fresh=step == 0)
         final = share_to_release(t, self.config)
         reached = release_schedule(step, steps, final, self.config.steps_per_tenth)
@@ -272,11 +270,13 @@ class DO(Method):
         reached = release_schedule(self._step(at), steps, SEARCHED, self.config.steps_per_tenth)
         level = round(reached * 10)
         if abs(reached * 10 - level) < 1e-9:
-            self.measured.get_buffer("snapshots")[level].copy_(self._snapshot())
+            self.measured.get_buffer("snapshots")[level].copy_(self._one.snapshot())
 
     @torch.no_grad()
     def fit(self, stage: Stage, batches: FitBatches, split: str) -> Facts:
         """Settle the weights of a group, and give what was released to the next one."""
+        if stage.name == STACKING:
+            return self._fit_stacking(batches)
         t = int(stage.name.split(",")[0].removeprefix("group ")) - 1
         facts: dict[str, Any] = {}
         if stage.kind == "select":
@@ -290,6 +290,14 @@ class DO(Method):
                 meter.add(images, labels)
             facts["importance"] = meter.result()
         return facts | {"weights_by_group": self._one.sizes()}
+
+    def _fit_stacking(self, batches: FitBatches) -> Facts:
+        answered = [(self.answers(x).float(), y) for x, y in batches]
+        logits, labels = (torch.cat(parts) for parts in zip(*answered, strict=True))
+        found = fit_stacking(logits, labels, self.setting.groups)
+        self.get_buffer("stacked_weights").copy_(found.weights)
+        self.get_buffer("stacked_offsets").copy_(found.offsets)
+        return {"stacking": found.by_group(self.setting.groups)}
 
     def _restarted(self) -> Mapping[str, Tensor] | None:
         """Return the values that released weights begin the next stage with."""
@@ -313,31 +321,16 @@ class DO(Method):
         def answered(images: Tensor) -> Tensor:
             found = []
             for snapshot in snapshots:
-                self._restore(snapshot)
+                self._one.restore(snapshot)
                 found.append(self.allotment(images, t + 1).argmax(dim=1))
             return torch.stack(found)
 
         accuracy = class_accuracy(((answered(x), y) for x, y in batches), self.preferred.shape[1])
         curve = [measured_mean(each[metric]) or 0.0 for each in accuracy]
         level = choose_level(curve, self.config.search_rule)
-        self._restore(snapshots[level])
+        self._one.restore(snapshots[level])
         self.get_buffer("searched_on_train").fill_(split == "train")
         return {"release_split": split, "release_curve": curve, "release": level / 10}
-
-    def _snapshot(self) -> Tensor:
-        """Return everything live and its groups as one vector."""
-        live = self._one.network.state_dict()
-        groups = [self._one.groups_of(name) for name in self._one.names]
-        return torch.cat([value.detach().flatten().float() for value in [*live.values(), *groups]])
-
-    def _restore(self, snapshot: Tensor) -> None:
-        live = self._one.network.state_dict()
-        groups = {name: self._one.groups_of(name) for name in self._one.names}
-        own = {f"live.{n}": v for n, v in live.items()} | {
-            f"group.{n}": v for n, v in groups.items()
-        }
-        for name, value in cut(snapshot, own).items():
-            own[name].copy_(value)
 
     # --- prediction ---------------------------------------------------------------------------
 
@@ -355,10 +348,13 @@ class DO(Method):
         return self.log_alpha if vector else torch.zeros_like(self.log_alpha)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return the logarithm of the mixed probabilities, or the mean of the logits."""
+        """Return the logarithm of the mixed probabilities, the mean of the logits or stacked scores."""
         answers = self.answers(images).float()
         if self.config.mixture == "average-logits":
             return answers.mean(dim=1)
+        if self.config.mixture == "stacking":
+            weights = self.get_buffer("stacked_weights")[: answers.shape[1]]
+            return Stacking(weights, self.get_buffer("stacked_offsets"))(answers)
         if self.config.mixture == "without-margins":
             probabilities = unbiased(answers, self.known_bias()[: answers.shape[1]])
         else:

@@ -85,9 +85,12 @@ class DOOptions(Options):
     networks: Literal["allotted", "separate"] = Field(
         "allotted", description="one network, or a whole one per stage (a control)"
     )
-    mixture: Literal["average", "average-logits", "without-margins", "instance"] = Field(
-        "average",
-        description="of the sub-models; without-margins takes log a_t off their logits first",
+    mixture: Literal["average", "average-logits", "without-margins", "instance", "stacking"] = (
+        Field(
+            "average",
+            description="of the sub-models; without-margins takes log a_t off their logits first, stacking "
+            "(ours) has weights per group that are fitted on val",
+        )
     )
     objective: Literal["cosine", "dot"] = Field("cosine", description="of the instance mixture")
 

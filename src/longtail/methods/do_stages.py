@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from longtail.core.counts import ClassCounts
 from longtail.core.groups import GROUP_NAMES, ShotGroups
@@ -16,6 +16,7 @@ from longtail.core.stage import Sampling
 from longtail.data.samplers import group_preferred
 from longtail.losses import preference, reversed_prior
 from longtail.methods.do_options import DOOptions
+from longtail.models.allotment import NORMALISATION
 
 SEARCHED = 0.9  # the search releases 0, 10, ..., 90 %
 TOLERANCE = 0.015  # accuracy that the rule `tolerance` of the search may give away
@@ -129,3 +130,17 @@ def choose_level(curve: Sequence[float], rule: str) -> int:
     falls = [before - after for before, after in pairwise(curve)]
     steepest = falls.index(max(falls))
     return steepest if rule == "before-drop" else steepest + 1
+
+
+def trained_in(t: int, network: nn.Module, options: DOOptions) -> tuple[str, ...]:
+    """Name what stage t trains of the live network."""
+    place = "allotment.network"
+    if t == 0 or (options.norm != "frozen" and options.classifier != "frozen"):
+        return (place,)
+    frozen = tuple(
+        f"{name}." for name, module in network.named_modules()
+        if (options.norm == "frozen" and isinstance(module, NORMALISATION))
+        or (options.classifier == "frozen" and name == "1")
+    )  # fmt: skip
+    names = (name for name, _ in network.named_parameters())
+    return tuple(f"{place}.{name}" for name in names if not name.startswith(frozen))

@@ -181,6 +181,17 @@ class Allotment(nn.Module):
         found: Tensor = getattr(self.settled, _flat(name))
         return found
 
+    def snapshot(self) -> Tensor:
+        """Return everything live and the groups of all weights as one vector."""
+        return flatten(self._live_and_groups()).detach()
+
+    @torch.no_grad()
+    def restore(self, snapshot: Tensor) -> None:
+        """Go back to what `snapshot` returned."""
+        own = self._live_and_groups()
+        for name, value in cut(snapshot, own).items():
+            own[name].copy_(value)
+
     # --- on disk ------------------------------------------------------------------------------
 
     def state_dict(  # type: ignore[override]
@@ -239,6 +250,10 @@ class Allotment(nn.Module):
         sizes = [self.groups_of(name).numel() for name in names]
         for name, part in zip(names, torch.split(group, sizes), strict=True):
             self.groups_of(name).copy_(part.view_as(self.groups_of(name)))
+
+    def _live_and_groups(self) -> dict[str, Tensor]:
+        live = self.network.state_dict(prefix="live.")
+        return live | {f"group.{name}": self.groups_of(name) for name in self.names}
 
     def _per_stage(self) -> dict[str, Tensor]:
         """Return parameters and buffers of the network that are not allotted."""
