@@ -62,25 +62,29 @@ class RunConfig(Options):
         )
 
 
-def validate(raw: Mapping[str, Any], source: str) -> RunConfig:
+def validate(raw: Mapping[str, Any], source: str, mistakes: Sequence[str] = ()) -> RunConfig:
     """Check a raw configuration.
 
     Args:
         raw: As read from YAML with overrides applied.
         source: Where it comes from, for the message.
+        mistakes: Found already, see `assign`; they are told with the others.
 
     Raises:
         ConfigError: Listing every mistake, each with its key and, for an unknown one, the nearest
             valid name.
     """
+    lines = list(mistakes)
     try:
-        return RunConfig.model_validate(dict(raw))
+        config = RunConfig.model_validate(dict(raw))
     except ValidationError as error:
         valid = set(valid_keys(raw))
-        lines = [_describe(detail, valid) for detail in error.errors()]
-        mistakes = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        listing = "\n".join(f"  {line}" for line in dict.fromkeys(lines))
-        raise ConfigError(f"{source} has {mistakes}:\n{listing}") from None
+        lines += [_describe(detail, valid) for detail in error.errors()]
+    lines = list(dict.fromkeys(lines))
+    if not lines:
+        return config
+    count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+    raise ConfigError("\n  ".join([f"{source} has {count}:", *lines]))
 
 
 def valid_keys(raw: Mapping[str, Any]) -> Iterator[str]:
@@ -90,14 +94,14 @@ def valid_keys(raw: Mapping[str, Any]) -> Iterator[str]:
 
 def assign(
     raw: dict[str, Any], overrides: Sequence[str], parse: typing.Callable[[str], Any]
-) -> None:
+) -> list[str]:
     """Apply `key=value` overrides to a raw configuration, in place.
 
     A key may be shortened to its last parts where that is unambiguous: `epochs=40` means
     `training.epochs=40`, `loss=ldam` means `method.loss=ldam`.
 
-    Raises:
-        ConfigError: Listing every override that is malformed, unknown or ambiguous.
+    Returns:
+        What is wrong with those that could not be applied: malformed, unknown or ambiguous.
     """
     problems = []
     pairs = []
@@ -115,9 +119,7 @@ def assign(
             problems.append(str(error))
             continue
         _put(raw, full.split("."), parse(value))
-    if problems:
-        listing = "\n".join(f"  {problem}" for problem in problems)
-        raise ConfigError(f"{len(problems)} of the overrides cannot be used:\n{listing}")
+    return problems
 
 
 def _full_key(key: str, valid: Sequence[str]) -> str:

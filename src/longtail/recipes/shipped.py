@@ -42,8 +42,8 @@ def resolve(source: str, overrides: Sequence[str] = ()) -> RunConfig:
         raw["recipe"] = f"{path.resolve().stem}"
     else:
         raw = read_recipe(source)
-    assign(raw, overrides, parse_value)
-    return validate(raw, source if not overrides else f"{source} with its overrides")
+    mistakes = assign(raw, overrides, parse_value)
+    return validate(raw, source if not overrides else f"{source} with its overrides", mistakes)
 
 
 def read_recipe(source: str) -> dict[str, Any]:
