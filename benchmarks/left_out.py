@@ -1,0 +1,84 @@
+"""Score runs on training pictures that their long-tailed cut leaves out: where choices may be made.
+
+    python benchmarks/left_out.py runs/reproduce/do-ablations/short/*/seed-*
+
+CIFAR-100-LT leaves out most training pictures of CIFAR-100. Up to 100 of them per class, which no run has
+seen, decide which option serves best; test decides nothing. (The most frequent classes have few left, the
+first none; averages are over the classes that have some.) Appends a line per run to results/left-out.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from longtail import api
+from longtail.core import ClassCounts
+from longtail.data.config import open_data
+from longtail.data.pictures import DataSet
+from longtail.engine.hardware import describe_environment, resolve_precision
+from longtail.evaluation import headlines, predict_split, score
+from longtail.runs import Run, append_record
+
+PER_CLASS = 100
+CPU = torch.device("cpu")
+
+
+def left_out(run: Run) -> DataSet:
+    """Return training pictures of CIFAR-100 that the run's long-tailed cut does not hold."""
+    config = run.config.data
+    everything = config.model_copy(update={"long_tail": None, "validation_per_class": None})
+    whole = open_data(everything).split("train")
+    own = open_data(config, seed=run.config.training.seed)
+    parts = [own.split(name) for name in ("train", "val") if own.manifest.has(name)]
+    used = {number for part in parts for number in part.manifest.ids.tolist()}
+    chosen: list[int] = []
+    for label in range(len(whole.manifest.classes)):
+        rows = np.flatnonzero(whole.manifest.labels == label)
+        free = [row for row in rows.tolist() if int(whole.manifest.ids[row]) not in used]
+        chosen += free[:PER_CLASS]
+    return whole.take(np.array(chosen))
+
+
+def main() -> None:
+    """Score the runs that are given."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--record", type=Path, default=Path("results/left-out.jsonl"))
+    arguments = parser.parse_args()
+    for path in arguments.runs:
+        run, model = Run.open(path), api.load(path, device="cpu")
+        training = run.config.training
+        precision = resolve_precision(training.precision, CPU)
+        predictions = predict_split(
+            model.method, left_out(run), "left out", device=CPU, precision=precision,
+            checkpoint=model.card.weights_sha256,
+        )  # fmt: skip
+        scores = score(
+            predictions, ClassCounts(model.card.class_counts, model.card.classes),
+            rule=run.config.data.groups, selection="last epoch", recipe=run.config.recipe,
+            seed=training.seed,
+        )  # fmt: skip
+        line = {
+            "benchmark": "left-out",
+            "date": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
+            "command": " ".join(["python", *sys.argv]),
+            **describe_environment(CPU),
+            "recipe": run.config.recipe,
+            "seed": training.seed,
+            "pictures": len(predictions.labels),
+            "scores": headlines(scores),
+            "checkpoint_sha256": model.card.weights_sha256,
+            "config": run.config.model_dump(mode="json"),
+        }
+        append_record(arguments.record, line)
+        print(f"{path}: {line['scores']}")
+
+
+if __name__ == "__main__":
+    main()
