@@ -577,6 +577,29 @@ def test_stacking_is_fitted_on_val_and_kept_with_the_model(networks, tmp_path):
     assert not torch.allclose(expected, answers.log_softmax(2).mean(1), atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"compensation": "vector-one"}, {"sequence": "many-few-medium"}, {"reverse": "index"}],
+)
+def test_a_run_that_takes_the_first_stage_of_another_keeps_its_own_options(changed, tmp_path):
+    source = tiny.build("do", {"steps_per_tenth": 1}, seed=1)
+    run = tiny.train(source, tmp_path, name="do")
+    weights = ckpt.read_weights(run.checkpoints / "stage-0-end")
+    method = tiny.build("do", changed)
+    own = {name: getattr(method, name).clone() for name in ("preferred", "log_alpha")}
+    assert any(not torch.equal(own[name], getattr(source, name)) for name in own)
+    tiny.trainer(method, tmp_path / "b", name="do").start_from(weights, 3, "x")
+    for name, value in own.items():
+        assert torch.equal(getattr(method, name), value)
+    name = "allotment.network.0.network.conv1.weight"
+    assert torch.equal(method.state_dict()[name], weights[name])
+    del weights[name]  # what the first stage trains must be there
+    with pytest.raises(CheckpointError, match=f"missing {name}"):
+        tiny.trainer(tiny.build("do", changed), tmp_path / "c", name="do").start_from(
+            weights, 3, "x"
+        )
+
+
 def test_the_mixture_of_one_picture_is_branded():
     assert any(
         "Instance-wise" in remark for remark in tiny.build("do", {"mixture": "instance"}).remarks

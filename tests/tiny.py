@@ -68,7 +68,7 @@ def data(counts=COUNTS, side=8) -> DataSet:
     return DataSet(manifest, ArrayPictures(pixels), (0.3,) * 3, (0.25,) * 3, default_view="crop")
 
 
-def train(method, folder: Path, options=OPTIONS, *, resume=False, name="single-head", **more):
+def trainer(method, folder: Path, options=OPTIONS, *, name="single-head", **more):
     run = RunFolder(folder)
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     card = CheckpointCard(
@@ -83,12 +83,16 @@ def train(method, folder: Path, options=OPTIONS, *, resume=False, name="single-h
         "selection_set": None,
         "log": SilentLog(),
     } | more
-    trainer = Trainer(
+    return Trainer(
         method, parts["train_set"], options, parts["protocol"], run, card, CPU, parts["log"],
         parts["validate"], parts["selection_set"],
     )  # fmt: skip
-    trainer.run(resume=resume)
-    return run
+
+
+def train(method, folder: Path, options=OPTIONS, *, resume=False, name="single-head", **more):
+    made = trainer(method, folder, options, name=name, **more)
+    made.run(resume=resume)
+    return made.folder
 
 
 def weights(method):

@@ -106,8 +106,8 @@ class Trainer:
         """Take the first stage from another run instead of training it.
 
         Args:
-            weights: Of that run at the end of its first stage. What this method's first stage does
-                not train may be missing, and what this method does not have is left out.
+            weights: Of that run at the end of its first stage. Only the parts that this method's
+                first stage trains are taken; constants of its own options stay its own.
             epochs_done: Epochs that the other run spent on it.
             source: Where they come from, for messages.
 
@@ -121,9 +121,10 @@ class Trainer:
             )
         own = self.method.state_dict()
         parts = {name.split(".")[0] for name in self._stages[0].trainable}
-        later = {n: own[n] for n in own if n not in weights and n.split(".")[0] not in parts}
-        taken = {name: value for name, value in weights.items() if name in own}
-        ckpt.load_weights(self.method, {**taken, **later}, source)
+        first = {n for n in {*own, *weights} if not parts or n.split(".")[0] in parts}
+        taken = {name: weights[name] for name in first if name in own and name in weights}
+        kept = {name: own[name] for name in own if name not in first}
+        ckpt.load_weights(self.method, {**taken, **kept}, source)
         self._at = _Progress(stage=1, epochs_done=epochs_done)
 
     def run(self, *, resume: bool = False) -> None:
