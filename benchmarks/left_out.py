@@ -71,13 +71,14 @@ def main() -> None:
             **describe_environment(CPU),
             "recipe": run.config.recipe,
             "seed": training.seed,
+            "split": "left out",
             "pictures": len(predictions.labels),
-            "scores": headlines(scores),
+            **headlines(scores),
             "checkpoint_sha256": model.card.weights_sha256,
             "config": run.config.model_dump(mode="json"),
         }
         append_record(arguments.record, line)
-        print(f"{path}: {line['scores']}")
+        print(f"{path}: {line['macro_accuracy']:.3f}")
 
 
 if __name__ == "__main__":

@@ -153,16 +153,16 @@ def do_cost_table(name: str) -> str:
     return "\n".join(rows)
 
 
-def mixtures_table(name: str) -> str:
-    """Return the mixtures of DO's runs with the default options, on left-out pictures and on test."""
-    chosen = [line for line in records(name) if line["row"] == "do" and line["views"] == "mirror"]
-    names = [(row["name"], row["sees"]) for row in chosen[0]["mixtures"]]
+def mixtures_table(name: str, row: str, sees: tuple[str, ...] = ()) -> str:
+    """Return the mixtures of a row of DO on left-out pictures and on test; some or all of them."""
+    chosen = [line for line in records(name) if line["row"] == row and line["views"] == "mirror"]
+    names = [(r["name"], r["sees"]) for r in chosen[0]["mixtures"] if not sees or r["sees"] in sees]
     seeds = len({line["seed"] for line in chosen})
     rows = [
         "| mixture | sees | left out, all | test, all | many | medium | few |",
         "|---|---|---|---|---|---|---|",
     ]
-    for mixture, sees in names:
+    for mixture, seen in names:
         found: dict[str, list[dict[str, Any]]] = {"left out": [], "test": []}
         for line in chosen:
             found[line["pictures"]] += [r for r in line["mixtures"] if r["name"] == mixture]
@@ -171,9 +171,26 @@ def mixtures_table(name: str) -> str:
             mean_and_deviation([100 * r[key] for r in found["test"]])
             for key in ("accuracy", "many", "medium", "few")
         ]
-        rows.append(f"| {mixture} | {sees} | {' | '.join(cells)} |")
+        rows.append(f"| {mixture} | {seen} | {' | '.join(cells)} |")
     rows += ["", f"Class-averaged accuracy in %, {seeds} seed{'s' * (seeds > 1)}, last epoch."]
     return "\n".join(rows)
+
+
+def left_out_table(table: str) -> str:
+    """Return the rows of a table that were scored on left-out pictures, best first."""
+    scored: list[tuple[float, str]] = []
+    for row in read_table(table).rows:
+        lines = [e.line for e in find_evidence(row.config("short"), FILES, split="left out")]
+        if not lines:
+            continue
+        cells = [
+            mean_and_deviation([100 * line[key] for line in lines])
+            for key in ("macro_accuracy", "many", "medium", "few")
+        ]
+        mean = statistics.mean(line["macro_accuracy"] for line in lines)
+        scored.append((mean, f"| {row.name} | {' | '.join(cells)} | {len(lines)} |"))
+    head = ["| row | all | many | medium | few | seeds |", "|---|---|---|---|---|---|"]
+    return "\n".join([*head, *(text for _, text in sorted(scored, reverse=True))])
 
 
 def panel_table(name: str, title: str, row: str, unit: float, form: str) -> str:
@@ -291,7 +308,13 @@ TABLES = {
     "baselines": lambda: short_table("baselines-cifar100"),
     "paco-ablation": lambda: short_table("paco-ablation"),
     "do-ablations": lambda: short_table("do-ablations"),
-    "do-mixtures": lambda: mixtures_table("do-mixtures.jsonl"),
+    "do-mixtures": lambda: mixtures_table("do-mixtures.jsonl", "do"),
+    "do-held-out": lambda: mixtures_table(
+        "do-mixtures.jsonl",
+        "five-pictures-a-class-held-out",
+        ("label-free", "views", "held-out", "oracle"),
+    ),
+    "do-left-out": lambda: left_out_table("do-ablations"),
     "do-stages": lambda: panel_table(
         "panels.jsonl", "Accuracy at the end of each stage", "do", 100, ".1f"
     ),

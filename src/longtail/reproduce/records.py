@@ -33,18 +33,21 @@ class Evidence:
         return int(self.line["seed"])
 
 
-def find_evidence(config: RunConfig, files: Sequence[Path]) -> list[Evidence]:
+def find_evidence(
+    config: RunConfig, files: Sequence[Path], *, split: str = "test"
+) -> list[Evidence]:
     """Return the newest record of every seed that has the configuration `config`, by seed.
 
     Args:
         config: Of a row.
         files: Results files, JSON lines; lines that are no training are passed over.
+        split: On which it was scored.
     """
     wanted = _identity(config)
     found: dict[int, Evidence] = {}
     for file in files:
         for line in read_lines(file):
-            if "config" not in line or "accuracy" not in line or line.get("split") != "test":
+            if "config" not in line or "accuracy" not in line or line.get("split") != split:
                 continue
             try:
                 recorded = validate(line["config"], str(file))
