@@ -96,6 +96,21 @@ def test_only_the_same_configuration_is_evidence(tmp_path):
     assert len(find_evidence(run.config.model_copy(update={"training": seeded}), [file])) == 1
 
 
+def test_a_record_from_before_an_option_is_of_what_was_done_then(tmp_path):
+    row = read_table("do-ablations").rows[0]
+    config = row.config("short")
+    assert config.method.first_schedule == "cosine"
+    plain = config.model_dump(mode="json")
+    del plain["method"]["first_schedule"]
+    line = {"config": plain, "accuracy": 0.3, "split": "test", "seed": 0}
+    (tmp_path / "r.jsonl").write_text(json.dumps(line) + "\n")
+    assert len(find_evidence(config, [tmp_path / "r.jsonl"])) == 1
+    steps = config.method.model_copy(update={"first_schedule": "step"})
+    other = config.model_copy(update={"method": steps})
+    assert find_evidence(other, [tmp_path / "r.jsonl"]) == []
+    assert find_evidence(config, [tmp_path / "r.jsonl"], split="left out") == []
+
+
 def test_full_schedules_print_a_difference():
     full, short = (render(read_table("do-ablations"), p, []) for p in ("full", "short"))
     assert "| row | paper | ours | difference | many | medium | few | seeds |" in full

@@ -142,7 +142,7 @@ ALTERNATIVES = {
         "compensation": ({}, {"compensation": "target"}),
         "sampling": ({}, {"sampling": "uniform"}),
         "sequence": ({}, {"sequence": "many-few-medium"}),
-        "first_schedule": ({}, {"first_schedule": "step"}),
+        "first_schedule": ({}, {"first_schedule": "cosine"}),
         "second_schedule": ({}, {"second_schedule": "cosine"}),
         "rare_sampling": ({}, {"rare_sampling": "class-balanced"}),
         "reverse": ({}, {"reverse": "index"}),

@@ -25,6 +25,7 @@ next, ten steps a tenth, then retrains what is left once.
 
 There is no published code. Where the text is ambiguous, an option names the readings. What each of them
 does on CIFAR-100-LT is in `docs/notes-on-results.md`; the short of it:
+- Schedule of stage 1: the paper's recipes have its cosine; steps, the default, served better here.
 - Sampling: p_t is a ratio of classes, not of pictures; literally, stage 1 would see 96 % many-shot pictures.
 - Loss: `compensation`; the literal, scalar reading is void. See `longtail.losses.compensation`.
 - Importance: from batches of the stage's preferred classes, in eval mode, averaged over the last steps.

@@ -19,8 +19,10 @@ class DOOptions(Options):
     sequence: Literal["many-medium-few", "many-few-medium", "many-few", "four"] = Field(
         "many-medium-few", description="groups of the stages; `four` halves medium at 50 pictures"
     )
-    first_schedule: Literal["cosine", "step"] = Field(
-        "cosine", description="of stage 1: the paper's, or training.milestones"
+    first_schedule: Literal["step", "cosine"] = Field(
+        "step",
+        description="of stage 1: training.milestones, which served best on left-out pictures; or the "
+        "paper's, which its recipes have",
     )
     second: float = Field(
         0.5, gt=0, description="epochs of later stages; below 1 a share of the first stage's"
