@@ -193,6 +193,21 @@ def left_out_table(table: str) -> str:
     return "\n".join([*head, *(text for _, text in sorted(scored, reverse=True))])
 
 
+def release_table(table: str) -> str:
+    """Return the accuracy over the share of released weights, for each criterion that was searched."""
+    rows = ["| criterion, stage | " + " | ".join(f"{10 * i} %" for i in range(10)) + " |"]
+    rows.append("|---" * 11 + "|")
+    for row in read_table(table).rows:
+        for evidence in find_evidence(row.config("short"), FILES):
+            for line in evidence.line["found"]:
+                if "release_curve" in line:
+                    name = evidence.line["config"]["method"]["importance"]
+                    cells = [f"{100 * value:.1f}" for value in line["release_curve"]]
+                    cells[round(10 * line["release"])] += " *"
+                    rows.append(f"| {name}, {line['stage'].split(',')[0]} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def panel_table(name: str, title: str, row: str, unit: float, form: str) -> str:
     """Return one panel of a run's report, mean over seeds, as a table of places by series."""
     panels = [
@@ -314,6 +329,7 @@ TABLES = {
         "five-pictures-a-class-held-out",
         ("label-free", "views", "held-out", "oracle"),
     ),
+    "do-release": lambda: release_table("do-ablations"),
     "do-left-out": lambda: left_out_table("do-ablations"),
     "do-stages": lambda: panel_table(
         "panels.jsonl", "Accuracy at the end of each stage", "do", 100, ".1f"

@@ -137,6 +137,15 @@ def test_cosine_head():
         torch.testing.assert_close(head(x), logits)
 
 
+def test_published_weights_bring_their_normalisation():
+    # timm's table: vision transformers of augreg were trained with 0.5, the resnets with ImageNet's
+    transformer = ModelConfig(backbone="vit_tiny_patch16_224", pretrained=True)
+    assert transformer.normalisation() == ((0.5,) * 3, (0.5,) * 3)
+    resnet = ModelConfig(backbone="resnext50", pretrained=True).normalisation()
+    assert resnet == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert ModelConfig(backbone="vit_tiny_patch16_224").normalisation() is None
+
+
 def test_linear_head_starts_where_it_is_told():
     head = LinearHead(8, 100, initial_bias=-4.595)
     assert (head.bias == torch.tensor(-4.595)).all()

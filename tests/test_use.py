@@ -95,6 +95,25 @@ def test_answers_are_those_of_the_evaluation(runs, folder):
     assert [groups[name] for name in answers["class_1"]] == answers["group"].tolist()
 
 
+def test_published_weights_see_pictures_as_in_their_own_training(folder, tmp_path, monkeypatch):
+    build = (
+        timm.create_model
+    )  # without a connection: the weights are fresh, the rest is as published
+
+    def offline(name, **options):
+        return build(name, **options | {"pretrained": False})
+
+    monkeypatch.setattr("timm.create_model", offline)
+    line = ["pretrained=true", "backbone=test_resnet", "epochs=1", "batch_size=8", "precision=fp32"]
+    run = api.train(str(folder), line, out=tmp_path / "run", device="cpu")
+    model = longtail.load(run.folder.path, device="cpu")
+    assert model.card.mean == model.card.std == (0.5, 0.5, 0.5)  # timm's table of that network
+    stored = read_predictions(run.folder.predictions("test"))
+    files = read_files(run.config.data).files()
+    answers = model.predict([files[number] for number in stored.ids])
+    assert answers["class_1"].tolist() == [stored.classes[label] for label in stored.predicted()]
+
+
 def test_any_batch_size_gives_the_same_answers(runs, folder):
     model = longtail.load(runs["plain"].folder.path, device="cpu")
     whole = model.predict(folder, longtail.Question(batch_size=33))

@@ -133,12 +133,9 @@ def train(
     folder = RunFolder(distributed.broadcast(out or default_folder(config)))
     if resume:
         config = _continued(config, folder)
-    data = open_data(
-        config.data, seed=config.training.seed, workers=config.training.workers, progress=progress
-    )
-    config = _with_defaults(config, data)
-    protocol = Protocol(data.manifest.has("val"), config.training.select)
+    config, data = _open(config, progress)
     method = _build(config, data.manifest.class_counts()).to(place)
+    protocol = Protocol(data.manifest.has("val"), config.training.select)
     if config.training.channels_last:
         method = method.to(memory_format=torch.channels_last)
     data = replace(data, notes=(*data.notes, *method.remarks))
@@ -202,9 +199,8 @@ def evaluate(
     training = run.config.training
     if data is None:
         data = open_data(run.config.data, seed=training.seed, workers=training.workers)
-    part = data.split(split)
-    manifest = part.manifest.restricted_to(model.card.classes)
-    part = DataSet(manifest, part.pictures, model.card.mean, model.card.std)  # type: ignore[arg-type]
+    part = data.split(split).normalised_by(model.card.mean, model.card.std)
+    part = replace(part, manifest=part.manifest.restricted_to(model.card.classes))
     predictions = predict_split(
         model.method,
         part,
@@ -287,13 +283,18 @@ def _build(config: RunConfig, counts: ClassCounts, *, pretrained: bool | None = 
     return method
 
 
-def _with_defaults(config: RunConfig, data: DataSet) -> RunConfig:
-    """Write down what was chosen for the user: backbone and picture size."""
+def _open(config: RunConfig, progress: Progress) -> tuple[RunConfig, DataSet]:
+    """Open the data, and write down what was chosen for the user: backbone and picture size."""
+    training = config.training
+    data = open_data(config.data, seed=training.seed, workers=training.workers, progress=progress)
     size = data.pictures.size
     updates: dict[str, Any] = {"model": config.model.resolved(size)}
     if hasattr(config.data, "image_size"):
         updates["data"] = config.data.model_copy(update={"image_size": size})
-    return config.model_copy(update=updates)
+    config = config.model_copy(update=updates)
+    if (expected := config.model.normalisation()) is not None:
+        data = data.normalised_by(*expected)
+    return config, data
 
 
 def _continued(config: RunConfig, folder: RunFolder) -> RunConfig:

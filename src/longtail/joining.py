@@ -93,7 +93,7 @@ def _answers(
             continue
         each = []
         for model in models:
-            own = DataSet(part.manifest, part.pictures, model.card.mean, model.card.std)  # type: ignore[arg-type]
+            own = part.normalised_by(model.card.mean, model.card.std)
             precision = resolve_precision(training.precision, model.device)
             each.append(
                 answer_split(

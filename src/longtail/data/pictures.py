@@ -161,6 +161,11 @@ class DataSet:
             raise DataError(f"{self.manifest.name} has no {name} split.")
         return self.take(self.manifest.rows(name))
 
+    def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> DataSet:
+        """Return the same pictures, to be normalised by other means and deviations, three each."""
+        (a, b, c), (d, e, f) = mean, std
+        return replace(self, mean=(a, b, c), std=(d, e, f))
+
     def take(self, rows: NDArray[np.int64]) -> DataSet:
         """Return the pictures at the positions `rows`."""
         return replace(self, manifest=self.manifest.take(rows), pictures=self.pictures.take(rows))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from longtail.core.errors import ConfigError
 from longtail.models.resnet_cifar import DEPTHS, CifarResNet
 
+Triple = tuple[float, float, float]
 SMALL_RESNET50 = "resnet50-small"  # 3x3 stem without pooling, for 32 pixels (SupCon, PaCo)
 
 
@@ -130,6 +131,18 @@ def residual_network(
         channels=channels,
         zero_init_last=False,
     )
+
+
+def published_normalisation(name: str) -> tuple[Triple, Triple] | None:
+    """Return mean and standard deviation that the published weights of a backbone expect, in [0, 1].
+
+    None where timm does not know them without asking the hub.
+    """
+    known = timm.get_pretrained_cfg(_timm_name(name))
+    if known is None or known.mean is None or known.std is None:
+        return None
+    mean, std = (tuple(float(v) for v in values) for values in (known.mean, known.std))
+    return (mean, std) if len(mean) == len(std) == 3 else None
 
 
 def known_names() -> tuple[str, ...]:

@@ -4,7 +4,12 @@ from pydantic import Field
 
 from longtail.core.errors import ConfigError
 from longtail.data.options import Options
-from longtail.models.backbones import Backbone, build_backbone
+from longtail.models.backbones import (
+    Backbone,
+    Triple,
+    build_backbone,
+    published_normalisation,
+)
 from longtail.models.experts import Experts, build_experts
 
 SMALL_SIDE = 64
@@ -25,6 +30,12 @@ class ModelConfig(Options):
             return self
         name = "resnet32" if image_size <= SMALL_SIDE and not self.pretrained else "resnet50"
         return self.model_copy(update={"backbone": name})
+
+    def normalisation(self) -> tuple[Triple, Triple] | None:
+        """Return mean and standard deviation that published weights expect; None without such."""
+        if not self.pretrained or self.backbone is None:
+            return None
+        return published_normalisation(self.backbone)
 
     def build(self) -> Backbone:
         """Build the backbone; see `build_backbone`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +108,7 @@ def read_checkpoint(
                 "test/, or into rows with split val and test."
             )
     data = open_data(config.data, seed=training.seed, workers=training.workers)
-    if mean is not None or std is not None:
-        data = replace(data, mean=mean or data.mean, std=std or data.std)  # type: ignore[arg-type]
+    data = data.normalised_by(mean or data.mean, std or data.std)
     counts = data.manifest.class_counts()
     if classes is not None:
         if sorted(classes) != sorted(counts.names):

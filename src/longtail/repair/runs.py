@@ -70,6 +70,7 @@ def read_run(path: Path, *, device: str | None = None) -> RunModel:
     loaded = api.load(path, device=device)
     training = run.config.training
     data = open_data(run.config.data, seed=training.seed, workers=training.workers)
+    data = data.normalised_by(loaded.card.mean, loaded.card.std)
     counts = ClassCounts(loaded.card.class_counts, loaded.card.classes)
     network = _Predictor(loaded.method).eval()
     layer = last_linear(network, data, loaded.device)

@@ -180,7 +180,7 @@ class RunView:
         """
         if self.data is None or not self.data.manifest.has(self.split):
             return None
-        folder, part = self.run.folder, self.data.split(self.split)
+        folder, part = self.run.folder, self._part(self.data)
         labels, classes = torch.tensor(part.manifest.labels), len(self.counts)
         each: dict[str, torch.Tensor] = {}
         for number, stage in enumerate(self.stages):
@@ -209,12 +209,16 @@ class RunView:
             },
         )  # fmt: skip
 
+    def _part(self, data: DataSet) -> DataSet:
+        """Return the scored split as the model wants to see it."""
+        return data.split(self.split).normalised_by(self.model.card.mean, self.model.card.std)
+
     def panels(self) -> Sequence[Panel]:
         """Return the method's own figures; those that need pictures only if the data opens."""
         method, device = self.model.method, self.model.device
         if self.data is None or not self.data.manifest.has(self.split):
             return ()
-        part = self.data.split(self.split)
+        part = self._part(self.data)
         labels = torch.tensor(part.manifest.labels)
         batches = evaluation_batches(part, batch_size=200, device=device, everything=True)
         with torch.inference_mode():
