@@ -109,6 +109,14 @@ def test_a_record_from_before_an_option_is_of_what_was_done_then(tmp_path):
     other = config.model_copy(update={"method": steps})
     assert find_evidence(other, [tmp_path / "r.jsonl"]) == []
     assert find_evidence(config, [tmp_path / "r.jsonl"], split="left out") == []
+    # a run folder of then is opened as what it was, too
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(json.dumps(plain))
+    assert api.Run.open(run).config.method == config.method
+    (run / "config.yaml").write_text("[]")
+    with pytest.raises(ConfigError, match="holds no configuration"):
+        api.Run.open(run)
 
 
 def test_full_schedules_print_a_difference():

@@ -14,7 +14,7 @@ from longtail.core.errors import ConfigError, DataError
 from longtail.engine.run_folder import RunFolder, writing
 from longtail.evaluation import summarise
 from longtail.evaluation.scores import headlines
-from longtail.recipes import RunConfig, validate
+from longtail.recipes import RunConfig, validate_stored
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Run:
             raw = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"{folder.config} cannot be read ({error}).") from error
-        return cls(folder, validate(raw, str(folder.config)))
+        return cls(folder, validate_stored(raw, str(folder.config)))
 
     def scores(self, split: str) -> dict[str, Any]:
         """Return the scores on `split`.

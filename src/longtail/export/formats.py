@@ -22,7 +22,7 @@ from longtail.core.groups import ShotGroups
 from longtail.methods import METHODS, Setting
 from longtail.models.backbones import IMAGENET_RESNETS
 from longtail.models.resnet_cifar import DEPTHS
-from longtail.recipes import validate
+from longtail.recipes import validate_stored
 
 OPSET = 18
 NEEDS = "pip install 'longtail[export]'"
@@ -129,7 +129,7 @@ def read_safetensors(file: Path, about: About) -> Callable[[Tensor], Tensor]:
     with safetensors.safe_open(file, framework="pt") as opened:
         facts = opened.metadata()
         weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    config = validate(json.loads(facts["config"]), str(file))
+    config = validate_stored(json.loads(facts["config"]), str(file))
     counts = ClassCounts(json.loads(facts["class_counts"]), json.loads(facts["classes"]))
     model = config.model.model_copy(update={"pretrained": False})
     setting = Setting(

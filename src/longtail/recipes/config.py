@@ -17,6 +17,9 @@ from longtail.engine.config import TrainingConfig
 from longtail.methods import METHODS
 from longtail.models.config import ModelConfig
 
+# by method: what an option was before it had a name, whatever its default is now
+ONCE: Mapping[str, Mapping[str, Any]] = {"do": {"first_schedule": "cosine"}}
+
 
 class RunConfig(Options):
     """Data, model, method and training of one run; what a recipe says."""
@@ -85,6 +88,24 @@ def validate(raw: Mapping[str, Any], source: str, mistakes: Sequence[str] = ()) 
         return config
     count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
     raise ConfigError("\n  ".join([f"{source} has {count}:", *lines]))
+
+
+def validate_stored(raw: Any, source: str) -> RunConfig:  # noqa: ANN401 - as read from a file
+    """Check a resolved configuration that this or an earlier version wrote.
+
+    Args:
+        raw: As read; options that did not exist then get the value of what was done then.
+        source: Where it comes from, for the message.
+
+    Raises:
+        ConfigError: If it is no configuration, or of a version whose options are no more.
+    """
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{source} holds no configuration of a run.")
+    method = raw.get("method")
+    if isinstance(method, Mapping):
+        raw = {**raw, "method": {**ONCE.get(str(method.get("name")), {}), **method}}
+    return validate(raw, source)
 
 
 def valid_keys(raw: Mapping[str, Any]) -> Iterator[str]:

@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from longtail.core.errors import ConfigError
-from longtail.recipes import RunConfig, validate
+from longtail.recipes import RunConfig, validate_stored
 
 # what may differ between a row and its record without being another experiment
 ASIDE = {"seed": 0, "workers": 1, "checkpoint_every": 1, "watch_test": False}
-
-# what an option was before it had a name: records from then are of that, whatever the default is now
-ONCE = {"do": {"first_schedule": "cosine"}}
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def find_evidence(
             if "config" not in line or "accuracy" not in line or line.get("split") != split:
                 continue
             try:
-                recorded = validate(_as_it_was(line["config"]), str(file))
+                recorded = validate_stored(line["config"], str(file))
             except ConfigError:
                 continue  # of another version, whose options are no more
             if _identity(recorded) == wanted:
@@ -74,12 +71,6 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(text)
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"{file} is no results file of JSON lines ({error}).") from error
-
-
-def _as_it_was(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a recorded configuration with the options that it did not name yet."""
-    method = config["method"]
-    return config | {"method": {**ONCE.get(method["name"], {}), **method}}
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:
