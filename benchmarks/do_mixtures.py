@@ -9,13 +9,10 @@ results/do-mixtures.jsonl is one run, one set of pictures and one pair of views.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from datetime import datetime
 from functools import partial
-from pathlib import Path
 
+import of_runs
 import torch
 from do_router import fit_router
 from left_out import left_out
@@ -24,7 +21,7 @@ from longtail import api
 from longtail.core import ClassCounts, ShotGroups
 from longtail.data.config import open_data
 from longtail.data.pictures import DataSet
-from longtail.engine.hardware import describe_environment, resolve_precision
+from longtail.engine.hardware import resolve_precision
 from longtail.evaluation import Answers, answer_split, compare_mixtures
 from longtail.methods import Method
 from longtail.runs import Run, append_record
@@ -54,10 +51,8 @@ def routed(answers: Answers, held_out: Answers, counts: ClassCounts) -> dict[str
 
 def main() -> None:
     """Score the runs that are given."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser = of_runs.parser(__doc__, "do-mixtures.jsonl")
     parser.add_argument("--views", nargs="+", default=["mirror", "sade"])
-    parser.add_argument("--record", type=Path, default=Path("results/do-mixtures.jsonl"))
     arguments = parser.parse_args()
     for path in arguments.runs:
         run, model = Run.open(path), api.load(path, device="cpu")
@@ -74,17 +69,11 @@ def main() -> None:
                 if held_out is not None:
                     mixtures.append(routed(answers, held_out, counts))
                 line = {
-                    "benchmark": "do-mixtures",
-                    "date": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
-                    "command": " ".join(["python", *sys.argv]),
-                    **describe_environment(CPU),
+                    **of_runs.facts("do-mixtures", run, model.card.weights_sha256),
                     "row": path.parent.name,
-                    "seed": run.config.training.seed,
                     "pictures": name,
                     "size": len(part.manifest),
                     "views": views,
-                    "checkpoint_sha256": model.card.weights_sha256,
-                    "config": run.config.model_dump(mode="json"),
                     "mixtures": mixtures,
                 }
                 append_record(arguments.record, json.loads(json.dumps(line)))

@@ -9,19 +9,15 @@ first none; averages are over the classes that have some.) Appends a line per ru
 
 from __future__ import annotations
 
-import argparse
-import sys
-from datetime import datetime
-from pathlib import Path
-
 import numpy as np
+import of_runs
 import torch
 
 from longtail import api
 from longtail.core import ClassCounts
 from longtail.data.config import open_data
 from longtail.data.pictures import DataSet
-from longtail.engine.hardware import describe_environment, resolve_precision
+from longtail.engine.hardware import resolve_precision
 from longtail.evaluation import headlines, predict_split, score
 from longtail.runs import Run, append_record
 
@@ -47,10 +43,7 @@ def left_out(run: Run) -> DataSet:
 
 def main() -> None:
     """Score the runs that are given."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--record", type=Path, default=Path("results/left-out.jsonl"))
-    arguments = parser.parse_args()
+    arguments = of_runs.parser(__doc__, "left-out.jsonl").parse_args()
     for path in arguments.runs:
         run, model = Run.open(path), api.load(path, device="cpu")
         training = run.config.training
@@ -65,17 +58,10 @@ def main() -> None:
             seed=training.seed,
         )  # fmt: skip
         line = {
-            "benchmark": "left-out",
-            "date": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
-            "command": " ".join(["python", *sys.argv]),
-            **describe_environment(CPU),
-            "recipe": run.config.recipe,
-            "seed": training.seed,
+            **of_runs.facts("left-out", run, model.card.weights_sha256),
             "split": "left out",
             "pictures": len(predictions.labels),
             **headlines(scores),
-            "checkpoint_sha256": model.card.weights_sha256,
-            "config": run.config.model_dump(mode="json"),
         }
         append_record(arguments.record, line)
         print(f"{path}: {line['macro_accuracy']:.3f}")

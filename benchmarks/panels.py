@@ -8,39 +8,25 @@ results/panels.jsonl.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from dataclasses import asdict
-from datetime import datetime
-from pathlib import Path
 
-import torch
+import of_runs
 
-from longtail.engine.hardware import describe_environment
 from longtail.report.view import RunView
 from longtail.runs import append_record
 
 
 def main() -> None:
     """Draw nothing; write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--record", type=Path, default=Path("results/panels.jsonl"))
-    arguments = parser.parse_args()
+    arguments = of_runs.parser(__doc__, "panels.jsonl").parse_args()
     for path in arguments.runs:
         view = RunView.open(path, device="cpu")
         ends = view.stage_panel()
         shown = [*([ends] if ends else []), *view.panels()]
         line = {
-            "benchmark": "panels",
-            "date": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
-            "command": " ".join(["python", *sys.argv]),
-            **describe_environment(torch.device("cpu")),
+            **of_runs.facts("panels", view.run, view.scores["checkpoint_sha256"]),
             "row": path.parent.name,
-            "seed": view.run.config.training.seed,
             "split": view.split,
-            "checkpoint_sha256": view.scores["checkpoint_sha256"],
-            "config": view.run.config.model_dump(mode="json"),
             "panels": [asdict(panel) for panel in shown],
         }
         append_record(arguments.record, line)

@@ -144,6 +144,7 @@ def test_published_weights_bring_their_normalisation():
     resnet = ModelConfig(backbone="resnext50", pretrained=True).normalisation()
     assert resnet == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert ModelConfig(backbone="vit_tiny_patch16_224").normalisation() is None
+    assert ModelConfig(backbone="resnet32", pretrained=True).normalisation() is None
 
 
 def test_linear_head_starts_where_it_is_told():

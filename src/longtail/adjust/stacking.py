@@ -41,11 +41,10 @@ class Stacking:
         """Return the weights and the offset of each group that has a class."""
         found: dict[str, dict[str, object]] = {}
         for name in GROUP_NAMES:
-            for c in (
-                groups.mask(name).nonzero()[:1, 0].tolist()
-            ):  # all classes of a group are alike
-                weights, offset = self.weights[:, c].tolist(), float(self.offsets[c])
-                found[name] = {"weights": weights, "offset": offset}
+            mask = groups.mask(name)
+            if bool(mask.any()):  # all classes of a group are alike
+                weights, offset = self.weights[:, mask][:, 0], self.offsets[mask][0]
+                found[name] = {"weights": weights.tolist(), "offset": float(offset)}
         return found
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -223,9 +223,7 @@ class Trainer:
             predictor: nn.Module = ema.module if ema is not None else self.method
             improved = self._score(stage, line, predictor)
             if self.watch is not None:
-                line |= {
-                    f"test_{name}": value for name, value in self._scores(self.watch, predictor)
-                }
+                line |= self._scores(self.watch, predictor, "test")
             finished = epoch + 1 == stage.epochs or self._at.stopped
             self._write_line(line)
             self.log.epoch(line)
@@ -342,21 +340,20 @@ class Trainer:
         if self.validate is None:
             return False
         self.protocol.may_select_on("val")
-        scores = dict(self._scores(self.validate, predictor))
-        line.update({f"val_{name}": value for name, value in scores.items()})
+        line |= self._scores(self.validate, predictor, "val")
         if self.protocol.selection == "last" or stage.whole:
             return False
-        if scores["macro_accuracy"] > self._at.best:  # the earliest epoch wins ties
-            self._at.best, self._at.since_best = scores["macro_accuracy"], 0
+        if line["val_macro_accuracy"] > self._at.best:  # the earliest epoch wins ties
+            self._at.best, self._at.since_best = line["val_macro_accuracy"], 0
             return True
         self._at.since_best += 1
         patience = self.config.early_stopping
         self._at.stopped = patience is not None and self._at.since_best >= patience
         return False
 
-    def _scores(self, measure: Validate, predictor: nn.Module) -> Iterable[tuple[str, float]]:
+    def _scores(self, measure: Validate, predictor: nn.Module, split: str) -> dict[str, float]:
         with uncompiled(self.config):
-            return measure(predictor).items()
+            return {f"{split}_{name}": value for name, value in measure(predictor).items()}
 
     def _take(self, stage: Stage, ema: AveragedModel | None) -> None:
         """Give the method the weights that the stage ends with: those that the next stage sees."""

@@ -138,6 +138,8 @@ def published_normalisation(name: str) -> tuple[Triple, Triple] | None:
 
     None where timm does not know them without asking the hub.
     """
+    if name in DEPTHS:
+        return None
     known = timm.get_pretrained_cfg(_timm_name(name))
     if known is None or known.mean is None or known.std is None:
         return None

@@ -41,7 +41,7 @@ def render(table: PaperTable, profile: str, files: Sequence[Path]) -> str:
         below += " The paper's numbers are of its full schedule, so no difference is printed."
     elif table.best_on_test:
         below += (
-            f" The paper takes its best epoch on test. The column `{BEST}` does so too, to be held "
+            f" The numbers of the paper are of its best epoch on test. So is the column `{BEST}`, to be held "
             "against it; it is no estimate of accuracy, and the difference is that of the last epoch."
         )
     if sources:
