@@ -16,6 +16,7 @@ from PIL import Image
 import longtail as package
 from longtail import api
 from longtail.cli import main
+from longtail.engine.run_folder import RunFolder
 from longtail.evaluation import read_predictions
 
 
@@ -311,6 +312,15 @@ def test_a_checkpoint_of_another_model_is_refused(longtail, tmp_path):
     status, _, err = longtail("evaluate", "run")
     assert status == 2
     assert "belongs to another model" in err
+
+
+def test_a_run_in_training_is_not_trained_by_another(longtail, tmp_path):
+    assert longtail("train", *SHORT, "--out", "run")[0] == 0
+    with RunFolder(tmp_path / "run").held():
+        status, _, err = longtail("train", "--resume", "--out", "run")
+    assert status == 2
+    assert "run is being trained by another process" in err
+    assert "Traceback" not in err
 
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(longtail, tmp_path, monkeypatch):

@@ -295,6 +295,18 @@ def test_runs_are_never_overwritten(tmp_path):
         RunFolder(tmp_path / "file" / "run").create()
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
+    folder, same = RunFolder(tmp_path), RunFolder(tmp_path)
+    with (
+        folder.held(),
+        pytest.raises(CheckpointError, match=r"is being trained by another process\. Wait"),
+        same.held(),
+    ):
+        pass
+    with same.held():  # let go
+        pass
+
+
 def test_metrics_survive_a_cut_line(tmp_path):
     folder = RunFolder(tmp_path)
     folder.append_metrics({"epoch": 1})

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from longtail import api
@@ -27,8 +28,10 @@ from longtail.data.decode import (
 )
 from longtail.data.files import class_names_of, list_entries, read_folder, read_lists, read_table
 from longtail.data.inspect import inspect
+from longtail.data.loader import evaluation_batches
 from longtail.data.pictures import ArrayPictures, FilePictures
 from longtail.report.distribution import draw_distribution
+from tests import tiny
 
 
 def ramp(mode="RGB", size=(40, 30)):
@@ -458,3 +461,11 @@ def test_verify_the_published_lists(published_lists):
     assert "many 131, medium 163, few 71" in groups.found  # Decoupling, fact 20
     missing = verify_lists("imagenet-lt", published_lists)
     assert [check.what for check in missing if check.passed is False] == ["train list"]
+
+
+@pytest.mark.parametrize(("side", "largest"), [(224, 4), (64, 50), (8, 77)])
+def test_evaluation_batches_are_smaller_where_pictures_are_larger(side, largest):
+    data = tiny.data(side=side)
+    sizes = [len(rows) for _, rows in evaluation_batches(data, device=torch.device("cpu"))]
+    assert max(sizes) == largest
+    assert sum(sizes) == len(data.manifest) == 77

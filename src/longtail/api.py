@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -170,7 +171,8 @@ def train(
     if distributed.is_main() and not (resume and folder.config.exists()):
         _begin(folder, config, data, place, facts)
     distributed.barrier()
-    trainer.run(resume=resume)
+    with folder.held() if distributed.is_main() else nullcontext():
+        trainer.run(resume=resume)
     run = Run(folder, config)
     split = "test" if data.manifest.has("test") else "val"
     if data.manifest.has(split):

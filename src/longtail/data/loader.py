@@ -20,6 +20,10 @@ from longtail.data.samplers import EpochSampler
 
 BATCHES_AHEAD = 4  # decoded while the device computes
 PICTURES_AT_ONCE = 1024  # augmented together: 8 batches of 128
+LARGEST_BATCH = 1000  # in evaluation
+# on a CPU smaller, so that what a layer puts out stays below 32 MiB: larger pieces of memory are fetched from
+# the system, page by page, each time anew
+PIXELS_ON_CPU = 200 * 32 * 32
 
 
 class TrainingLoader:
@@ -149,8 +153,8 @@ class TrainingLoader:
 def evaluation_batches(
     data: DataSet,
     *,
-    batch_size: int,
     device: torch.device,
+    batch_size: int | None = None,
     workers: int = 4,
     everything: bool = False,
     view: str = "none",
@@ -160,9 +164,10 @@ def evaluation_batches(
 
     Every row occurs on exactly one process, whatever the number of processes; with `everything`
     on each of them. A `view` other than the plain pictures is an augmentation policy, drawn from
-    `seed` batch by batch.
+    `seed` batch by batch. Without a `batch_size`, batches are as large as serves the device.
     """
     policy = find_policy(view)
+    batch_size = batch_size or _batch_size(data.pictures.size, device)
     rank, world = (0, 1) if everything else (distributed.rank(), distributed.world_size())
     own = np.arange(rank, len(data.manifest), world)
     plan = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
@@ -177,6 +182,13 @@ def evaluation_batches(
     for rows in plan:
         images = _to_device(next(decoded), device)
         yield _ready(policy(images, _draws(seed, rows)), data), rows
+
+
+def _batch_size(size: int, device: torch.device) -> int:
+    """Return how many pictures of `size` pixels are evaluated together."""
+    if device.type != "cpu":
+        return LARGEST_BATCH
+    return min(LARGEST_BATCH, max(1, PIXELS_ON_CPU // size**2))
 
 
 def _draws(seed: int, rows: NDArray[np.int64]) -> Draws:

@@ -167,7 +167,6 @@ class Trainer:
         self.method.eval()
         batches = evaluation_batches(
             data,
-            batch_size=256,
             device=self.device,
             workers=self.config.workers,
             everything=True,  # class means of a share of the pictures would differ by process

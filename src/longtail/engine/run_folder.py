@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from longtail.core.errors import CheckpointError, ConfigError
 
@@ -86,6 +87,27 @@ class RunFolder:
                 f"The run folder {self.path} cannot be made ({error.strerror or error}). Choose "
                 "another with --out."
             ) from error
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training this run; the system lets go when a process dies.
+
+        Raises:
+            CheckpointError: If another process has it.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise CheckpointError(
+                f"{self.path} is being trained by another process. Wait until it ends, or stop it first."
+            ) from error
+        except NotImplementedError:
+            pass  # a file system without locks
+        try:
+            yield
+        finally:
+            lock.release()
 
     def require(self) -> None:
         """Refuse a folder that holds no run."""

@@ -22,9 +22,6 @@ from longtail.engine.hardware import autocast
 from longtail.engine.run_folder import writing
 from longtail.methods.method import Method
 
-# on a CPU larger batches leave the cache: 4,200 pictures a second at 200, 3,000 at 500 (ResNet-32)
-CPU_BATCH, DEVICE_BATCH = 200, 1000
-
 
 def predict_split(
     method: nn.Module,
@@ -54,8 +51,7 @@ def predict_split(
     predict: Any = method.predict
     rows: list[np.ndarray[Any, np.dtype[np.int64]]] = []
     logits: list[np.ndarray[Any, np.dtype[np.float32]]] = []
-    size = CPU_BATCH if device.type == "cpu" else DEVICE_BATCH
-    batches = evaluation_batches(data, batch_size=size, device=device, workers=workers)
+    batches = evaluation_batches(data, device=device, workers=workers)
     with torch.inference_mode(), autocast(precision, device):
         for images, places in batches:
             rows.append(places)
@@ -99,9 +95,8 @@ def answer_split(
         workers: Decoding threads.
     """
     method.eval()
-    size = CPU_BATCH if device.type == "cpu" else DEVICE_BATCH
     batches = evaluation_batches(
-        data, batch_size=size, device=device, workers=workers, everything=True, view=view, seed=seed
+        data, device=device, workers=workers, everything=True, view=view, seed=seed
     )
     with torch.inference_mode(), autocast(precision, device):
         found = [method.answers(images).float().cpu() for images, _ in batches]

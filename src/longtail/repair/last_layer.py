@@ -105,7 +105,7 @@ def collect(
         # not in inference mode: a classifier may be trained on these features
         with _passing(network, [layer]) as outputs, torch.no_grad():
             for images, _ in evaluation_batches(
-                part, batch_size=200, device=device, workers=workers, everything=True
+                part, device=device, workers=workers, everything=True
             ):
                 network(images)
                 features.append(outputs[layer][0].float().cpu())

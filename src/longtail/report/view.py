@@ -220,6 +220,6 @@ class RunView:
             return ()
         part = self._part(self.data)
         labels = torch.tensor(part.manifest.labels)
-        batches = evaluation_batches(part, batch_size=200, device=device, everything=True)
+        batches = evaluation_batches(part, device=device, everything=True)
         with torch.inference_mode():
             return method.panels(((x, labels[rows]) for x, rows in batches), self.lines)
