@@ -20,6 +20,7 @@ from longtail.adjust import (
     tau_normalize,
 )
 from longtail.cli import main
+from longtail.cli.train import _variants
 from longtail.core import ClassCounts, DataError, Protocol
 from longtail.core.errors import ConfigError
 from longtail.engine import RunFolder
@@ -392,6 +393,14 @@ def test_one_command_trains_every_classifier_on_one_representation(tmp_path, mon
         one, other = (ckpt.read_weights(ckpt.finished(f / "checkpoints")) for f in (joint, tau))
         assert all(torch.equal(one[name], other[name]) for name in one)
         assert [line["stage"] for line in RunFolder(tau).read_metrics()] == ["tau"]
+
+
+def test_commas_in_brackets_belong_to_a_value():
+    variants = _variants("method.cuts=[0.5],[0.25, 0.5, 0.75]")
+    assert [changes for _, changes in variants] == [
+        ["method.cuts=[0.5]"],
+        ["method.cuts=[0.25, 0.5, 0.75]"],
+    ]
 
 
 @pytest.mark.parametrize("each", ["classifier", "=crt", "classifier=crt,,lws"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,13 +120,14 @@ def _variants(each: str | None) -> list[tuple[str, list[str]]]:
     """Return a label and overrides for every run that `--each` asks for."""
     if each is None:
         return [("", [])]
-    key, equals, values = each.partition("=")
-    if not equals or not key or not all(values.split(",")):
+    key, equals, text = each.partition("=")
+    values = re.split(r",(?![^\[]*\])", text)  # commas in brackets belong to a list
+    if not equals or not key or not all(values):
         raise ConfigError(
             f"--each wants KEY=A,B,..., for example classifier=crt,lws, not {each!r}."
         )
     name = key.rpartition(".")[2]
-    return [(f"{name}-{value}", [f"{key}={value}"]) for value in dict.fromkeys(values.split(","))]
+    return [(f"{name}-{value}", [f"{key}={value}"]) for value in dict.fromkeys(values)]
 
 
 def _place(folder: Path, label: str, seed: int | None) -> Path:
