@@ -228,7 +228,10 @@ def seeds_at_once(device: torch.device, epochs: int = 20) -> Line:
                 for seed in range(3)
             }
             begin = time.perf_counter()
-            train_at_once(runs, at_once, resume=False, device=str(device), note=lambda _: None)
+            everything = train_at_once(
+                runs, at_once, resume=False, device=str(device), note=lambda _: None
+            )
+            assert len(list(everything)) == len(runs)
             return 3 * 3600 / (time.perf_counter() - begin)
 
     return compare(

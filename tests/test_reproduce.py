@@ -198,3 +198,22 @@ def test_wrong_commands(monkeypatch, capsys, tmp_path):
     assert "no results file" in capsys.readouterr().err
     assert call(monkeypatch) == 0
     assert "paco-table-6" in capsys.readouterr().out
+
+
+def test_rows_at_once_wait_for_the_stage_they_share(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.yaml").write_text(TABLE)
+    line = ["t.yaml", "--profile", "short", "--seeds", "1", "--only", "tau", "--device", "cpu"]
+    assert call(monkeypatch, *line, "--only", "plain", "--at-once", "2", "--out", "a") == 0
+    printed = capsys.readouterr().out
+    ended = [text.split(":")[0] for text in printed.splitlines() if text.endswith(": done")]
+    assert ended == ["a/t/short/plain/seed-0", "a/t/short/tau/seed-0"]
+    lines = [
+        json.loads(text)
+        for text in (tmp_path / "results/reproduce-t.jsonl").read_text().splitlines()
+    ]
+    assert [bool(line["started_from"]) for line in lines] == [False, True]
+    # a row whose source has a record and no run here trains its own first stage, and says so
+    (tmp_path / "results/reproduce-t.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    assert call(monkeypatch, *line, "--out", "b") == 0
+    assert "tau, seed 0; trains its own first stage, because b/t" in capsys.readouterr().out

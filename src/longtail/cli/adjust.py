@@ -13,7 +13,7 @@ from rich.table import Table
 from longtail import api
 from longtail.adjust import Retraining
 from longtail.cli.prior import read_columns, read_prior
-from longtail.cli.show import console
+from longtail.cli.show import console, say
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.groups import GroupRule
@@ -194,7 +194,7 @@ def _show(done: Repair, described: dict[str, Any], written: list[Path]) -> None:
     for warning in done.warnings:
         out.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     for path in written:
-        out.print(f"written: {path}", markup=False, highlight=False)
+        say(f"written: {path}")
 
 
 def _table(done: Repair) -> Table:

@@ -1,14 +1,14 @@
-"""Several seeds at once, each in a process of its own that shares the device.
+"""Several runs at once, each in a process of its own that shares the device.
 
-Processes and not one batched model: every method, sampler and network works unchanged, and one seed is the
-run that it is alone. On a CPU the cores are divided among the processes.
+Processes and not one batched model: every method, sampler and network works unchanged, and each run is what
+it is alone. On a CPU the cores are divided among the processes.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import torch
@@ -23,42 +23,44 @@ def train_at_once(
     configs: Mapping[Path, RunConfig],
     at_once: int,
     *,
+    after: Mapping[Path, Path] | None = None,
     resume: bool,
     device: str | None,
     note: Callable[[str], None],
-) -> list[api.Run]:
-    """Train several configurations, so many at a time.
+) -> Iterator[api.Run]:
+    """Train several configurations, so many at a time, and yield the runs as they end.
 
     Args:
         configs: Run folder -> what is trained into it.
         at_once: Number of processes.
+        after: Run folder -> the one that must have ended before.
         resume: Continue the runs.
         device: As for `longtail.train`.
         note: Told when a run has ended.
 
-    Returns:
-        The runs in the order of `configs`.
-
     Raises:
-        LongtailError: What went wrong in the first run that failed; the others are finished first.
+        LongtailError: At the end, what went wrong in the runs that failed; the others are finished.
     """
     threads = max(1, torch.get_num_threads() // at_once)
+    waiting, running = dict(configs), dict[Future[str], Path]()
     failed: list[str] = []
     with ProcessPoolExecutor(
         at_once, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
     ) as pool:
-        jobs = {
-            pool.submit(_train, config.model_dump_json(), folder, resume, device): folder
-            for folder, config in configs.items()
-        }
-        for job in as_completed(jobs):
-            problem = job.result()
-            note(f"{jobs[job]}: {problem or 'done'}")
-            if problem:
-                failed.append(f"{jobs[job]}: {problem}")
+        while waiting or running:
+            unfinished = {*waiting, *running.values()}
+            for folder in [f for f in waiting if (after or {}).get(f) not in unfinished]:
+                config = waiting.pop(folder).model_dump_json()
+                running[pool.submit(_train, config, folder, resume, device)] = folder
+            for job in wait(running, return_when=FIRST_COMPLETED).done:
+                folder, problem = running.pop(job), job.result()
+                note(f"{folder}: {problem or 'done'}")
+                if problem:
+                    failed.append(f"{folder}: {problem}")
+                else:
+                    yield api.Run.open(folder)
     if failed:
         raise LongtailError("; ".join(failed))
-    return [api.Run.open(folder) for folder in configs]
 
 
 def _train(config: str, folder: Path, resume: bool, device: str | None) -> str:

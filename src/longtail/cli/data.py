@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from longtail.cli.show import checking, console
+from longtail.cli.show import checking, console, say
 from longtail.core.errors import ConfigError, DataError
 from longtail.data.benchmarks import Check, verify_cifar, verify_lists
 from longtail.data.check import check_pictures
@@ -81,7 +81,7 @@ def _print(found: Inspection) -> None:
     out.print(f"{found.manifest.name}: {len(counts)} classes, {sizes} pictures", markup=False)
     out.print(f"imbalance ratio (largest over smallest class): {found.imbalance_ratio:.1f}")
     for line in found.groups:
-        out.print(f"groups: {line}", markup=False, highlight=False)
+        say(f"groups: {line}")
     table = Table("class", "train", "")
     ranking = counts.ranking()
     shown = ranking if len(ranking) <= 20 else (*ranking[:10], *ranking[-10:])
@@ -93,7 +93,7 @@ def _print(found: Inspection) -> None:
         table.add_row(counts.names[label], f"{counts.values[label]:,}", bar)
     out.print(table)
     for warning in found.warnings():
-        out.print(f"warning: {warning}", markup=False, highlight=False)
+        say(f"warning: {warning}")
     if not found.warnings():
         out.print("nothing suspicious found")
 
@@ -113,7 +113,7 @@ def _write(found: Inspection, out: Path) -> None:
         file.write_text(json.dumps(findings, indent=1) + "\n", encoding="utf-8")
     with writing(out / "distribution.png") as file:
         draw_distribution(counts, file)
-    console().print(f"written to {out}", markup=False, highlight=False)
+    say(f"written to {out}")
 
 
 def _quoted(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from longtail import api
-from longtail.cli.show import console, score_table
+from longtail.cli.show import console, say, score_table
 from longtail.core import distributed
 from longtail.core.errors import ConfigError
 from longtail.core.manifest import SPLITS
@@ -27,4 +27,4 @@ def evaluate(
     scores = api.evaluate(opened, split, device=device)
     if distributed.is_main():
         console().print(score_table([(scores["recipe"], scores)]))
-        console().print(f"written to {opened.folder.scores(split)}", markup=False, highlight=False)
+        say(f"written to {opened.folder.scores(split)}")

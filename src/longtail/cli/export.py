@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from longtail.cli.show import console
+from longtail.cli.show import say
 from longtail.export import FORMATS, export_run
 
 
@@ -36,4 +36,4 @@ def export(
         f"model card: {done.card}",
         f"largest difference of a logit to the run: {done.difference:.1e} ({done.pictures})",
     ):
-        console().print(text, markup=False, highlight=False)
+        say(text)

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from longtail import joining
-from longtail.cli.show import console
+from longtail.cli.show import console, say
 from longtail.core.errors import ConfigError
 from longtail.core.groups import GROUP_NAMES
 from longtail.core.manifest import SPLITS
@@ -46,7 +46,7 @@ def mix(
     console().print(_table(line))
     if record is not None:
         append_record(record, line)
-        console().print(f"appended to {record}", markup=False, highlight=False)
+        say(f"appended to {record}")
 
 
 def _table(line: dict[str, Any]) -> Table:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from longtail.cli.show import console
+from longtail.cli.show import say
 from longtail.core.errors import ConfigError
 from longtail.core.manifest import SPLITS
 from longtail.engine.run_folder import writing
@@ -73,4 +73,4 @@ def report(
             else write_comparison(comparison.rows, tables)
         )
     for path in written:
-        console().print(f"written: {path}", markup=False, highlight=False)
+        say(f"written: {path}")

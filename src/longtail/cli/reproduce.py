@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +12,11 @@ import typer
 from rich.markdown import Markdown
 
 from longtail import api
-from longtail.cli.show import console
+from longtail.cli.at_once import train_at_once
+from longtail.cli.show import console, say
 from longtail.core.errors import ConfigError
 from longtail.engine.log import default_log
-from longtail.engine.run_folder import RunFolder, writing
+from longtail.engine.run_folder import writing
 from longtail.recipes import RunConfig
 from longtail.reproduce import (
     PROFILES,
@@ -53,17 +56,20 @@ def reproduce(
         bool, typer.Option("--show", help="Train nothing; render what is recorded.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
+    at_once: Annotated[
+        int, typer.Option(min=1, help="Runs that are trained at the same time on one device.")
+    ] = 1,
 ) -> None:
     """Train the rows of a paper's table and set our numbers beside the paper's.
 
     Rows and seeds that have a record are passed over, and interrupted runs are continued, so the
-    command can be stopped and started again.
+    command can be stopped and started again. A row that starts from another one's first stage waits for it.
 
     Examples:
 
       longtail reproduce
 
-      longtail reproduce baselines-cifar100 --profile short --seeds 2
+      longtail reproduce baselines-cifar100 --profile short --seeds 2 --at-once 2
 
       longtail reproduce reslt-table-5 --show
     """
@@ -71,19 +77,13 @@ def reproduce(
         raise ConfigError(f"--profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
     if table is None:
         for name in table_names():
-            console().print(f"{name}: {read_table(name).title}", markup=False, highlight=False)
+            say(f"{name}: {read_table(name).title}")
         return
     wanted = read_table(table)
     if not show:
         name = Path(table).stem
-        record = results / f"reproduce-{name}.jsonl"
-        watch = wanted.best_on_test and profile == "full"
-        for row in _chosen(wanted, only):
-            config = row.config(profile)
-            if watch:
-                training = config.training.model_copy(update={"watch_test": True})
-                config = config.model_copy(update={"training": training})
-            _train(row, config, seeds, out / name / profile, record, results, device)
+        jobs = _jobs(wanted, _chosen(wanted, only), profile, seeds, out / name / profile, results)
+        _train(jobs, results / f"reproduce-{name}.jsonl", at_once, device)
     text = render(wanted, profile, _files(results))
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -99,32 +99,65 @@ def _chosen(table: PaperTable, only: list[str] | None) -> list[Row]:
     return [row for row in table.rows if only is None or row.name in only]
 
 
-def _train(
-    row: Row,
-    config: RunConfig,
+@dataclass(frozen=True)
+class _Job:
+    """A seed of a row that has no record yet, and the run whose first stage it takes."""
+
+    title: str
+    config: RunConfig
+    after: Path | None
+
+
+def _jobs(
+    table: PaperTable,
+    rows: Sequence[Row],
+    profile: str,
     seeds: int,
     folder: Path,
-    record: Path,
     results: Path,
-    device: str | None,
-) -> None:
-    """Train the seeds of a row that have no record yet."""
-    done = {evidence.seed for evidence in find_evidence(config, _files(results))}
-    for seed in (s for s in range(seeds) if s not in done):
-        place = folder / _slug(row.name) / f"seed-{seed}"
-        training = config.training.model_copy(update={"seed": seed})
-        source = folder / _slug(row.start) if row.start else None
-        start = (
-            str(source) if source and (source / f"seed-{seed}" / "checkpoints").exists() else None
-        )
-        console().print(f"{row.name}, seed {seed}", markup=False, highlight=False)
-        run = api.train(
-            config.model_copy(update={"training": training, "start": start}),
-            out=place,
-            resume=RunFolder(place).config.exists(),
-            device=device,
-            log=default_log(place),
-        )
+) -> dict[Path, _Job]:
+    """Return what must be trained, by run folder; a run that another one starts from comes first."""
+    jobs: dict[Path, _Job] = {}
+    seen: list[RunConfig] = []  # rows may share a configuration
+    for row in rows:
+        config = row.config(profile)
+        if config in seen:
+            continue
+        seen.append(config)
+        done = {evidence.seed for evidence in find_evidence(config, _files(results))}
+        for seed in (s for s in range(seeds) if s not in done):
+            changes: dict[str, object] = {"seed": seed}
+            if table.best_on_test and profile == "full":
+                changes["watch_test"] = True
+            updates: dict[str, object] = {"training": config.training.model_copy(update=changes)}
+            title, after = f"{row.name}, seed {seed}", None
+            if row.start:
+                source = folder / _slug(row.start)
+                after = source / f"seed-{seed}"
+                if after in jobs or (after / "checkpoints").exists():
+                    updates["start"] = str(source)
+                else:
+                    title += f"; trains its own first stage, because {after} does not exist"
+            place = folder / _slug(row.name) / f"seed-{seed}"
+            jobs[place] = _Job(title, config.model_copy(update=updates), after)
+    return jobs
+
+
+def _train(jobs: dict[Path, _Job], record: Path, at_once: int, device: str | None) -> None:
+    """Train, and record every run when it ends."""
+    if at_once > 1:
+        for job in jobs.values():
+            say(job.title)
+        configs = {place: job.config for place, job in jobs.items()}
+        after = {place: job.after for place, job in jobs.items() if job.after is not None}
+        for run in train_at_once(
+            configs, at_once, after=after, resume=True, device=device, note=say
+        ):
+            append_record(record, api.record(run))
+        return
+    for place, job in jobs.items():
+        say(job.title)
+        run = api.train(job.config, out=place, resume=True, device=device, log=default_log(place))
         append_record(record, api.record(run))
 
 

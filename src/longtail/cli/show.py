@@ -22,6 +22,11 @@ def console() -> Console:
     return Console(soft_wrap=True)
 
 
+def say(text: str) -> None:
+    """Print text as it is."""
+    console().print(text, markup=False, highlight=False)
+
+
 def score_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
     """Return a table of headline accuracies in percent, one row per score file."""
     first = rows[0][1]

@@ -13,7 +13,14 @@ import typer
 from longtail import api
 from longtail.cli.at_once import train_at_once
 from longtail.cli.lists import complete_recipe
-from longtail.cli.show import checking, comparison_table, console, score_table, summary_table
+from longtail.cli.show import (
+    checking,
+    comparison_table,
+    console,
+    say,
+    score_table,
+    summary_table,
+)
 from longtail.core import distributed
 from longtail.core.errors import ConfigError
 from longtail.data.check import OnBadPicture
@@ -87,7 +94,7 @@ def train(
             place = _place(folder, label, seed if seeds > 1 else None)
             configs[place] = variant.model_copy(update={"training": training, "start": start})
         if at_once > 1 and len(configs) > 1:
-            done = iter(train_at_once(configs, at_once, resume=resume, device=device, note=_note))
+            done = train_at_once(configs, at_once, resume=resume, device=device, note=say)
         else:
             done = (_train(config, place, resume, device) for place, config in configs.items())
         results[label] = []
@@ -95,6 +102,7 @@ def train(
             results[label].append(run)
             if record is not None and distributed.is_main():
                 append_record(record, api.record(run, run.evaluated_splits()[0]))
+        results[label].sort(key=lambda run: run.config.training.seed)
     if distributed.is_main():
         kept = [change for change in changes if not change.split("=")[0].endswith("seed")]
         _show(results, folder, shlex.join([source or config.recipe, *kept]))
@@ -110,10 +118,6 @@ def _train(config: RunConfig, place: Path, resume: bool, device: str | None) -> 
             log=default_log(place) if distributed.is_main() else SilentLog(),
             progress=progress,
         )
-
-
-def _note(text: str) -> None:
-    console().print(text, markup=False, highlight=False)
 
 
 def _variants(each: str | None) -> list[tuple[str, list[str]]]:
@@ -182,12 +186,10 @@ def _show(results: dict[str, list[api.Run]], folder: Path, source: str) -> None:
         scores = runs[0].scores(runs[0].evaluated_splits()[0])
         out.print(score_table([(scores["recipe"], scores)]))
         for note in scores["notes"]:
-            out.print(f"note: {note}", markup=False, highlight=False)
+            say(f"note: {note}")
     first = next(run for runs in results.values() for run in runs)
-    out.print(f"run folder: {folder}", markup=False, highlight=False)
-    out.print(f"look at it: longtail report {folder}", markup=False, highlight=False)
-    use = f"take it into use: longtail predict {first.folder.path} PICTURES"
-    out.print(use, markup=False, highlight=False)
+    say(f"run folder: {folder}")
+    say(f"look at it: longtail report {folder}")
+    say(f"take it into use: longtail predict {first.folder.path} PICTURES")
     seed = max(run.config.training.seed for runs in results.values() for run in runs) + 1
-    again = f"once more with another seed: longtail train {source} seed={seed}"
-    out.print(again, markup=False, highlight=False)
+    say(f"once more with another seed: longtail train {source} seed={seed}")
