@@ -1,10 +1,13 @@
 """The command line as a user meets it: what works, and what is answered in words."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,11 @@ from PIL import Image
 import longtail as package
 from longtail import api
 from longtail.cli import main
+from longtail.cli.at_once import train_at_once
+from longtail.core import LongtailError
 from longtail.engine.run_folder import RunFolder
 from longtail.evaluation import read_predictions
+from longtail.recipes import resolve
 
 
 @pytest.fixture
@@ -178,6 +184,19 @@ def test_seeds_at_once_are_the_seeds_one_after_another(longtail, tmp_path):
     status, _, err = longtail(*line, "--at-once", 2, "--out", "a")
     assert status == 2
     assert "seed-0" in err
+
+
+def test_a_process_that_the_system_kills_is_explained(tmp_path):
+    def kill():
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.05)
+        for child in children:
+            child.kill()
+
+    threading.Thread(target=kill).start()
+    configs = {tmp_path / "run": resolve("digits-lt/balanced-softmax", ["epochs=1000"])}
+    with pytest.raises(LongtailError, match="process was killed, .* Train fewer runs at once"):
+        list(train_at_once(configs, 2, resume=False, device="cpu", note=lambda text: None))
 
 
 def test_shells_complete_recipes_methods_and_tables():

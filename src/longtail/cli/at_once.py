@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -17,6 +18,11 @@ from longtail import api
 from longtail.core.errors import LongtailError
 from longtail.engine.log import SilentLog
 from longtail.recipes import RunConfig
+
+KILLED = (
+    "A training process was killed, most often because memory ran out. Train fewer runs at once; what has "
+    "been trained is continued (`longtail train` needs --resume for it)."
+)
 
 
 def train_at_once(
@@ -39,7 +45,8 @@ def train_at_once(
         note: Told when a run has ended.
 
     Raises:
-        LongtailError: At the end, what went wrong in the runs that failed; the others are finished.
+        LongtailError: At the end, what went wrong in the runs that failed; the others are finished. At
+            once, if the system killed a process.
     """
     threads = max(1, torch.get_num_threads() // at_once)
     waiting, running = dict(configs), dict[Future[str], Path]()
@@ -53,7 +60,11 @@ def train_at_once(
                 config = waiting.pop(folder).model_dump_json()
                 running[pool.submit(_train, config, folder, resume, device)] = folder
             for job in wait(running, return_when=FIRST_COMPLETED).done:
-                folder, problem = running.pop(job), job.result()
+                folder = running.pop(job)
+                try:
+                    problem = job.result()
+                except BrokenProcessPool as error:
+                    raise LongtailError(KILLED) from error
                 note(f"{folder}: {problem or 'done'}")
                 if problem:
                     failed.append(f"{folder}: {problem}")
