@@ -195,7 +195,7 @@ def test_a_process_that_the_system_kills_is_explained(tmp_path):
 
     threading.Thread(target=kill).start()
     configs = {tmp_path / "run": resolve("digits-lt/balanced-softmax", ["epochs=1000"])}
-    with pytest.raises(LongtailError, match="process was killed, .* Train fewer runs at once"):
+    with pytest.raises(LongtailError, match=r"process was killed, .* Train fewer runs at once"):
         list(train_at_once(configs, 2, resume=False, device="cpu", note=lambda text: None))
 
 
