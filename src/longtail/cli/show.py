@@ -32,9 +32,10 @@ def score_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
     first = rows[0][1]
     sizes = [f"{first['groups'][name]['classes']}" for name in GROUP_NAMES]
     table = Table(title=f"accuracy in %, {first['split']} split, {first['selection']}")
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")  # gives way first where the terminal is narrow
     for name, size in zip(COLUMNS, ["", "", "", *sizes], strict=True):
-        table.add_column(f"{name} ({size})" if size else name, justify="right")
+        heading = f"{name} ({size})" if size else name
+        table.add_column(heading.replace(" ", "\n"), justify="right")
     for label, scores in rows:
         table.add_row(label, *(percent(value) for value in headlines(scores).values()))
     return table
@@ -67,9 +68,9 @@ def comparison_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
         title=f"accuracy in %, {first['split']} split, "
         + (f"mean and standard deviation of {seeds} seeds" if seeds > 1 else "one seed")
     )
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")  # gives way first where the terminal is narrow
     for name in COLUMNS:
-        table.add_column(name, justify="right")
+        table.add_column(name.replace(" ", "\n"), justify="right")
     for label, summary in rows:
         cells = []
         for key in HEADLINES:

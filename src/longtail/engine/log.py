@@ -131,19 +131,23 @@ class TensorBoardLog(SilentLog):
     """Scalars for TensorBoard, beside another log."""
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder))
+        self._folder = folder
+        self._writer: Any = None
 
     def epoch(self, line: Mapping[str, Any]) -> None:
         """Write every number of the line."""
+        if self._writer is None:  # not before: it makes the folder, also for a run that is refused
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder))
         for name, value in line.items():
             if isinstance(value, float):
                 self._writer.add_scalar(name, value, line["epochs_done"])
 
     def close(self) -> None:
         """Flush and close the file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Logs:
