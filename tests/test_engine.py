@@ -305,6 +305,12 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
         pass
     with same.held():  # let go
         pass
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(CheckpointError, match="cannot be written"),
+        RunFolder(tmp_path / "file").held(),
+    ):
+        pass
 
 
 def test_metrics_survive_a_cut_line(tmp_path):

@@ -463,7 +463,7 @@ def test_verify_the_published_lists(published_lists):
     assert [check.what for check in missing if check.passed is False] == ["train list"]
 
 
-@pytest.mark.parametrize(("side", "largest"), [(224, 4), (64, 50), (8, 77)])
+@pytest.mark.parametrize(("side", "largest"), [(480, 1), (224, 4), (64, 50), (8, 77)])
 def test_evaluation_batches_are_smaller_where_pictures_are_larger(side, largest):
     data = tiny.data(side=side)
     sizes = [len(rows) for _, rows in evaluation_batches(data, device=torch.device("cpu"))]

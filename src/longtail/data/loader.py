@@ -20,10 +20,11 @@ from longtail.data.samplers import EpochSampler
 
 BATCHES_AHEAD = 4  # decoded while the device computes
 PICTURES_AT_ONCE = 1024  # augmented together: 8 batches of 128
-LARGEST_BATCH = 1000  # in evaluation
-# on a CPU smaller, so that what a layer puts out stays below 32 MiB: larger pieces of memory are fetched from
+# pictures that are evaluated together, and pixels of them: on a GPU within the memory of a small one
+LARGEST_BATCH, PIXELS_ON_GPU = 1000, 256 * 224**2
+# on a CPU fewer, so that what a layer puts out stays below 32 MiB: larger pieces of memory are fetched from
 # the system, page by page, each time anew
-PIXELS_ON_CPU = 200 * 32 * 32
+PIXELS_ON_CPU = 200 * 32**2
 
 
 class TrainingLoader:
@@ -186,9 +187,8 @@ def evaluation_batches(
 
 def _batch_size(size: int, device: torch.device) -> int:
     """Return how many pictures of `size` pixels are evaluated together."""
-    if device.type != "cpu":
-        return LARGEST_BATCH
-    return min(LARGEST_BATCH, max(1, PIXELS_ON_CPU // size**2))
+    pixels = PIXELS_ON_CPU if device.type == "cpu" else PIXELS_ON_GPU
+    return min(LARGEST_BATCH, max(1, pixels // size**2))
 
 
 def _draws(seed: int, rows: NDArray[np.int64]) -> Draws:

@@ -93,7 +93,7 @@ class RunFolder:
         """Keep other processes from training this run; the system lets go when a process dies.
 
         Raises:
-            CheckpointError: If another process has it.
+            CheckpointError: If another process has it, or the folder cannot be written.
         """
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
@@ -101,6 +101,10 @@ class RunFolder:
         except Timeout as error:
             raise CheckpointError(
                 f"{self.path} is being trained by another process. Wait until it ends, or stop it first."
+            ) from error
+        except OSError as error:
+            raise CheckpointError(
+                f"The run folder {self.path} cannot be written ({error.strerror or error})."
             ) from error
         except NotImplementedError:
             pass  # a file system without locks
