@@ -194,7 +194,7 @@ def test_a_process_that_the_system_kills_is_explained(tmp_path):
         for child in children:
             child.kill()
 
-    threading.Thread(target=kill).start()
+    threading.Thread(target=kill, daemon=True).start()
     configs = {tmp_path / "run": resolve("digits-lt/balanced-softmax", ["epochs=1000"])}
     with pytest.raises(LongtailError, match=r"process was killed, .* Train fewer runs at once"):
         list(train_at_once(configs, 2, resume=False, device="cpu", note=lambda text: None))

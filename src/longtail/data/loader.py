@@ -20,7 +20,7 @@ from longtail.data.samplers import EpochSampler
 
 BATCHES_AHEAD = 4  # decoded while the device computes
 PICTURES_AT_ONCE = 1024  # augmented together: 8 batches of 128
-# pictures that are evaluated together, and pixels of them: on a GPU within the memory of a small one
+# pictures that are evaluated together, and pixels of them
 LARGEST_BATCH, PIXELS_ON_GPU = 1000, 256 * 224**2
 # on a CPU fewer, so that what a layer puts out stays below 32 MiB: larger pieces of memory are fetched from
 # the system, page by page, each time anew
