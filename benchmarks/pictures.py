@@ -30,7 +30,7 @@ from torchvision import datasets, transforms
 from longtail.core import ClassCounts
 from longtail.core.stage import Sampling
 from longtail.data.config import IMAGENET_MEAN, IMAGENET_STD, FolderData, open_data
-from longtail.data.decode import open_rgb, pixels_of
+from longtail.data.decode import PictureFile
 from longtail.data.loader import TrainingLoader, evaluation_batches
 from longtail.data.pictures import DataSet
 from longtail.data.samplers import EpochSampler
@@ -102,11 +102,11 @@ def plainly_evaluated(root: Path, workers: int) -> float:
 
 
 def decoders(files: list[Path]) -> Line:
-    """Compare Pillow with torchvision's own decoder, which is deprecated since 0.29, on one thread."""
+    """Compare with torchvision's own decoder, which is deprecated since 0.29, on one thread."""
     from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
-    def pillow() -> float:
-        return _rate(lambda: len([pixels_of(open_rgb(file)) for file in files]))
+    def own() -> float:
+        return _rate(lambda: len([PictureFile(file).pixels() for file in files]))
 
     def torchvision() -> float:
         with warnings.catch_warnings():
@@ -116,8 +116,8 @@ def decoders(files: list[Path]) -> Line:
             )
 
     return compare(
-        "decoding alone, Pillow, one thread", "torchvision.io.decode_jpeg (deprecated)",
-        "pictures/s", pillow, torchvision, None,
+        "decoding alone, one thread", "torchvision.io.decode_jpeg (deprecated)",
+        "pictures/s", own, torchvision, None,
     )  # fmt: skip
 
 

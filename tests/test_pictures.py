@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from longtail import api
 from longtail.core import DataError
@@ -17,9 +17,8 @@ from longtail.data.config import FolderData, TableData, open_data
 from longtail.data.decode import (
     MOST_PIXELS,
     BadPictureError,
+    PictureFile,
     draw_box,
-    open_rgb,
-    pixels_of,
     random_resized_crop,
     read_crop,
     read_size,
@@ -39,6 +38,16 @@ def ramp(mode="RGB", size=(40, 30)):
     return Image.fromarray(np.stack([grey, grey, grey], axis=2)).convert(mode)
 
 
+def pixels_of(picture):
+    """uint8 [3, H, W]"""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def upright_pixels(file):
+    """uint8 [H, W, 3]"""
+    return PictureFile(file).pixels().permute(1, 2, 0).numpy()
+
+
 @pytest.mark.parametrize(
     ("mode", "suffix"),
     [("RGB", "png"), ("L", "png"), ("P", "png"), ("P", "gif"), ("CMYK", "jpg"), ("L", "jpg"),
@@ -47,35 +56,56 @@ def ramp(mode="RGB", size=(40, 30)):
 def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
     file = tmp_path / f"picture.{suffix}"
     ramp(mode).save(file)
-    picture = open_rgb(file)
-    assert (picture.mode, picture.size) == ("RGB", (40, 30))
-    difference = np.abs(np.asarray(picture, float) - np.asarray(ramp(mode).convert("RGB"), float))
+    pixels = upright_pixels(file)
+    assert pixels.shape == (30, 40, 3)
+    difference = np.abs(pixels.astype(float) - np.asarray(ramp(mode).convert("RGB"), float))
     assert difference.max() <= (40 if suffix in ("jpg", "webp") else 0)
     # a black or negative reading of a ramp from black to white would not keep its order
-    assert np.asarray(picture)[-1].mean() > np.asarray(picture)[0].mean() + 150
+    assert pixels[-1].mean() > pixels[0].mean() + 150
 
 
 def test_sixteen_bit_grey_keeps_its_range(tmp_path):
     file = tmp_path / "deep.png"
     values = np.linspace(0, 65535, 1200).reshape(30, 40).astype(np.uint16)
     Image.fromarray(values).save(file)
-    pixels = np.asarray(open_rgb(file))
+    pixels = upright_pixels(file)
     np.testing.assert_array_equal(pixels[..., 0], (values >> 8).astype(np.uint8))
 
 
 def test_transparent_pixels_are_white(tmp_path):
     file = tmp_path / "clear.png"
     Image.new("RGBA", (8, 8), (200, 0, 0, 0)).save(file)
-    assert np.asarray(open_rgb(file)).min() == 255
+    assert upright_pixels(file).min() == 255
 
 
-def test_pictures_stand_upright(tmp_path):
-    file = tmp_path / "turned.jpg"
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_stand_upright(tmp_path, orientation, suffix):
+    file = tmp_path / f"turned.{suffix}"
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    ramp().save(file, exif=exif)
-    assert open_rgb(file).size == (30, 40)
-    assert read_size(file) == (30, 40)
+    exif[0x0112] = orientation
+    photo((40, 30)).save(file, exif=exif)
+    with Image.open(file) as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored))
+    np.testing.assert_array_equal(upright_pixels(file), expected)
+    size = (40, 30) if orientation < 5 else (30, 40)
+    assert expected.shape == (size[1], size[0], 3)
+    assert read_size(file) == size
+    assert (PictureFile(file).width, PictureFile(file).height) == size
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("written", [{}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("reduce", [1, 2, 3, 4, 9])
+def test_a_jpeg_has_pillows_pixels(tmp_path, mode, written, reduce):
+    file = tmp_path / "photo.jpg"
+    photo((333, 250)).convert(mode).save(file, **written)
+    with Image.open(file) as stored:
+        if reduce > 1:
+            stored.draft("RGB", (333 // reduce, 250 // reduce))
+        expected = np.asarray(stored.convert("RGB"))
+    decoded = PictureFile(file).pixels(reduce=reduce)
+    np.testing.assert_array_equal(decoded.permute(1, 2, 0), expected)
 
 
 def damage(root):
@@ -105,11 +135,14 @@ def damage(root):
 def test_damaged_files_are_named_with_a_reason(tmp_path):
     for name in damage(tmp_path):
         with pytest.raises(BadPictureError) as caught:
-            open_rgb(tmp_path / name)
+            PictureFile(tmp_path / name).pixels()
         assert str(tmp_path / name) in str(caught.value)
         assert len(caught.value.reason) > 8, name
     with pytest.raises(BadPictureError, match="does not exist"):
-        open_rgb(tmp_path / "absent.png")
+        PictureFile(tmp_path / "absent.png")
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(BadPictureError, match=r"cannot be read \(Is a directory\)"):
+        PictureFile(tmp_path / "folder.jpg")
 
 
 def test_a_huge_picture_is_named_and_not_decoded(tmp_path):
@@ -117,7 +150,7 @@ def test_a_huge_picture_is_named_and_not_decoded(tmp_path):
     side = int(MOST_PIXELS**0.5) + 10
     Image.new("1", (side, side)).save(file)
     with pytest.raises(BadPictureError, match=r"pixels (are )?more than the limit|more pixels"):
-        open_rgb(file)
+        PictureFile(file)
 
 
 def test_squares_and_crops():
@@ -303,7 +336,7 @@ def test_a_class_of_damaged_pictures_is_named(picture_folder):
 def test_checking_remembers_good_files(picture_folder, monkeypatch):
     files = read_folder(picture_folder).files()
     first = check_pictures(files)
-    monkeypatch.setattr("longtail.data.check.open_rgb", lambda path: 1 / 0)
+    monkeypatch.setattr("longtail.data.check.PictureFile", lambda path: 1 / 0)
     assert check_pictures(files) == first  # nothing was opened again
     files[0].write_bytes(b"changed")
     with pytest.raises(ZeroDivisionError):

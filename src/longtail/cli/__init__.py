@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -68,6 +69,8 @@ app.add_typer(data.app, name="data")
 def main() -> None:
     """Run the command line; mistakes end in one message and an exit status."""
     console = Console(stderr=True, soft_wrap=True)
+    # of damaged EXIF blocks and large pictures: what cannot be used is refused in words of our own
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     status = 0
     try:
         app(standalone_mode=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from longtail.core.errors import DataError
 from longtail.core.manifest import Manifest
-from longtail.data.decode import BadPictureError, open_rgb
+from longtail.data.decode import BadPictureError, PictureFile
 from longtail.data.files import FileSet
 
 OnBadPicture = Literal["error", "skip"]
@@ -118,12 +118,11 @@ def typical_side(checked: Iterable[Checked]) -> int:
 
 def _check(path: Path) -> Checked:
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        picture = open_rgb(path)
+        picture = PictureFile(path)
+        picture.pixels()
     except BadPictureError as error:
         return Checked(error.reason, 0, 0, "")
-    except OSError as error:
-        return Checked(f"cannot be read ({error.strerror or error})", 0, 0, "")
+    digest = hashlib.sha256(picture.content).hexdigest()
     return Checked("", picture.width, picture.height, digest)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from simplejpeg import decode_jpeg
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +24,10 @@ PICTURE_SUFFIXES = frozenset(
 )
 # Above this a file is more likely an attack or a mistake than a picture to classify.
 MOST_PIXELS = 2 * 89_478_485  # where Pillow refuses as well
-ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: the shorter side is stored as the longer one
+ORIENTATION = 0x0112  # EXIF tag; by its value rows and columns are swapped, then axes are mirrored
+SWAPPED = (5, 6, 7, 8)
+MIRRORED = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}  # axes of [3, H, W]
+JPEG = ("JPEG", "MPO")  # the second holds several, of a stereo camera or a phone
 
 
 class BadPictureError(DataError):
@@ -37,49 +43,83 @@ class BadPictureError(DataError):
         self.path, self.reason = path, reason
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Read the upright width and height of a picture without decoding it.
+class PictureFile:
+    """A picture file in memory; its pixels are decoded when they are asked for.
+
+    Attributes:
+        path: The file.
+        content: Its bytes.
+        width: In pixels, of the picture when it stands upright.
+        height: Likewise.
 
     Raises:
         BadPictureError: If the file is missing, empty, no picture, or larger than `MOST_PIXELS`.
     """
-    with _in_words(path), _opened(path) as picture:
-        width, height = picture.size
-        turned = picture.getexif().get(ORIENTATION) in TURNED
-        return (height, width) if turned else (width, height)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _in_words(path):
+            self.content = path.read_bytes()
+            with _opened(BytesIO(self.content), path) as picture:
+                self.width, self.height = _upright_size(picture)
+                self._orientation = picture.getexif().get(ORIENTATION, 1)
+                self._plain_jpeg = picture.format in JPEG and picture.mode in ("RGB", "L")
+                self._stored = picture.size
+
+    def pixels(self, *, reduce: int = 1) -> Tensor:
+        """Decode completely, in RGB and upright by the EXIF tag, uint8 [3, H, W].
+
+        Grey, palette, CMYK, transparent (over white) and 16-bit pictures are converted; of an
+        animation the first frame counts.
+
+        Args:
+            reduce: A JPEG may be decoded at a size that is so many times smaller, or nearly
+                (faster; other formats ignore it).
+
+        Raises:
+            BadPictureError: If the file is damaged.
+        """
+        with _in_words(self.path):
+            if self._plain_jpeg and (decoded := self._decode_jpeg(reduce)) is not None:
+                return _turned(torch.from_numpy(decoded).permute(2, 0, 1), self._orientation)
+            with _opened(BytesIO(self.content), self.path) as picture:
+                if reduce > 1:
+                    picture.draft("RGB", (picture.width // reduce, picture.height // reduce))
+                picture.load()
+                upright = _to_rgb(ImageOps.exif_transpose(picture))
+            return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+
+    def _decode_jpeg(self, reduce: int) -> NDArray[np.uint8] | None:
+        """Decode by libjpeg-turbo directly, the same pixels as Pillow's; None for what it refuses."""
+        width, height = self._stored
+        scale = max(power for power in (1, 2, 4, 8) if power <= max(1, reduce))
+        try:
+            decoded: NDArray[np.uint8] = decode_jpeg(
+                self.content,
+                min_width=-(-width // scale),
+                min_height=-(-height // scale),
+                min_factor=scale,
+            )
+        except ValueError:
+            return None  # Pillow has the last word: it reads some damaged files, and says what is wrong
+        return decoded
 
 
-def open_rgb(path: Path, *, reduce: int = 1) -> Image.Image:
-    """Read a picture completely and return it in mode RGB, turned upright by its EXIF tag.
-
-    Grey, palette, CMYK, transparent (over white) and 16-bit pictures are converted; of an animation
-    the first frame counts.
-
-    Args:
-        path: The file.
-        reduce: A JPEG may be decoded at a size that is so many times smaller, or nearly (faster;
-            other formats ignore it).
+def read_size(path: Path) -> tuple[int, int]:
+    """Read the upright width and height of a picture without reading all of the file.
 
     Raises:
-        BadPictureError: If the file is missing, empty, truncated, no picture, or larger than
-            `MOST_PIXELS`.
+        BadPictureError: If the file is missing, empty, no picture, or larger than `MOST_PIXELS`.
     """
-    with _in_words(path), _opened(path) as picture:
-        if reduce > 1:
-            picture.draft("RGB", (picture.width // reduce, picture.height // reduce))
-        picture.load()
-        return _to_rgb(ImageOps.exif_transpose(picture))
-
-
-def pixels_of(picture: Image.Image) -> Tensor:
-    """Return the pixels of a picture in mode RGB, uint8 [3, H, W]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    with _in_words(path), path.open("rb") as stream, _opened(stream, path) as picture:
+        return _upright_size(picture)
 
 
 def read_square(path: Path, size: int, *, margin: float = 1.0) -> NDArray[np.uint8]:
     """Read a picture and make it a square, see `to_square`."""
-    reduce = max(1, min(read_size(path)) // round(size * margin))
-    return to_square(pixels_of(open_rgb(path, reduce=reduce)), size, margin=margin)
+    file = PictureFile(path)
+    reduce = min(file.width, file.height) // round(size * margin)
+    return to_square(file.pixels(reduce=reduce), size, margin=margin)
 
 
 def fitted(width: int, height: int, side: int) -> tuple[int, int]:
@@ -90,10 +130,9 @@ def fitted(width: int, height: int, side: int) -> tuple[int, int]:
 
 def read_fitted(path: Path, side: int) -> NDArray[np.uint8]:
     """Read a picture and reduce its shorter side to `side`, uint8 [3, H, W]; see `fitted`."""
-    width, height = read_size(path)
-    pixels = pixels_of(open_rgb(path, reduce=max(1, min(width, height) // side)))
-    wide, high = fitted(width, height, side)
-    return _resized(pixels, high, wide)
+    file = PictureFile(path)
+    wide, high = fitted(file.width, file.height, side)
+    return _resized(file.pixels(reduce=min(file.width, file.height) // side), high, wide)
 
 
 def read_crop(
@@ -103,11 +142,11 @@ def read_crop(
 
     The part is chosen first, so that a JPEG is decoded no larger than the part needs.
     """
-    width, height = read_size(path)
-    box = draw_box(width, height, generator, area=area)
+    file = PictureFile(path)
+    box = draw_box(file.width, file.height, generator, area=area)
     # with twice the pixels that are needed, cutting at whole ones moves the part by little
-    pixels = pixels_of(open_rgb(path, reduce=max(1, min(box[2], box[3]) // (2 * size))))
-    scale = pixels.shape[2] / width, pixels.shape[1] / height
+    pixels = file.pixels(reduce=min(box[2], box[3]) // (2 * size))
+    scale = pixels.shape[2] / file.width, pixels.shape[1] / file.height
     left, top = round(box[0] * scale[0]), round(box[1] * scale[1])
     wide, high = max(1, round(box[2] * scale[0])), max(1, round(box[3] * scale[1]))
     return _resized(pixels[:, top : top + high, left : left + wide], size, size)
@@ -187,20 +226,32 @@ def _resized(pixels: Tensor, height: int, width: int) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open a file that is not empty and not too large."""
-    if path.stat().st_size == 0:
+def _opened(stream: BinaryIO, path: Path) -> Iterator[Image.Image]:
+    """Read the head of a file that is not empty and not too large."""
+    if stream.seek(0, os.SEEK_END) == 0:
         raise BadPictureError(path, "the file is empty (0 bytes)")
-    with warnings.catch_warnings():
-        # Pillow warns at half the size that we refuse; damaged EXIF blocks warn as well
-        warnings.simplefilter("ignore")
-        with Image.open(path) as picture:
-            width, height = picture.size
-            if width * height > MOST_PIXELS:
-                raise BadPictureError(
-                    path, f"{width} x {height} pixels are more than the limit of {MOST_PIXELS}"
-                )
-            yield picture
+    stream.seek(0)
+    with Image.open(stream) as picture:
+        width, height = picture.size
+        if width * height > MOST_PIXELS:
+            raise BadPictureError(
+                path, f"{width} x {height} pixels are more than the limit of {MOST_PIXELS}"
+            )
+        yield picture
+
+
+def _upright_size(picture: Image.Image) -> tuple[int, int]:
+    width, height = picture.size
+    # Pillow turns the size of a TIFF itself
+    turned = picture.format != "TIFF" and picture.getexif().get(ORIENTATION) in SWAPPED
+    return (height, width) if turned else (width, height)
+
+
+def _turned(pixels: Tensor, orientation: int) -> Tensor:
+    """Turn stored pixels [3, H, W] upright."""
+    if orientation in SWAPPED:
+        pixels = pixels.transpose(1, 2)
+    return pixels.flip(MIRRORED[orientation]) if orientation in MIRRORED else pixels
 
 
 @contextmanager
@@ -217,6 +268,8 @@ def _in_words(path: Path) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise BadPictureError(path, f"more pixels than the limit of {MOST_PIXELS}") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror:  # of the system, not of a decoder
+            raise BadPictureError(path, f"cannot be read ({error.strerror})") from error
         # decoders of damaged files raise nearly anything: OSError, SyntaxError, struct.error, ...
         raise BadPictureError(path, f"damaged ({type(error).__name__}: {error})") from error
 

@@ -31,7 +31,7 @@ class TrainingLoader:
     """Makes the batches of one stream of one stage.
 
     Pictures that live in an array stay on the device: a batch is an index, a gather and a fused
-    augmentation. Files are decoded by threads (Pillow releases the interpreter lock), some batches
+    augmentation. Files are decoded by threads (decoders release the interpreter lock), some batches
     ahead; everything after the crop runs on the device by the same code.
 
     Args:
