@@ -492,6 +492,32 @@ def test_a_method_describes_itself(name):
     assert all(isinstance(c, str) for c in tiny.build(name).corrections())
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's compiler asks
+@pytest.mark.parametrize("variant", [*(f"{name}, defaults" for name in METHODS), "reslt experts"])
+def test_what_the_compiler_sees_is_the_whole_network(variant):
+    method, plain, compiled = make(variant), [], []
+    convolutions = [module for module in method.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [c.register_forward_hook(lambda *_: plain.append(1)) for c in convolutions]
+    first_step(method)
+    for hook in hooks:
+        hook.remove()
+
+    def backend(graph, _example):
+        here = sum("conv2d" in str(node.target) for node in graph.graph.nodes)
+
+        def run(*given):
+            compiled.append(here)
+            return graph(*given)
+
+        return run
+
+    torch.compiler.reset()
+    for part in method.children():
+        part.compile(backend=backend)
+    first_step(method)
+    assert sum(compiled) == len(plain) > 0
+
+
 def test_corrections_are_named():
     assert make("balanced-softmax").corrections() == ("balanced-softmax",)
     assert make("ldam-drw").corrections() == ("ldam", "effective-number class weights")

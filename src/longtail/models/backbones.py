@@ -65,10 +65,17 @@ class Backbone(nn.Module):
             )
         return f"network.{parts[-1]['module']}"
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalised pictures [B, 3, H, W] to features [B, D]."""
-        features: Tensor = self.network(images)
-        return features
+    def forward(self, images: Tensor, *, pooled: bool = True) -> Tensor:
+        """Map normalised pictures [B, 3, H, W] to features [B, D], or see `feature_map`."""
+        network: Any = self.network
+        if pooled:
+            features: Tensor = network(images)
+            return features
+        maps: Tensor = network.forward_features(images)
+        if maps.ndim == 4 and maps.shape[1] == self.num_features:
+            return maps
+        features = network.forward_head(maps, pre_logits=True)
+        return features[:, :, None, None]
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Map normalised pictures [B, 3, H, W] to the last feature map, [B, D, h, w].
@@ -76,12 +83,8 @@ class Backbone(nn.Module):
         Networks without such a map (transformers, or where pooling is followed by another layer)
         give their features as a map of one place, [B, D, 1, 1].
         """
-        network: Any = self.network
-        maps: Tensor = network.forward_features(images)
-        if maps.ndim == 4 and maps.shape[1] == self.num_features:
-            return maps
-        pooled: Tensor = network.forward_head(maps, pre_logits=True)
-        return pooled[:, :, None, None]
+        maps: Tensor = self(images, pooled=False)  # as a call, which may be compiled
+        return maps
 
 
 def build_backbone(name: str, *, pretrained: bool = False, width: int = 1) -> Backbone:
