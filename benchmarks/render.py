@@ -74,20 +74,20 @@ def measured() -> str:
 
 
 def speed_table(name: str) -> str:
-    """Return the newest record of the speed benchmark on each kind of device."""
-    newest = {
-        line["hardware"]["device"].split(":")[0]: line
-        for line in records(name)
-        if line["benchmark"] == "speed"
-    }
+    """Return the newest record of the speed benchmark on each machine."""
+    newest = {}
+    for line in records(name):
+        if line["benchmark"] == "speed":
+            hardware = line["hardware"]
+            machine = f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
+            newest[hardware.get("gpu", machine)] = line
     parts = []
-    for device, record in sorted(newest.items()):
-        hardware = record["hardware"]
-        where = f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
+    for machine, record in sorted(newest.items()):
         parts += [*ratio_rows(record), ""]
+        precision = f" ({record['precision']})" if "precision" in record else ""
         parts.append(
             f"Peak host memory of a CIFAR-100-LT run: {record['peak_memory_gb']:.2f} GB. Measured on "
-            f"{where if device == 'cpu' else hardware['gpu']}, torch "
+            f"{machine}{precision}, torch "
             f"{record['versions']['torch']}; medians of alternating repetitions in one run, smallest "
             f"and largest ratio of a pair. Not measured: {record['not_measured']}."
         )

@@ -383,6 +383,7 @@ def speeds(root: Path, device: torch.device) -> dict[str, object]:
     print(f"peak host memory of a run: {memory:.2f} GB (target at most 1.5)")
     return {
         "repeats": REPEATS,
+        "precision": resolve_precision("auto", device),
         "lines": [asdict(line) for line in lines],
         "peak_memory_gb": round(memory, 2),
         "not_measured": "nothing" if on_gpu else "lines that need a GPU: none was at hand",
