@@ -227,6 +227,49 @@ def test_a_folder_of_classes(picture_folder):
     assert found.ignored == 1
 
 
+def test_a_class_may_be_called_train(picture_folder):
+    (picture_folder / "cow").rename(picture_folder / "Train")
+    found = read_folder(picture_folder)
+    assert found.manifest.classes == ("Train", "ant", "bee")
+    assert found.manifest.histogram("train").tolist() == [4, 12, 6]
+    # alone it can only be meant as a split
+    for name in ("ant", "bee"):
+        shutil.rmtree(picture_folder / name)
+    with pytest.raises(DataError, match="holds no pictures"):
+        read_folder(picture_folder)
+
+
+def test_pictures_in_no_class_are_told(picture_folder, tmp_path):
+    assert read_folder(picture_folder).describe_outside() == ""
+    root = tmp_path / "set"
+    for place in ("train", "test", "unlabelled/2024"):
+        shutil.copytree(picture_folder, root / place)
+    shutil.copy(root / "train/ant/00.png", root / "train/loose.png")
+    shutil.copytree(root / "train/ant", root / "train/ant/.checkpoints")  # copies of an editor
+    found = read_folder(root)
+    assert len(found.manifest) == 44
+    assert found.manifest.classes == ("ant", "bee", "cow")
+    said = "23 pictures lie in no class folder and were left out, for example train/loose.png."
+    assert found.describe_outside() == said
+    assert said in inspect(found.manifest, (), found).warnings()
+    assert said in open_data(FolderData(name="folder", path=root)).notes
+
+
+def test_class_folders_may_be_links(picture_folder, tmp_path):
+    root = tmp_path / "links"
+    root.mkdir()
+    for name in ("ant", "bee"):
+        (root / name).symlink_to(picture_folder / name)
+    found = read_folder(root)
+    assert found.manifest.histogram("train").tolist() == [12, 6]
+    # a link to nothing is a damaged file, not an absent one
+    (root / "bee").unlink()
+    (root / "bee").mkdir()
+    (root / "bee" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    gone = [c.reason for c in check_pictures(read_folder(root).files()) if c.reason]
+    assert gone == ["the file does not exist"]
+
+
 def test_a_folder_with_splits(picture_folder, tmp_path):
     root = tmp_path / "split"
     for split in ("train", "valid", "test"):
@@ -322,7 +365,7 @@ def test_bad_pictures_stop_or_are_skipped(picture_folder):
     data = open_data(FolderData(name="folder", path=picture_folder, on_bad_picture="skip"))
     assert len(data.skipped) == 10
     assert len(data.manifest) == 22
-    assert "10 damaged pictures were left out" in data.notes[0]
+    assert "10 damaged pictures were left out" in " ".join(data.notes)
 
 
 def test_a_class_of_damaged_pictures_is_named(picture_folder):

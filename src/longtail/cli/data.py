@@ -39,7 +39,7 @@ def inspect_data(
     with checking() as progress:
         size = len(file_set.manifest)
         checked = check_pictures(file_set.files(), progress=lambda done: progress(done, size))
-    found = inspect(file_set.manifest, checked, file_set.ignored)
+    found = inspect(file_set.manifest, checked, file_set)
     _print(found)
     if out is not None:
         _write(found, out)

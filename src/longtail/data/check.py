@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -98,7 +98,7 @@ def without_bad_pictures(
     good = np.array([row for row, c in enumerate(checked) if not c.reason], dtype=np.int64)
     kept = file_set.manifest.take(good)
     kept.class_counts()  # names the classes that lost their last picture
-    return FileSet(kept, file_set.root, file_set.ignored), bad
+    return replace(file_set, manifest=kept), bad
 
 
 def repeated_pictures(manifest: Manifest, checked: Sequence[Checked]) -> list[list[int]]:

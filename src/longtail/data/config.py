@@ -216,9 +216,10 @@ def _open_files(
     )
     file_set, skipped = without_bad_pictures(file_set, checked, config.on_bad_picture)
     side = config.image_size or _image_size(typical_side(checked))
-    notes: tuple[str, ...] = ()
+    notes = _with((), file_set.describe_outside())
     if skipped:
-        notes = (f"{len(skipped)} damaged pictures were left out (skipped-pictures.csv).",)
+        note = f"{len(skipped)} damaged pictures were left out (skipped-pictures.csv)."
+        notes = _with(notes, note)
     manifest = file_set.manifest
     if not (manifest.has("val") or manifest.has("test")) and not isinstance(config, ListData):
         manifest, notes = _split(manifest, config, seed, notes)

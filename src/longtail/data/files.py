@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -35,21 +35,33 @@ class FileSet:
         manifest: With paths relative to `root`.
         root: The folder.
         ignored: Files that are no pictures by their name.
+        outside: Pictures that lie in no class, relative to `root`.
     """
 
     manifest: Manifest
     root: Path
     ignored: int = 0
+    outside: tuple[str, ...] = ()
 
     def files(self) -> tuple[Path, ...]:
         """Return the full path of every picture."""
         return tuple(self.root / path for path in self.manifest.paths)
 
+    def describe_outside(self) -> str:
+        """Say how many pictures lie in no class; empty if none does."""
+        if not self.outside:
+            return ""
+        return (
+            f"{len(self.outside)} pictures lie in no class folder and were left out, for example "
+            f"{self.outside[0]}."
+        )
+
 
 def read_folder(root: Path) -> FileSet:
     """Read `root/CLASS/...` or `root/{train,val,test}/CLASS/...`; classes are folder names.
 
-    Without split folders everything is train; split it with `longtail.data.splits.hold_out`.
+    Without split folders everything is train; split it with `longtail.data.splits.hold_out`. A folder
+    that is called as a split but holds no folders is a class beside others (a train, say).
 
     Raises:
         DataError: If there is no such folder, no picture in it, one class only, or a class that
@@ -57,25 +69,31 @@ def read_folder(root: Path) -> FileSet:
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder.")
-    parts = {p.name: SPLIT_NAMES[p.name.lower()] for p in _folders(root) if _split_of(p)}
+    parts = _split_folders(root)
     if parts and "train" not in parts.values():
         raise DataError(f"{root} has the splits {', '.join(sorted(parts))} but no train folder.")
     if len(set(parts.values())) != len(parts):
         raise DataError(f"{root} has two folders for one split: {', '.join(sorted(parts))}.")
+    tops = {root / name: split for name, split in parts.items()} or {root: "train"}
     rows: list[tuple[str, str, str]] = []
     ignored = 0
-    for top, split in (parts or {".": "train"}).items():
-        for folder in _folders(root / top):
-            for path, is_picture in _walk(folder):
+    for top, split in tops.items():
+        for folder in _folders(top):
+            for path, is_picture in walk(folder):
                 ignored += not is_picture
                 if is_picture:
                     rows.append((path.relative_to(root).as_posix(), folder.name, split))
+    beside = [folder for folder in _folders(root) if parts and folder not in tops]
+    loose = [pair for top in {root, *tops} for pair in walk(top, deep=False)]
+    loose += [pair for folder in beside for pair in walk(folder)]
+    outside = sorted(path.relative_to(root).as_posix() for path, is_picture in loose if is_picture)
     if not rows:
         raise DataError(
             f"{root} holds no pictures. Expected {root}/CLASS/picture.jpg or "
             f"{root}/train/CLASS/picture.jpg; known endings: {', '.join(sorted(PICTURE_SUFFIXES))}."
         )
-    return _file_set(root, root.resolve().name, rows, ignored)
+    found = _file_set(root, root.resolve().name, rows)
+    return replace(found, ignored=ignored, outside=tuple(outside))
 
 
 def read_table(path: Path, *, root: Path | None = None) -> FileSet:
@@ -121,7 +139,7 @@ def read_table(path: Path, *, root: Path | None = None) -> FileSet:
         rows.append((file, label, SPLIT_NAMES[split.lower()]))
     if not rows:
         raise DataError(f"{path} has no rows.")
-    return _file_set(root or path.parent, path.stem, rows, 0)
+    return _file_set(root or path.parent, path.stem, rows)
 
 
 def read_lists(name: str, root: Path, lists: dict[str, Path]) -> FileSet:
@@ -192,6 +210,17 @@ def class_names_of(rows: Iterable[tuple[str, int, str]]) -> tuple[str, ...]:
     return tuple(names if clear and all(names) else map(str, range(num_classes)))
 
 
+def walk(folder: Path, *, deep: bool = True) -> Iterable[tuple[Path, bool]]:
+    """Yield the files below a folder, or in it, and whether they are pictures by their name."""
+    for current, below, files in os.walk(folder):
+        # hidden folders hold copies that other programs made
+        below[:] = sorted(name for name in below if not name.startswith(".")) if deep else []
+        for file in sorted(files):
+            if not file.startswith("."):
+                path = Path(current) / file
+                yield path, path.suffix.lower() in PICTURE_SUFFIXES
+
+
 def _lines(path: Path) -> list[str]:
     if path.suffix == ".gz":
         with gzip.open(path, "rt", encoding="utf-8") as stream:
@@ -210,7 +239,7 @@ def _prefix_to_drop(file: str, root: Path, source: Path) -> int:
     )
 
 
-def _file_set(root: Path, name: str, rows: list[tuple[str, str, str]], ignored: int) -> FileSet:
+def _file_set(root: Path, name: str, rows: list[tuple[str, str, str]]) -> FileSet:
     classes = tuple(sorted({label for _, label, split in rows if split == "train"}))
     unknown = sorted({label for _, label, _ in rows} - set(classes))
     if unknown:
@@ -243,21 +272,16 @@ def _file_set(root: Path, name: str, rows: list[tuple[str, str, str]], ignored: 
         np.array([SPLITS.index(split) for _, _, split in rows], dtype=np.int8),
         files,
     )
-    return FileSet(manifest, root, ignored)
+    return FileSet(manifest, root)
 
 
-def _split_of(folder: Path) -> str | None:
-    return SPLIT_NAMES.get(folder.name.lower())
+def _split_folders(root: Path) -> dict[str, str]:
+    """Return the folders below `root` that are splits, by name; none if they are classes."""
+    folders = _folders(root)
+    named = {f.name: SPLIT_NAMES[f.name.lower()] for f in folders if f.name.lower() in SPLIT_NAMES}
+    hold_classes = any(_folders(root / name) for name in named)
+    return named if hold_classes or len(named) == len(folders) else {}
 
 
 def _folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _walk(folder: Path) -> Iterable[tuple[Path, bool]]:
-    for current, below, files in os.walk(folder):
-        below.sort()
-        for file in sorted(files):
-            if not file.startswith("."):
-                path = Path(current) / file
-                yield path, path.suffix.lower() in PICTURE_SUFFIXES

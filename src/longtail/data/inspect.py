@@ -10,6 +10,7 @@ import numpy as np
 from longtail.core.groups import RULE_TEXT, ShotGroups
 from longtail.core.manifest import SPLITS, Manifest
 from longtail.data.check import Checked, repeated_pictures
+from longtail.data.files import FileSet
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Inspection:
         conflicting: Groups of equal files with different labels.
         missing: Split -> classes of train that it lacks.
         ignored: Files whose name is no picture's.
+        outside: A sentence on pictures that lie in no class; empty if there are none.
     """
 
     manifest: Manifest
@@ -39,6 +41,7 @@ class Inspection:
     conflicting: tuple[tuple[str, ...], ...] = ()
     missing: dict[str, tuple[str, ...]] | None = None
     ignored: int = 0
+    outside: str = ""
 
     def warnings(self) -> list[str]:
         """Return one sentence per kind of finding, the worst first."""
@@ -66,18 +69,22 @@ class Inspection:
                     f"{split} has no picture of {len(names)} classes, they cannot be evaluated "
                     f"there: {', '.join(names[:8])}"
                 )
+        if self.outside:
+            lines.append(self.outside)
         if self.ignored:
             lines.append(f"{self.ignored} files were ignored: their names are not pictures'.")
         return lines
 
 
-def inspect(manifest: Manifest, checked: Sequence[Checked] = (), ignored: int = 0) -> Inspection:
+def inspect(
+    manifest: Manifest, checked: Sequence[Checked] = (), file_set: FileSet | None = None
+) -> Inspection:
     """Count, group and cross-check a data set.
 
     Args:
         manifest: The data set.
         checked: What `check_pictures` said of its files, row by row; empty for array sets.
-        ignored: Files that are no pictures by their names.
+        file_set: Where the files came from, for what was left out there.
     """
     good = np.array([row for row, c in enumerate(checked) if not c.reason], dtype=np.int64)
     readable = manifest.take(good) if checked else manifest
@@ -106,7 +113,8 @@ def inspect(manifest: Manifest, checked: Sequence[Checked] = (), ignored: int = 
         in_two_splits=tuple(leaked),
         conflicting=tuple(conflicting),
         missing=missing,
-        ignored=ignored,
+        ignored=file_set.ignored if file_set else 0,
+        outside=file_set.describe_outside() if file_set else "",
     )
 
 

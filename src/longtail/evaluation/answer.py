@@ -20,7 +20,8 @@ from longtail.core.counts import ClassCounts
 from longtail.core.errors import DataError
 from longtail.core.groups import ShotGroups
 from longtail.data.augmentation import normalise
-from longtail.data.decode import PICTURE_SUFFIXES, BadPictureError
+from longtail.data.decode import BadPictureError
+from longtail.data.files import walk
 from longtail.data.pictures import FilePictures
 from longtail.engine.checkpoint import CheckpointCard
 
@@ -45,7 +46,7 @@ class Question:
 
 
 def find_pictures(sources: Sequence[Path]) -> list[Path]:
-    """Return the files in `sources`; folders stand for all pictures below them, sorted.
+    """Return the files in `sources`; folders stand for all visible pictures below them, sorted.
 
     Raises:
         DataError: If a folder holds no picture.
@@ -55,7 +56,7 @@ def find_pictures(sources: Sequence[Path]) -> list[Path]:
         if not source.is_dir():
             found.append(source)  # a missing file becomes a row with its error
             continue
-        inside = sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+        inside = sorted(path for path, is_picture in walk(source) if is_picture)
         if not inside:
             raise DataError(f"There is no picture in {source}.")
         found += inside

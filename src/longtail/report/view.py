@@ -154,7 +154,7 @@ class RunView:
         checked = check_pictures(file_set.files())
         row_of = {int(number): row for row, number in enumerate(file_set.manifest.ids)}
         used = [checked[row_of[int(number)]] for number in self.data.manifest.ids]
-        found = inspect(self.data.manifest, used, file_set.ignored)  # with the run's own splits
+        found = inspect(self.data.manifest, used, file_set)  # with the run's own splits
         return replace(found, damaged=inspect(file_set.manifest, checked).damaged)
 
     @property
