@@ -249,7 +249,7 @@ def test_pictures_in_no_class_are_told(picture_folder, tmp_path):
     found = read_folder(root)
     assert len(found.manifest) == 44
     assert found.manifest.classes == ("ant", "bee", "cow")
-    said = "23 pictures lie in no class folder and were left out, for example train/loose.png."
+    said = "Pictures that lie in no class folder were left out: 23, for example train/loose.png."
     assert found.describe_outside() == said
     assert said in inspect(found.manifest, (), found).warnings()
     assert said in open_data(FolderData(name="folder", path=root)).notes

@@ -52,7 +52,7 @@ class FileSet:
         if not self.outside:
             return ""
         return (
-            f"{len(self.outside)} pictures lie in no class folder and were left out, for example "
+            f"Pictures that lie in no class folder were left out: {len(self.outside)}, for example "
             f"{self.outside[0]}."
         )
 
