@@ -153,6 +153,15 @@ def test_correcting_twice_is_warned_of():
     assert "corrected for the imbalance before (balanced-softmax)" in twice.warnings[0]
     assert repair(evidence(), "tau").warnings == ()
     assert repair(evidence(corrections=("ldam",)), "temperature").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "strength"),
+    [("temperature", 0.0), ("balanced-temperature", -1.0), ("tau", np.nan), ("tau", np.inf)],
+)
+def test_impossible_strengths_are_refused(name, strength):
+    with pytest.raises(ConfigError, match="--strength"):
+        repair(evidence(), name, Request(strength))
     # nothing to correct: the strength found is 0
     fair = evidence()
     fair = Evidence(COUNTS, fair.splits, Classifier(torch.eye(3, 8) * 2, torch.zeros(3)))
@@ -363,6 +372,36 @@ def test_wrong_tables_are_explained(tmp_path, monkeypatch, capsys):
         assert message in capsys.readouterr().err
     assert call(monkeypatch, tmp_path / "a.csv", "--by", "no") == 2
     assert call(monkeypatch, tmp_path / "missing.csv", "--by", "tau") == 2
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "numbers"),
+    [
+        (("1", "2", "3"), ("1", "2", "3", "3"), [0, 1, 2, 2]),  # names: 3 is no number of a class
+        (("10", "20", "30"), ("0", "2", "1", "0"), [0, 2, 1, 0]),  # numbers: 0 is no name
+        (("0", "1", "2"), ("0", "2", "1", "0"), [0, 2, 1, 0]),  # both alike
+        (("NA", "010", "10"), ("NA", "10", "010", "NA"), [0, 2, 1, 0]),
+    ],
+)
+def test_classes_may_be_called_by_numbers(classes, labels, numbers, tmp_path):
+    logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    frame = pd.DataFrame(logits, columns=[f"logit_{name}" for name in classes])
+    frame.insert(0, "label", labels)
+    frame.to_csv(tmp_path / "m.csv", index=False)
+    frame.to_parquet(tmp_path / "m.parquet")
+    np.savez(tmp_path / "m.npz", logits=logits, labels=np.array(labels), classes=np.array(classes))
+    counts = ClassCounts([5, 3, 2], classes)
+    for suffix in ("csv", "parquet", "npz"):
+        read = read_tables([tmp_path / f"m.{suffix}"], counts).evidence
+        assert read.class_counts.names == classes
+        assert read.outputs("test").labels.tolist() == numbers
+
+
+def test_numbers_that_may_be_names_are_refused(tmp_path, monkeypatch, capsys):
+    content = "label,split,logit_2,logit_0,logit_1\n2,train,1,0,0\n0,train,0,1,0\n1,train,0,0,1\n"
+    (tmp_path / "m.csv").write_text(content)
+    assert call(monkeypatch, tmp_path / "m.csv", "--by", "crt") == 2
+    assert "may be names of classes or their numbers" in capsys.readouterr().err
 
 
 def test_counts_and_priors_from_files(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from longtail.adjust import (
     tau_curve,
     tau_normalize,
 )
+from longtail.core.errors import ConfigError
 from longtail.evaluation.metrics import confusion_matrix, macro_accuracy
 from longtail.repair.evidence import Classifier, Evidence
 
@@ -74,11 +76,18 @@ class Request:
         strength: Of tau or logit adjustment; chosen on val if not given.
         prior: Class distribution at deployment, [C]; estimated from the test inputs if not given.
         retraining: How LWS and cRT train.
+
+    Raises:
+        ConfigError: If the strength is not finite.
     """
 
     strength: float | None = None
     prior: Tensor | None = None
     retraining: Retraining = field(default_factory=Retraining)
+
+    def __post_init__(self) -> None:
+        if self.strength is not None and not math.isfinite(self.strength):
+            raise ConfigError(f"--strength must be a finite number, but is {self.strength}.")
 
 
 def tau_normalised(evidence: Evidence, request: Request) -> Corrected:
@@ -134,7 +143,13 @@ def retrained(evidence: Evidence, request: Request) -> Corrected:
 
 
 def tempered(evidence: Evidence, request: Request, *, balanced: bool = False) -> Corrected:
-    """Divide all logits by the temperature that fits val best; no answer changes."""
+    """Divide all logits by the temperature that fits val best; no answer changes.
+
+    Raises:
+        ConfigError: If the temperature that is asked for is not above 0.
+    """
+    if request.strength is not None and request.strength <= 0:
+        raise ConfigError(f"A temperature must be above 0, but --strength is {request.strength:g}.")
     logits, labels = evidence.logits("val"), evidence.outputs("val").labels
     temperature = request.strength or fit_temperature(logits, labels, balanced=balanced)
     where = "given" if request.strength else "val"

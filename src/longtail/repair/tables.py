@@ -6,13 +6,15 @@
                     a Parquet file may hold one list column `logits` or `features` instead, as the
                     prediction files of run folders do
 
-Labels are class names or numbers 0..C-1. Without a split the file name tells it (`x-val.csv`), and
-otherwise all rows are test rows. Several files, one a split, are read as one table.
+Labels are class names or numbers 0..C-1; numbers that could be either are refused. Without a split the
+file name tells it (`x-val.csv`), and otherwise all rows are test rows. Several files, one a split, are
+read as one table.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -152,6 +154,7 @@ def _read_npz(path: Path) -> Part:
             )
     classes = tuple(str(name) for name in arrays["classes"]) if "classes" in arrays else None
     split = arrays.get("split")
+    labels = _read_labels(labels, classes, path)
     return Part(path, arrays, labels, _splits(split, path, len(labels)), values, classes, {})
 
 
@@ -159,7 +162,8 @@ def _read_frame(path: Path) -> Part:
     metadata: dict[bytes, bytes] = {}
     try:
         if path.suffix == ".csv":
-            frame = pd.read_csv(path)
+            # a class may be called 010 or NA
+            frame = pd.read_csv(path, dtype={"label": str}, keep_default_na=False)
         else:
             table = pq.read_table(path)
             metadata = dict(table.schema.metadata or {})
@@ -185,11 +189,31 @@ def _read_frame(path: Path) -> Part:
     if not values:
         raise DataError(f"{path} has neither columns logit_<class> nor feature_<number>.")
     described = _described(metadata)
+    # prediction files of run folders hold numbers
+    labels = _read_labels(frame["label"].to_numpy(), None if described else classes, path)
     classes = tuple(described["classes"]) if "classes" in described else classes
     split = frame["split"].to_numpy() if "split" in frame else described.get("split")
     rest = frame.drop(columns=dropped)
-    labels = frame["label"].to_numpy()
     return Part(path, rest, labels, _splits(split, path, len(frame)), values, classes, metadata)
+
+
+def _read_labels(labels: Array, classes: tuple[str, ...] | None, path: Path) -> Array:
+    """Return labels as numbers, int64, or as names; classes may be called by numbers."""
+    text = labels.astype(str)
+    values = sorted(set(text.tolist()))
+    if not all(re.fullmatch(r"-?(0|[1-9][0-9]*)", value) for value in values):
+        return text
+    numbers = text.astype(np.int64)
+    if classes is None or not set(values) <= set(classes):
+        return numbers
+    if numbers.min(initial=0) < 0 or numbers.max(initial=0) >= len(classes):
+        return text
+    if all(classes[int(value)] == value for value in values):
+        return numbers
+    raise DataError(
+        f"{path}: the labels {', '.join(values[:5])} may be names of classes or their numbers from 0, "
+        f"and the classes are called {', '.join(classes[:5])}. Give names that are no numbers."
+    )
 
 
 def _described(metadata: dict[bytes, bytes]) -> dict[str, Any]:
