@@ -17,6 +17,7 @@ import longtail
 from longtail import api
 from longtail.adjust import Retraining, logit_adjust, tau_normalize
 from longtail.cli import main
+from longtail.cli.prior import read_prior
 from longtail.core import ClassCounts
 from longtail.core.errors import ConfigError, DataError, ProtocolError
 from longtail.data.config import open_data
@@ -372,6 +373,26 @@ def test_wrong_tables_are_explained(tmp_path, monkeypatch, capsys):
         assert message in capsys.readouterr().err
     assert call(monkeypatch, tmp_path / "a.csv", "--by", "no") == 2
     assert call(monkeypatch, tmp_path / "missing.csv", "--by", "tau") == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("010,0.5\nNA,0.25\n", None),
+        ("010,0.5\nNA,much\n", "must be a CSV with the columns class and share"),
+        ("010,0.5\nNA,\n", "numbers of at least 0"),
+        ("010,0.5\nNA,0.2\n010,0.1\n", "twice: 010"),
+        ("10,0.5\nNA,0.5\n", "different classes: 010, 10"),
+    ],
+)
+def test_priors_are_read_by_name(rows, message, tmp_path):
+    (tmp_path / "prior.csv").write_text("class,share\n" + rows)
+    if message is None:
+        read = read_prior(str(tmp_path / "prior.csv"), ("NA", "010"))
+        torch.testing.assert_close(read, torch.tensor([1 / 3, 2 / 3]))
+        return
+    with pytest.raises(DataError, match=message):
+        read_prior(str(tmp_path / "prior.csv"), ("NA", "010"))
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,7 @@ def test_formats_and_standard_input(runs, folder, tmp_path, monkeypatch, capsys)
     run = runs["plain"].folder.path
     for suffix, read in (
         ("csv", pd.read_csv),
+        ("CSV", pd.read_csv),
         ("parquet", pd.read_parquet),
         ("jsonl", lambda path: pd.read_json(path, lines=True)),
     ):

@@ -91,9 +91,9 @@ def predict(
 def _write(answers: pd.DataFrame, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with writing(out) as file:
-        if out.suffix == ".csv":
+        if out.suffix.lower() == ".csv":
             answers.to_csv(file, index=False)
-        elif out.suffix == ".parquet":
+        elif out.suffix.lower() == ".parquet":
             answers.to_parquet(file, index=False)
         else:
             answers.to_json(file, orient="records", lines=True, force_ascii=False)

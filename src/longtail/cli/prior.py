@@ -28,21 +28,25 @@ def read_prior(text: str, names: tuple[str, ...]) -> Tensor:
     if unknown := sorted(set(given) ^ set(names))[:5]:
         raise DataError(f"{text} and the model name different classes: {', '.join(unknown)}.")
     share = dict(zip(given, shares, strict=True))
-    values = torch.tensor([float(share[name]) for name in names], dtype=torch.float64)
+    values = torch.tensor([share[name] for name in names], dtype=torch.float64)
     if (values < 0).any() or not torch.isfinite(values).all() or values.sum() <= 0:
         raise DataError(f"{text}: shares must be numbers of at least 0, not all of them 0.")
     return (values / values.sum()).float()
 
 
 def read_columns(path: Path, column: str) -> tuple[list[Any], tuple[str, ...]]:
-    """Read a CSV of `class` and `column`.
+    """Read a CSV of `class` and numbers in `column`.
 
     Raises:
-        DataError: If it is missing or has other columns.
+        DataError: If it is missing, has other columns, names a class twice or holds no numbers.
     """
     try:
-        frame = pd.read_csv(path)
-        return frame[column].tolist(), tuple(str(name) for name in frame["class"])
+        # a class may be called 010 or NA
+        frame = pd.read_csv(path, dtype={"class": str}, keep_default_na=False)
+        names = tuple(frame["class"])
+        if twice := sorted({name for name in names if names.count(name) > 1})[:5]:
+            raise DataError(f"{path} names these classes twice: {', '.join(twice)}.")
+        return pd.to_numeric(frame[column]).tolist(), names
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{path} must be a CSV with the columns class and {column} ({error})."
