@@ -206,6 +206,7 @@ def test_every_method_exports(name, form, runs, tmp_path):
     scores = runs[name].scores("test")
     assert f"{100 * scores['macro_accuracy']:.1f}" in card
     assert "ant, bee, cow" in card
+    assert "shorter side resized to 32 (bilinear, antialiased), centre of 32 x 32 cut" in card
 
 
 def test_onnx_answers_alone(runs, folder, tmp_path):

@@ -99,6 +99,12 @@ def view_margin(size: int) -> float:
     return TEST_MARGIN if size > RESIDENT_SIDE else 1.0
 
 
+def describe_view(size: int) -> str:
+    """Say how a picture of any size becomes the square that the network sees."""
+    side = round(size * view_margin(size))
+    return f"shorter side resized to {side} (bilinear, antialiased), centre of {size} x {size} cut"
+
+
 class DecodedOnDemand(Protocol):
     """Pictures that are decoded, or cut from a decoded file, when they are needed."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from longtail import api
 from longtail.core.groups import GROUP_NAMES, RULE_TEXT
+from longtail.data.pictures import describe_view
 from longtail.evaluation.scores import percent
 
 LIMITS = """\
@@ -36,6 +37,7 @@ def model_card(
             if form == "timm"
             else ", values in 0..1; normalisation is inside."
         ),
+        f"- From a file: upright by its EXIF tag, {describe_view(card.image_size)}.",
         f"- Weights of the run: SHA-256 `{card.weights_sha256}`.",
         f"- Corrections for imbalance in training: {', '.join(card.corrections) or 'none'}.",
         "",

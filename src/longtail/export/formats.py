@@ -19,6 +19,7 @@ from longtail import api
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError
 from longtail.core.groups import ShotGroups
+from longtail.data.pictures import describe_view
 from longtail.methods import METHODS, Setting
 from longtail.models.backbones import IMAGENET_RESNETS
 from longtail.models.resnet_cifar import DEPTHS
@@ -58,6 +59,7 @@ class About:
             "corrections": json.dumps(card.corrections),
             "image_size": str(card.image_size),
             "input": "RGB pictures in 0..1, [batch, 3, size, size]; normalisation is inside",
+            "preprocessing": describe_view(card.image_size),
             "mean": json.dumps(card.mean),
             "std": json.dumps(card.std),
             "weights_sha256": card.weights_sha256,
