@@ -1,6 +1,8 @@
 """The shape of the code: who may import whom, sizes, no state, nothing written twice."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,8 +54,6 @@ def test_losses_know_core_only():
 
 
 def test_core_imports_torch_numpy_and_the_standard_library_only():
-    import sys
-
     for file in (PACKAGE / "core").glob("*.py"):
         for module in imported(file):
             top = module.split(".")[0]
@@ -96,3 +96,18 @@ def test_public_names():
         "ClassCounts", "LongtailError", "Manifest", "Predictions", "Protocol", "Question", "Run",
         "ShotGroups", "__version__", "evaluate", "load", "train",
     ]  # fmt: skip
+
+
+def test_a_command_starts_without_libraries_that_take_seconds_to_import():
+    slow = (
+        "matplotlib",
+        "scipy.optimize",
+        "scipy.stats",
+        "sklearn",
+        "timm",
+        "torch._dynamo",
+        "torchvision",
+    )
+    told = f"import sys, longtail.cli; print([m for m in {slow} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

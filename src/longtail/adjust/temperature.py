@@ -6,7 +6,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 LIMITS = (math.log(0.01), math.log(100.0))
@@ -23,6 +22,8 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, balanced: bool = False) -
     Returns:
         T in 0.01..100; above 1 the model was too confident.
     """
+    from scipy.optimize import minimize_scalar  # takes seconds to import
+
     z = logits.double()
     weights = None
     if balanced:

@@ -19,7 +19,6 @@ from longtail.data.config import LIST_FILES, data_root
 from longtail.data.files import read_folder, read_table
 from longtail.data.inspect import Inspection, inspect
 from longtail.engine.run_folder import writing
-from longtail.report.distribution import draw_distribution
 
 app = typer.Typer(help="Look at pictures before training on them.", no_args_is_help=True)
 
@@ -99,6 +98,8 @@ def _print(found: Inspection) -> None:
 
 
 def _write(found: Inspection, out: Path) -> None:
+    from longtail.report.distribution import draw_distribution  # a second to import
+
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.live import Live
@@ -15,9 +15,10 @@ from longtail.cli.show import console, score_table
 from longtail.core.errors import ConfigError
 from longtail.engine.log import SilentLog
 from longtail.engine.run_folder import writing
-from longtail.report.compare import Comparison, judged, render_comparison
 from longtail.report.text import listing
-from longtail.report.view import RunView
+
+if TYPE_CHECKING:
+    from longtail.report.compare import Comparison
 
 BENCHMARK = "digits-lt"
 FIRST = "cross-entropy"
@@ -33,6 +34,10 @@ def demo(
     Needs no network: the pictures are scikit-learn's handwritten digits, cut so that the most
     frequent digit has 120 training pictures and the rarest 3.
     """
+    # what draws takes a second to import, which the other verbs need not wait for
+    from longtail.report.compare import Comparison, render_comparison
+    from longtail.report.view import RunView
+
     folder = out or Path("runs") / f"demo-{datetime.now():%Y-%m-%d-%H%M%S}"
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; choose another folder with --out.")
@@ -79,6 +84,8 @@ def _train(folder: Path) -> list[api.Run]:
 
 def _summary(comparison: Comparison) -> str:
     """Say honestly what these numbers show."""
+    from longtail.report.compare import judged
+
     rows = comparison.rows
     best = max(rows, key=lambda row: row["accuracy"]["all"]["value"])
     sure = [r["name"] for r in rows[1:] if judged(r["difference"]["all"]) > 0]

@@ -11,15 +11,6 @@ from longtail.cli.show import say
 from longtail.core.errors import ConfigError
 from longtail.core.manifest import SPLITS
 from longtail.engine.run_folder import writing
-from longtail.report.compare import (
-    Comparison,
-    comparison_drawings,
-    expand,
-    render_comparison,
-)
-from longtail.report.files import write_class_table, write_comparison, write_figures
-from longtail.report.page import drawings, render_run
-from longtail.report.view import RunView
 
 
 def report(
@@ -49,6 +40,12 @@ def report(
 
       longtail report runs/all-classifiers --figures figures --tables tables
     """
+    # what draws takes a second to import, which the other verbs need not wait for
+    from longtail.report.compare import Comparison, comparison_drawings, expand, render_comparison
+    from longtail.report.files import write_class_table, write_comparison, write_figures
+    from longtail.report.page import drawings, render_run
+    from longtail.report.view import RunView
+
     if split is not None and split not in SPLITS:
         raise ConfigError(f"--split must be one of {', '.join(SPLITS)}, but got {split!r}.")
     found = expand(runs)

@@ -1,7 +1,6 @@
 """scikit-learn's handwritten digits: a real data set of 1,797 pictures that needs no download."""
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from longtail.core.manifest import Manifest
 from longtail.core.rng import numpy_generator
@@ -17,6 +16,8 @@ def read_digits() -> DataSet:
     50 pictures of each class are test, the other 124 to 133 are train. The split is always the
     same, so results can be compared.
     """
+    from sklearn.datasets import load_digits  # takes seconds to import
+
     bunch = load_digits()
     labels = bunch.target.astype(np.int64)
     splits = np.zeros(len(labels), dtype=np.int8)

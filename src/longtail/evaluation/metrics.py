@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 CALIBRATION_BINS = 15
 
@@ -83,7 +83,7 @@ def calibration_error(
 
 def wilson_interval(hits: int, size: int, level: float = 0.95) -> tuple[float, float]:
     """Return an interval for a share of `hits` in `size` pictures (Wilson, 1927)."""
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(special.ndtri(0.5 + level / 2))
     share, factor = hits / size, 1 + z * z / size
     centre = (share + z * z / (2 * size)) / factor
     half = z / factor * (share * (1 - share) / size + z * z / (4 * size * size)) ** 0.5
@@ -96,5 +96,6 @@ def mean_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[flo
     """Return Student's interval for the mean over seeds, or None for fewer than two values."""
     if len(values) < 2:
         return None
-    half = stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    t = float(special.stdtrit(len(values) - 1, 0.5 + level / 2))
+    half = t * values.std(ddof=1) / len(values) ** 0.5
     return float(values.mean() - half), float(values.mean() + half)

@@ -11,7 +11,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -156,6 +155,8 @@ def write_timm(predictor: nn.Module, about: About, file: Path) -> None:
             "timm has a backbone and one linear layer; this method predicts with more. Export it as "
             "onnx, torch-export or safetensors."
         )
+    import timm  # takes seconds
+
     network: Any = timm.create_model(name, num_classes=about.num_classes)
     place = network.default_cfg["classifier"]
     weights = dict(method.backbone.network.state_dict())
@@ -166,6 +167,8 @@ def write_timm(predictor: nn.Module, about: About, file: Path) -> None:
 
 def read_timm(file: Path, about: About) -> Callable[[Tensor], Tensor]:
     """Load the weights with timm."""
+    import timm  # takes seconds
+
     network: Any = timm.create_model(_timm_name(about.backbone), num_classes=about.num_classes)
     network.load_state_dict(safetensors.torch.load_file(file))
     network.eval()
@@ -174,6 +177,8 @@ def read_timm(file: Path, about: About) -> Callable[[Tensor], Tensor]:
 
 
 def _timm_name(backbone: str) -> str:
+    import timm  # takes seconds
+
     if backbone in IMAGENET_RESNETS:
         known = IMAGENET_RESNETS[backbone].timm_name
         backbone = known or backbone

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import timm
-from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from longtail.core.errors import ConfigError
 from longtail.models.resnet_cifar import DEPTHS, CifarResNet
+
+if TYPE_CHECKING:
+    from timm.models.resnet import ResNet
 
 Triple = tuple[float, float, float]
 SMALL_RESNET50 = "resnet50-small"  # 3x3 stem without pooling, for 32 pixels (SupCon, PaCo)
@@ -19,7 +20,7 @@ SMALL_RESNET50 = "resnet50-small"  # 3x3 stem without pooling, for 32 pixels (Su
 
 @dataclass(frozen=True)
 class _Residual:
-    block: type[BasicBlock | Bottleneck]
+    block: Literal["BasicBlock", "Bottleneck"]
     layers: tuple[int, int, int, int]
     cardinality: int = 1
     base_width: int = 64
@@ -28,13 +29,13 @@ class _Residual:
 
 # stride on the 3x3 convolution ("v1.5"); ResNeXt 32 x 4d
 IMAGENET_RESNETS = {
-    "resnet10": _Residual(BasicBlock, (1, 1, 1, 1)),
-    "resnet50": _Residual(Bottleneck, (3, 4, 6, 3), timm_name="resnet50"),
-    "resnet101": _Residual(Bottleneck, (3, 4, 23, 3), timm_name="resnet101"),
-    "resnet152": _Residual(Bottleneck, (3, 8, 36, 3), timm_name="resnet152"),
-    "resnext50": _Residual(Bottleneck, (3, 4, 6, 3), 32, 4, "resnext50_32x4d"),
-    "resnext101": _Residual(Bottleneck, (3, 4, 23, 3), 32, 4, "resnext101_32x4d"),
-    "resnext152": _Residual(Bottleneck, (3, 8, 36, 3), 32, 4),
+    "resnet10": _Residual("BasicBlock", (1, 1, 1, 1)),
+    "resnet50": _Residual("Bottleneck", (3, 4, 6, 3), timm_name="resnet50"),
+    "resnet101": _Residual("Bottleneck", (3, 4, 23, 3), timm_name="resnet101"),
+    "resnet152": _Residual("Bottleneck", (3, 8, 36, 3), timm_name="resnet152"),
+    "resnext50": _Residual("Bottleneck", (3, 4, 6, 3), 32, 4, "resnext50_32x4d"),
+    "resnext101": _Residual("Bottleneck", (3, 4, 23, 3), 32, 4, "resnext101_32x4d"),
+    "resnext152": _Residual("Bottleneck", (3, 8, 36, 3), 32, 4),
 }
 
 
@@ -124,9 +125,11 @@ def residual_network(
     name: str, channels: tuple[int, int, int, int] = (64, 128, 256, 512)
 ) -> ResNet:
     """Build one of the field's ImageNet ResNets with fresh weights and other widths of its groups."""
+    from timm.models import resnet  # takes seconds to import
+
     design = IMAGENET_RESNETS[name]
-    return ResNet(
-        design.block,  # type: ignore[arg-type]  # timm annotates an instance, wants the class
+    return resnet.ResNet(
+        getattr(resnet, design.block),
         design.layers,
         num_classes=0,
         cardinality=design.cardinality,
@@ -143,6 +146,8 @@ def published_normalisation(name: str) -> tuple[Triple, Triple] | None:
     """
     if name in DEPTHS:
         return None
+    import timm  # takes seconds
+
     known = timm.get_pretrained_cfg(_timm_name(name))
     if known is None or known.mean is None or known.std is None:
         return None
@@ -161,6 +166,8 @@ def _timm_name(name: str) -> str:
         if timm_name is None:
             raise ConfigError(f"{name} has no published weights; set model.pretrained=false.")
         return timm_name
+    import timm  # takes seconds
+
     if not timm.is_model(name.split(".")[0].removeprefix("hf_hub:")) and not name.startswith("hf"):
         near = difflib.get_close_matches(name, [*known_names(), *timm.list_models()], n=3)
         hint = f" Did you mean {', '.join(near)}?" if near else ""
@@ -172,6 +179,8 @@ def _timm_name(name: str) -> str:
 
 
 def _timm_backbone(name: str, *, pretrained: bool) -> Backbone:
+    import timm  # takes seconds
+
     try:
         network: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:

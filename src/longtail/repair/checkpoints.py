@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
-import timm
 import torch
-import torchvision
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -163,8 +161,12 @@ def _build(architecture: str, num_classes: int) -> nn.Module:
         )
     try:
         if library == "timm":
+            import timm  # takes seconds
+
             made: object = timm.create_model(name, num_classes=num_classes)
         elif library == "torchvision":
+            import torchvision  # takes seconds
+
             made = torchvision.models.get_model(name, num_classes=num_classes)
         else:
             made = getattr(importlib.import_module(library), name)(num_classes)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from longtail.adjust import tau_curve
@@ -160,6 +159,8 @@ def _warnings(evidence: Evidence, name: str, corrected: Corrected, split: str) -
 
 def _other_order(evidence: Evidence, split: str) -> str | None:
     """Look for a permutation of the classes under which the model would be far better."""
+    from scipy.optimize import linear_sum_assignment  # takes seconds to import
+
     labels, logits = evidence.outputs(split).labels, evidence.logits(split)
     confusion = confusion_matrix(
         labels.numpy(), logits.argmax(dim=1).numpy(), len(evidence.class_counts)

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import functional as library
 
 Strength = NDArray[np.float64]
 LUMA = (0.2989, 0.587, 0.114)
@@ -99,13 +98,17 @@ def solarize_add(images: Tensor, amount: Strength) -> Tensor:
 
 def autocontrast(images: Tensor, _strength: Strength) -> Tensor:
     """Stretch every channel of every picture to 0..255."""
-    stretched: Tensor = library.autocontrast(images)
+    from torchvision.transforms.v2 import functional  # takes seconds to import
+
+    stretched: Tensor = functional.autocontrast(images)
     return stretched
 
 
 def equalize(images: Tensor, _strength: Strength) -> Tensor:
     """Flatten the histogram of every channel of every picture."""
-    flat: Tensor = library.equalize(images)
+    from torchvision.transforms.v2 import functional  # takes seconds to import
+
+    flat: Tensor = functional.equalize(images)
     return flat
 
 
