@@ -29,7 +29,7 @@ OTHERS = ("balanced-softmax", "reslt", "paco", "do")
 def demo(
     out: Annotated[Path | None, typer.Option(help="Folder for the runs.")] = None,
 ) -> None:
-    """Train seven methods on long-tailed digits, in one to two minutes on a CPU.
+    """Train seven methods on long-tailed digits, in one to three minutes on a CPU.
 
     Needs no network: the pictures are scikit-learn's handwritten digits, cut so that the most
     frequent digit has 120 training pictures and the rarest 3.
