@@ -10,7 +10,9 @@ from hypothesis import settings
 from PIL import Image
 
 os.environ.setdefault("MPLBACKEND", "agg")
-torch.set_num_threads(1)  # the networks of the tests are too small for more
+# The networks of the tests are too small for more than one thread, here and in what tests start.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # a busy machine is no failure
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

@@ -215,6 +215,20 @@ def test_shells_complete_recipes_methods_and_tables():
         assert expected in done.stdout.split(), (line, done.stderr)
 
 
+def test_a_missing_compiler_is_told_before_a_run_begins(tmp_path):
+    nowhere = {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    wish = ["digits-lt/cross-entropy", "epochs=1", "compile=true", "--out", tmp_path / "run"]
+    done = subprocess.run(
+        [Path(sys.executable).parent / "longtail", "train", *wish],
+        env=os.environ | nowhere, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "compile=false" in done.stderr
+    assert "no-compiler" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_large_pictures_are_trained_from_files(longtail, tmp_path):
     generator = np.random.default_rng(0)
     for label in range(2):

@@ -26,7 +26,7 @@ from longtail.engine.log import Log
 from longtail.engine.optimisation import build_optimizer, prepare_stage, seeded, training_mode
 from longtail.engine.run_folder import RunFolder
 from longtail.engine.schedule import learning_rate
-from longtail.engine.step import StepFunction, uncompiled
+from longtail.engine.step import StepFunction, check_compiler, uncompiled
 from longtail.methods.method import Method
 
 STEPS_BETWEEN_CHECKS = 100  # of the loss being finite; reading it makes the host wait
@@ -88,9 +88,11 @@ class Trainer:
         """Refuse what cannot be trained before anything is written.
 
         Raises:
-            ConfigError: If the batch does not fit the training set or the processes, or a stage needs
-                a val split and there is none.
+            ConfigError: If the batch does not fit the training set or the processes, a stage needs a
+                val split and there is none, or nothing can be compiled where that is asked for.
         """
+        if self.config.compile:
+            check_compiler(self.device)
         distributed.share(self.config.batch_size, "training.batch_size")
         for number, stage in enumerate(self._stages):
             if stage.kind == "held-out" and self.selection_set is None:

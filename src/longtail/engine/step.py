@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
+from longtail.core.errors import ConfigError
 from longtail.engine.config import TrainingConfig
 from longtail.engine.hardware import autocast, resolve_precision
 from longtail.methods.method import Method
@@ -48,7 +49,17 @@ class StepFunction:
     def __call__(
         self, batches: Sequence[Batch], at: Position, optimizer: torch.optim.Optimizer
     ) -> StepOutput:
-        """Take one step; the returned loss is the mean over the parts of the batch."""
+        """Take one step; the returned loss is the mean over the parts of the batch.
+
+        Raises:
+            ConfigError: If parts are to be compiled and cannot be.
+        """
+        with _compiler_explained():
+            return self._step(batches, at, optimizer)
+
+    def _step(
+        self, batches: Sequence[Batch], at: Position, optimizer: torch.optim.Optimizer
+    ) -> StepOutput:
         begin = time.perf_counter()
         if self._config.compile:
             # results of the step before may go
@@ -74,6 +85,33 @@ class StepFunction:
         if self._config.compile and self.compile_seconds is None:
             self.compile_seconds = time.perf_counter() - begin
         return StepOutput(total, out.scalars, _joined(carried))
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile one operation, so that a missing compiler is found before a run begins.
+
+    Args:
+        device: Where to compute.
+
+    Raises:
+        ConfigError: If `torch.compile` does not work for this device.
+    """
+    with _compiler_explained():
+        torch.compile(torch.neg)(torch.ones(1, device=device))
+
+
+@contextmanager
+def _compiler_explained() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"The network cannot be compiled here ({reason}). torch.compile needs a C++ compiler such as "
+            "g++, and Triton on a GPU. Train with compile=false."
+        ) from error
 
 
 def uncompiled(config: TrainingConfig) -> AbstractContextManager[Any]:
