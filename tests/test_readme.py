@@ -30,7 +30,7 @@ def call(monkeypatch, line):
 
 def test_the_first_commands_are_there():
     assert COMMANDS[:2] == ["pip install .", "longtail demo"]
-    assert COMMANDS[2:4] == ["pip install '.[test]'", "pytest"]
+    assert COMMANDS[2:4] == ["pip install '.[test]'", "pytest -n auto"]
 
 
 def test_the_tour_runs_as_printed(monkeypatch, picture_folder, tmp_path, capsys):
