@@ -68,7 +68,7 @@ def data(counts=COUNTS, side=8) -> DataSet:
     return DataSet(manifest, ArrayPictures(pixels), (0.3,) * 3, (0.25,) * 3, default_view="crop")
 
 
-def trainer(method, folder: Path, options=OPTIONS, *, name="single-head", **more):
+def trainer(method, folder: Path, options=OPTIONS, *, name="single-head", device=CPU, **more):
     run = RunFolder(folder)
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     card = CheckpointCard(
@@ -84,7 +84,7 @@ def trainer(method, folder: Path, options=OPTIONS, *, name="single-head", **more
         "log": SilentLog(),
     } | more
     return Trainer(
-        method, parts["train_set"], options, parts["protocol"], run, card, CPU, parts["log"],
+        method, parts["train_set"], options, parts["protocol"], run, card, device, parts["log"],
         parts["validate"], parts["selection_set"],
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from longtail.core import distributed
 from longtail.core.batch import Batch
 from longtail.core.rng import numpy_generator
+from longtail.core.transfer import send
 from longtail.data.augmentation import Draws, Policy, find_policy, normalise
 from longtail.data.pictures import ArrayPictures, DataSet
 from longtail.data.samplers import EpochSampler
@@ -81,7 +82,7 @@ class TrainingLoader:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of `epoch`."""
         plan = self._sampler.local_batches(epoch)
-        on_device = torch.from_numpy(plan).to(self._device)
+        on_device = send(plan, self._device)
         source = self._from_memory if self._resident is not None else self._from_files
         for step, views in enumerate(source(epoch, plan, on_device)):
             rows = on_device[step]
@@ -139,7 +140,7 @@ class TrainingLoader:
         for step in range(len(plan)):
             yield tuple(
                 policy(
-                    _to_device(next(batches), self._device),
+                    send(np.stack(next(batches)), self._device),
                     self._draws(epoch, step, plan.shape[1], name),
                     is_cut=True,
                 )
@@ -175,13 +176,13 @@ def evaluation_batches(
     pictures = data.pictures
     if isinstance(pictures, ArrayPictures):
         for rows in plan:
-            images = pictures.pixels.index_select(0, torch.from_numpy(rows)).to(device)
+            images = send(pictures.pixels.index_select(0, torch.from_numpy(rows)).numpy(), device)
             yield _ready(policy(images, _draws(seed, rows)), data), rows
         return
     jobs = [[(row,) for row in rows.tolist()] for rows in plan]
     decoded = _in_threads(pictures.decode, jobs, workers, ahead=BATCHES_AHEAD)
     for rows in plan:
-        images = _to_device(next(decoded), device)
+        images = send(np.stack(next(decoded)), device)
         yield _ready(policy(images, _draws(seed, rows)), data), rows
 
 
@@ -198,13 +199,6 @@ def _draws(seed: int, rows: NDArray[np.int64]) -> Draws:
 
 def _ready(images: Tensor, data: DataSet) -> Tensor:
     return normalise(images, data.mean, data.std).contiguous(memory_format=torch.channels_last)
-
-
-def _to_device(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
-    stacked = torch.from_numpy(np.stack(pictures))
-    if device.type == "cuda":
-        return stacked.pin_memory().to(device, non_blocking=True)
-    return stacked.to(device)
 
 
 def _in_threads(

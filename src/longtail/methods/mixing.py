@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longtail.core.transfer import send
+
 
 @dataclass(frozen=True)
 class Mixed:
@@ -45,7 +47,7 @@ def mixup(images: Tensor, labels: Tensor, alpha: float, generator: np.random.Gen
     The draw is made on the host and costs no synchronisation with a GPU.
     """
     share = float(generator.beta(alpha, alpha))
-    order = torch.from_numpy(generator.permutation(len(images))).to(images.device)
+    order = send(generator.permutation(len(images)), images.device)
     mixed = share * images + (1 - share) * images[order]
     return Mixed(mixed, labels, labels[order], torch.tensor(share))
 
@@ -60,7 +62,7 @@ def cutmix(images: Tensor, labels: Tensor, alpha: float, generator: np.random.Ge
     side = (1 - float(generator.beta(alpha, alpha))) ** 0.5
     top, bottom = _span(height, side, generator)
     left, right = _span(width, side, generator)
-    order = torch.from_numpy(generator.permutation(len(images))).to(images.device)
+    order = send(generator.permutation(len(images)), images.device)
     mixed = images.clone()  # never paste from a view of the tensor that is written
     mixed[:, :, top:bottom, left:right] = images[order, :, top:bottom, left:right]
     share = 1 - (bottom - top) * (right - left) / (height * width)

@@ -92,7 +92,8 @@ def _gradients(
         ):
             yield one(dict(weights), some, theirs)
         return
-    chosen = [labels == c for c in torch.unique(labels)] if kind == "class" else [labels == labels]
+    everything = [slice(None)]
+    chosen = [labels == c for c in torch.unique(labels)] if kind == "class" else everything
     for mask in chosen:
         live = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
         with torch.enable_grad():

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longtail.core.transfer import send
+
 Strength = NDArray[np.float64]
 LUMA = (0.2989, 0.587, 0.114)
 
 
 def per_picture(values: Strength, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return `values` [B] on the device of `images`, shaped [B, 1, 1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(values)).to(images.device, dtype)[
-        :, None, None, None
-    ]
+    return send(values, images.device, dtype)[:, None, None, None]
 
 
 def brightness(images: Tensor, factor: Strength) -> Tensor:

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longtail.core.transfer import send
+
 Strength = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
@@ -38,7 +40,7 @@ def shifted(
         return torch.from_numpy(view[np.arange(len(images)), :, top, left])
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, 3, 2p+1, 2p+1, H, W], a view
     rows = torch.arange(len(images), device=images.device)
-    return windows[rows, :, _index(top, images), _index(left, images)]
+    return windows[rows, :, send(top, images.device), send(left, images.device)]
 
 
 def resized_crop(images: Tensor, boxes: Whole, size: int) -> Tensor:
@@ -70,7 +72,7 @@ def cut_out(images: Tensor, top: Whole, left: Whole, side: int) -> Tensor:
     height, width = images.shape[-2:]
     row = torch.arange(height, device=images.device)[None, :, None]
     column = torch.arange(width, device=images.device)[None, None, :]
-    first, start = _index(top, images)[:, None, None], _index(left, images)[:, None, None]
+    first, start = (send(place, images.device)[:, None, None] for place in (top, left))
     hole = (row >= first) & (row < first + side) & (column >= start) & (column < start + side)
     return images.masked_fill(hole[:, None], 0)
 
@@ -122,12 +124,11 @@ def affine(images: Tensor, matrices: Strength, fill: float, *, corner: bool = Fa
         centre = np.array([width / 2, height / 2])
         matrices = matrices.copy()
         matrices[:, :, 2] += matrices[:, :, :2] @ centre - centre
-    theta = torch.from_numpy(matrices).to(images.device, torch.float32)
+    theta = send(matrices, images.device, torch.float32)
     x = torch.arange(width, device=images.device) - (width - 1) / 2
     y = torch.arange(height, device=images.device) - (height - 1) / 2
-    places = torch.stack(
-        (x.expand(height, width), y[:, None].expand(height, width), torch.ones(height, width).to(x))
-    ).flatten(1)  # [3, H W]
+    x, y = x.expand(height, width), y[:, None].expand(height, width)
+    places = torch.stack((x, y, torch.ones_like(x))).flatten(1)  # [3, H W]
     source = theta @ places  # [B, 2, H W], relative to the centre
     column = torch.round(source[:, 0] + (width - 1) / 2).long()
     row = torch.round(source[:, 1] + (height - 1) / 2).long()
@@ -154,8 +155,8 @@ def _matrix(
 
 def _triangle(start: Whole, length: Whole, size_in: int, size_out: int, images: Tensor) -> Tensor:
     """Return weights [B, size_out, size_in] of a bilinear, antialiased resize of a part of a line."""
-    begin = torch.from_numpy(np.ascontiguousarray(start)).to(images.device, torch.float32)
-    extent = torch.from_numpy(np.ascontiguousarray(length)).to(images.device, torch.float32)
+    begin = send(start, images.device, torch.float32)
+    extent = send(length, images.device, torch.float32)
     scale = (extent / size_out)[:, None, None]
     support = scale.clamp(min=1)
     target = torch.arange(size_out, device=images.device)[None, :, None]
@@ -165,7 +166,3 @@ def _triangle(start: Whole, length: Whole, size_in: int, size_out: int, images: 
     first, last = begin[:, None, None], (begin + extent)[:, None, None]
     weights = weights * ((source >= first) & (source < last))
     return weights / weights.sum(dim=2, keepdim=True)
-
-
-def _index(values: Whole, images: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(images.device)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longtail.core.transfer import send
 from longtail.data.augmentation import colour, geometry
 from longtail.data.augmentation.draws import Draws, Numbers
 
@@ -36,7 +37,7 @@ def only(
         return images
     if len(rows) == len(images):
         return operation(images, strength)
-    index = torch.from_numpy(rows).to(images.device)
+    index = send(rows, images.device)
     # index_select copies whole pictures, images[index] single bytes: twenty times slower
     changed = operation(images.index_select(0, index), strength[rows])
     _words(images).index_copy_(0, index, _words(changed.contiguous()))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from longtail.core.errors import ConfigError
+from longtail.core.transfer import send
 from longtail.data.augmentation.autoaugment import (
     IMAGENET_POLICY,
     autoaugment,
@@ -125,7 +127,10 @@ def find_policy(name: str) -> Policy:
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Return (images / 255 - mean) / std as float32 in channels_last, from uint8 [B, 3, H, W]."""
     width = images.shape[3]
-    shift, scale = (255 * torch.tensor(v, device=images.device).repeat(width) for v in (mean, std))
+    shift, scale = (
+        send(np.tile(255 * np.array(v, dtype=np.float32), width), images.device)
+        for v in (mean, std)
+    )
     pixels = images.contiguous(memory_format=torch.channels_last).float()
     # whole rows of a picture at once: broadcasting over three channels is slow on a CPU
     pixels.permute(0, 2, 3, 1).flatten(2).sub_(shift).div_(scale)

@@ -1,0 +1,124 @@
+"""That all works on another device than the CPU, and that no step waits for it.
+
+No GPU is needed: see `away`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from longtail.cli import main
+from longtail.data.augmentation.policies import POLICIES
+from longtail.data.loader import TrainingLoader, evaluation_batches
+from longtail.data.samplers import EpochSampler, Sampling
+from longtail.engine.step import StepFunction
+from longtail.methods.do import DO
+from tests import away, tiny
+from tests.contract.test_method_contract import every_variant, make
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*meta parameter:UserWarning")
+
+
+def waits_in(waits, *functions):
+    codes = {function.__code__ for function in functions}
+    return [(name, places) for name, places in waits if codes & places]
+
+
+def test_the_pretended_device_is_like_a_real_one():
+    here = torch.arange(6.0)
+    with away.pretended_device() as waits:
+        there = here.to(away.DEVICE, non_blocking=True)
+        assert there.device == away.DEVICE
+        with pytest.raises(AssertionError, match="mixes devices"):
+            there + here
+        there += 2 * torch.tensor(1.0)
+        there[1:3].zero_()
+        assert waits == []
+        for number, wait in enumerate(
+            (
+                lambda: here.to(away.DEVICE),
+                lambda: there.copy_(here),
+                lambda: there.cpu(),
+                lambda: float(there[0]),
+                lambda: bool(there.sum() > 3),
+                lambda: there[there > 3],
+                lambda: there.nonzero(),
+                lambda: torch.tensor([1.0], device=away.DEVICE),
+                lambda: torch.equal(there, there),
+            ),
+            start=1,
+        ):
+            wait()
+            assert len(waits) == number
+        assert (there.cpu() == torch.arange(6.0)).all()
+
+
+@every_variant
+def test_methods_train_there_as_here_and_no_step_waits(variant, tmp_path):
+    here = make(variant)
+    tiny.train(here, tmp_path / "here")
+    pictures = tiny.images(4)
+    with away.pretended_device() as waits:
+        there = make(variant).to(away.DEVICE)
+        tiny.train(there, tmp_path / "there", device=away.DEVICE)
+        answers = there.eval().predict(pictures.to(away.DEVICE)).cpu()
+        found = {name: value.cpu() for name, value in there.state_dict().items()}
+    assert torch.equal(answers, here.eval().predict(pictures))
+    assert tiny.equal(found, here.state_dict())
+    assert all(isinstance(value, away.Away) for value in there.buffers())
+    in_steps = waits_in(waits, StepFunction.__call__, TrainingLoader.epoch)
+    # a step that releases weights counts those that are left
+    releasing = waits_in(in_steps, DO._release)
+    assert in_steps == releasing
+
+
+@pytest.mark.parametrize("view", POLICIES)
+def test_pictures_are_augmented_there_as_here(view):
+    data = tiny.data()
+    sampler = EpochSampler(
+        data.manifest.labels, tiny.COUNTS, Sampling(), batch_size=16, epochs=1, seed=0
+    )
+    batches = {}
+    with away.pretended_device() as waits:
+        for device in (tiny.CPU, away.DEVICE):
+            loader = TrainingLoader(
+                data, sampler, (view,), device=device, seed=0, stage=0, workers=1
+            )
+            made = [batch.images for batch in loader.epoch(0)]
+            made += [x for x, _ in evaluation_batches(data, device=device, view=view)]
+            assert {x.device for x in made} == {device}
+            batches[device] = [x.cpu() for x in made]
+        assert waits_in(waits, TrainingLoader.epoch) == []
+    for here, there in zip(*batches.values(), strict=True):
+        torch.testing.assert_close(here, there, rtol=0, atol=0)
+
+
+def test_commands_work_there(picture_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["longtail", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code, arguments
+
+    train = ("train", "digits-lt/cross-entropy", "epochs=1", "validation_per_class=3", "ema=0.9")
+    call(*train, "--out", "here")
+    with away.pretended_device() as waits:
+        there = ("--device", away.DEVICE.type)
+        call(*train, "--out", "there", *there)
+        assert waits  # the results came back
+        call("train", "digits-lt/do", "epochs=1", "--out", "do", *there)
+        call("train", picture_folder, "epochs=1", "batch_size=4", "--out", "own", *there)
+        for by in ("tau", "logit-adjust", "ncm", "lws", "crt", "balanced-temperature"):
+            call("adjust", "there", "--by", by, "--out", by, *there)
+        call("mix", "do", *there)
+        call("report", "do", *there)
+        call("predict", "own", picture_folder, "--out", "answers.csv", *there)
+    here, there = (
+        json.loads(Path(run, "scores-test.json").read_text()) for run in ("here", "there")
+    )
+    assert here == there
