@@ -75,6 +75,25 @@ def test_methods_train_there_as_here_and_no_step_waits(variant, tmp_path):
     assert in_steps == releasing
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_variant
+def test_no_step_waits_for_a_gpu(variant, tmp_path, monkeypatch):
+    step = StepFunction.__call__
+
+    def watched(self, batches, at, optimizer):
+        # the first step of a stage sets libraries up; releases are the exception named above
+        strict = at.step > 0 and not variant.startswith("do ")
+        torch.cuda.set_sync_debug_mode("error" if strict else "default")
+        try:
+            return step(self, batches, at, optimizer)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(StepFunction, "__call__", watched)
+    cuda = torch.device("cuda")
+    tiny.train(make(variant).to(cuda), tmp_path, device=cuda)
+
+
 @pytest.mark.parametrize("view", POLICIES)
 def test_pictures_are_augmented_there_as_here(view):
     data = tiny.data()
