@@ -44,6 +44,7 @@ class Away(torch.Tensor):
         )
 
     def __init__(self, here):
+        assert here.dtype != torch.float64, "Metal has no float64"
         self.here = here
 
     @classmethod

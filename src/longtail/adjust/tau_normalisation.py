@@ -73,9 +73,9 @@ def tau_curve(
         for place, tau in enumerate(taus):
             right = (logits / norms**tau).argmax(dim=1) == labels[rows]
             hits[place] += torch.bincount(labels[rows][right], minlength=num_classes)
+    hits, present = hits.cpu(), present.cpu()  # not every device has float64
     per_class = hits.double() / torch.where(present > 0, present, torch.nan)
-    accuracy = tuple(per_class.nanmean(dim=1).tolist())
-    return TauCurve(taus, accuracy, per_class.cpu())
+    return TauCurve(taus, tuple(per_class.nanmean(dim=1).tolist()), per_class)
 
 
 def _norms(weight: Tensor) -> Tensor:
