@@ -1,6 +1,7 @@
 """What several tests need."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+
+from longtail.cli import main
 
 os.environ.setdefault("MPLBACKEND", "agg")
 # The networks of the tests are too small for more than one thread, here and in what tests start.
@@ -59,3 +62,19 @@ def picture_folder(tmp_path: Path) -> Path:
             pixels = generator.integers(0, 100, (16, 16, 3)) + colour
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number:02d}.png")
     return root
+
+
+@pytest.fixture
+def longtail(monkeypatch, capsys, tmp_path):
+    """Call the command line in `tmp_path`; return exit status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["longtail", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return caught.value.code or 0, printed.out, printed.err
+
+    return call

@@ -18,29 +18,11 @@ from PIL import Image
 
 import longtail as package
 from longtail import api
-from longtail.cli import main
 from longtail.cli.at_once import train_at_once
 from longtail.core import LongtailError
 from longtail.engine.run_folder import RunFolder
 from longtail.evaluation import read_predictions
 from longtail.recipes import resolve
-
-
-@pytest.fixture
-def longtail(monkeypatch, capsys, tmp_path):
-    """Call the command line in `tmp_path`; return exit status, output and errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["longtail", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return caught.value.code or 0, printed.out, printed.err
-
-    return call
-
 
 SHORT = ("digits-lt/balanced-softmax", "epochs=2")
 

@@ -127,10 +127,8 @@ def find_policy(name: str) -> Policy:
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Return (images / 255 - mean) / std as float32 in channels_last, from uint8 [B, 3, H, W]."""
     width = images.shape[3]
-    shift, scale = (
-        send(np.tile(255 * np.array(v, dtype=np.float32), width), images.device)
-        for v in (mean, std)
-    )
+    constants = 255 * np.array((mean, std), dtype=np.float32)  # [2, 3]
+    shift, scale = send(np.tile(constants, (1, width)), images.device)
     pixels = images.contiguous(memory_format=torch.channels_last).float()
     # whole rows of a picture at once: broadcasting over three channels is slow on a CPU
     pixels.permute(0, 2, 3, 1).flatten(2).sub_(shift).div_(scale)
