@@ -1,13 +1,10 @@
 """The command line as a user meets it: what works, and what is answered in words."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +15,8 @@ from PIL import Image
 
 import longtail as package
 from longtail import api
-from longtail.cli.at_once import train_at_once
-from longtail.core import LongtailError
 from longtail.engine.run_folder import RunFolder
 from longtail.evaluation import read_predictions
-from longtail.recipes import resolve
 
 SHORT = ("digits-lt/balanced-softmax", "epochs=2")
 
@@ -147,39 +141,6 @@ def test_lists(longtail):
     assert longtail("--help")[0] == 0
     for verb in ("train", "evaluate", "recipes", "methods", "demo", "data"):
         assert longtail(verb, "--help")[0] == 0
-
-
-def test_seeds_at_once_are_the_seeds_one_after_another(longtail, tmp_path):
-    line = ("train", "digits-lt/balanced-softmax", "epochs=1", "batch_size=64", "--device", "cpu",
-            "--seeds", 2)  # fmt: skip
-    status, out, err = longtail(*line, "--at-once", 2, "--out", "a", "--record", "r.jsonl")
-    assert status == 0, err
-    assert "a/seed-1: done" in out
-    lines = [json.loads(text) for text in (tmp_path / "r.jsonl").read_text().splitlines()]
-    assert sorted(line["seed"] for line in lines) == [0, 1]  # as they end
-    assert "--at-once" in lines[0]["command"]
-    assert longtail(*line, "--out", "b")[0] == 0
-    for seed in (0, 1):
-        one, other = (api.Run.open(tmp_path / folder / f"seed-{seed}") for folder in "ab")
-        losses = [run.folder.read_metrics()[0]["loss"] for run in (one, other)]
-        assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # thread counts may differ
-    # what goes wrong in a process is said in words, and the runs are not overwritten
-    status, _, err = longtail(*line, "--at-once", 2, "--out", "a")
-    assert status == 2
-    assert "seed-0" in err
-
-
-def test_a_process_that_the_system_kills_is_explained(tmp_path):
-    def kill():
-        while not (children := multiprocessing.active_children()):
-            time.sleep(0.05)
-        for child in children:
-            child.kill()
-
-    threading.Thread(target=kill, daemon=True).start()
-    configs = {tmp_path / "run": resolve("digits-lt/balanced-softmax", ["epochs=1000"])}
-    with pytest.raises(LongtailError, match=r"process was killed, .* Train fewer runs at once"):
-        list(train_at_once(configs, 2, resume=False, device="cpu", note=lambda text: None))
 
 
 def test_shells_complete_recipes_methods_and_tables():

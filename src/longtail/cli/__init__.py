@@ -25,6 +25,7 @@ from longtail.cli import (
 )
 from longtail.core import distributed
 from longtail.core.errors import LongtailError
+from longtail.engine.hardware import MEMORY_FULL, is_memory_full
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 
@@ -78,6 +79,11 @@ def main() -> None:
         if distributed.is_main():
             console.print(f"error: {error}", style="red", markup=False, highlight=False)
         status = error.exit_status
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_full(error):
+            raise
+        console.print(f"error: {MEMORY_FULL}", style="red", markup=False, highlight=False)
+        status = 1
     except KeyboardInterrupt:
         status = INTERRUPTED
     except SystemExit as ended:

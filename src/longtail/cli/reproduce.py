@@ -12,7 +12,7 @@ import typer
 from rich.markdown import Markdown
 
 from longtail import api
-from longtail.cli.at_once import train_at_once
+from longtail.cli.at_once import AT_ONCE, train_at_once, wants_company
 from longtail.cli.show import console, say
 from longtail.core.errors import ConfigError
 from longtail.engine.log import default_log
@@ -56,9 +56,7 @@ def reproduce(
         bool, typer.Option("--show", help="Train nothing; render what is recorded.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
-    at_once: Annotated[
-        int, typer.Option(min=1, help="Runs that are trained at the same time on one device.")
-    ] = 1,
+    at_once: Annotated[int | None, typer.Option(min=1, help=AT_ONCE)] = None,
 ) -> None:
     """Train the rows of a paper's table and set our numbers beside the paper's.
 
@@ -143,9 +141,9 @@ def _jobs(
     return jobs
 
 
-def _train(jobs: dict[Path, _Job], record: Path, at_once: int, device: str | None) -> None:
+def _train(jobs: dict[Path, _Job], record: Path, at_once: int | None, device: str | None) -> None:
     """Train, and record every run when it ends."""
-    if at_once > 1:
+    if wants_company(at_once, len(jobs), device):
         for job in jobs.values():
             say(job.title)
         configs = {place: job.config for place, job in jobs.items()}

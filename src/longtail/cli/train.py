@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from longtail import api
-from longtail.cli.at_once import train_at_once
+from longtail.cli.at_once import AT_ONCE, train_at_once, wants_company
 from longtail.cli.lists import complete_recipe
 from longtail.cli.show import (
     checking,
@@ -56,9 +56,7 @@ def train(
         str | None,
         typer.Option(help="KEY=A,B,...: one run per value; they share what they can."),
     ] = None,
-    at_once: Annotated[
-        int, typer.Option(min=1, help="Seeds that are trained at the same time on one device.")
-    ] = 1,
+    at_once: Annotated[int | None, typer.Option(min=1, help=AT_ONCE)] = None,
 ) -> None:
     """Train a recipe or your own pictures, then score the last epoch on the test split.
 
@@ -93,7 +91,7 @@ def train(
             training = variant.training.model_copy(update={"seed": seed})
             place = _place(folder, label, seed if seeds > 1 else None)
             configs[place] = variant.model_copy(update={"training": training, "start": start})
-        if at_once > 1 and len(configs) > 1:
+        if wants_company(at_once, len(configs), device):
             done = train_at_once(configs, at_once, resume=resume, device=device, note=say)
         else:
             done = (_train(config, place, resume, device) for place, config in configs.items())

@@ -16,6 +16,10 @@ import torch
 
 from longtail.core.errors import ConfigError
 
+MEMORY_FULL = (
+    "The memory is full. Use a smaller batch_size, smaller pictures (image_size) or fewer runs at once "
+    "(--at-once); a run that had begun is continued with --resume."
+)
 RECORDED = ("longtail", "torch", "torchvision", "timm", "numpy", "pandas", "pyarrow")
 
 
@@ -66,6 +70,17 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes of a GPU that nobody uses; None where the device does not say."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def is_memory_full(error: BaseException) -> bool:
+    """Say whether `error` means that there was no memory left, on the host or the device."""
+    full = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, full) or "DefaultCPUAllocator" in str(error)
 
 
 def remark_on_load(device: torch.device) -> str | None:

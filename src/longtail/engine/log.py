@@ -54,11 +54,14 @@ class SilentLog:
 
 
 class PlainLog(SilentLog):
-    """One line an epoch on standard error, for files and pipes."""
+    """One line an epoch on standard error, for files and pipes; each begins with `prefix`."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
 
     def note(self, text: str) -> None:
         """Print a sentence."""
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the log
+        print(self._prefix + text, file=sys.stderr, flush=True)  # noqa: T201 - this is the log
 
     def stage(self, name: str, epochs: int, first: int, steps: int) -> None:
         """Print the name of the stage."""
@@ -182,9 +185,16 @@ class Logs:
             log.close()
 
 
-def default_log(run: Path | None = None) -> Log:
-    """Return a bar on a terminal, lines elsewhere; with TensorBoard's file when it is installed."""
-    first: Log = TerminalLog() if sys.stderr.isatty() else PlainLog()
+def default_log(run: Path | None = None, *, among_others: bool = False) -> Log:
+    """Return a bar on a terminal, lines elsewhere; with TensorBoard's file when it is installed.
+
+    Args:
+        run: Folder of the run.
+        among_others: Other runs write to the same terminal: lines that begin with the folder.
+    """
+    alone_on_terminal = sys.stderr.isatty() and not among_others
+    prefix = f"{run}: " if among_others else ""
+    first: Log = TerminalLog() if alone_on_terminal else PlainLog(prefix)
     if run is not None and importlib.util.find_spec("tensorboard") is not None:
         return Logs(first, TensorBoardLog(run / "tensorboard"))
     return first
