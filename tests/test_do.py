@@ -600,6 +600,40 @@ def test_a_run_that_takes_the_first_stage_of_another_keeps_its_own_options(chang
         )
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sequence": "four"},
+        {"sequence": "many-few"},
+        {"classifier": "allotted"},
+        {"restart": "rewind"},
+    ],
+)
+def test_every_reading_goes_on_from_one_first_stage_as_from_its_own(changed, tmp_path):
+    changed = {"steps_per_tenth": 1} | changed
+    assert DO.shares_first_stage(DOOptions(**changed), DOOptions())
+    source = tiny.train(tiny.build("do"), tmp_path / "a", name="do")
+    alone, after = tiny.build("do", changed), tiny.build("do", changed)
+    tiny.train(alone, tmp_path / "b", name="do")
+    trainer = tiny.trainer(after, tmp_path / "c", name="do")
+    trainer.start_from(ckpt.read_weights(source.checkpoints / "stage-0-end"), 3, "x")
+    trainer.run()
+    one, two = alone.state_dict(), after.state_dict()
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_another_first_stage_is_not_shared(tmp_path):
+    cosine, whole = DOOptions(first_schedule="cosine"), DOOptions(networks="separate")
+    assert not DO.shares_first_stage(cosine, DOOptions())
+    assert not any(DO.shares_first_stage(*pair) for pair in ((whole, whole), (whole, cosine)))
+    source = tiny.train(tiny.build("do"), tmp_path / "a", name="do")
+    weights = ckpt.read_weights(source.checkpoints / "stage-0-end")
+    separate = tiny.trainer(tiny.build("do", {"networks": "separate"}), tmp_path / "b", name="do")
+    with pytest.raises(CheckpointError, match=r"missing allotment\.networks\.0"):
+        separate.start_from(weights, 3, "x")
+
+
 def test_the_mixture_of_one_picture_is_branded():
     assert any(
         "Instance-wise" in remark for remark in tiny.build("do", {"mixture": "instance"}).remarks

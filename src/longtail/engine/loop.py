@@ -108,8 +108,8 @@ class Trainer:
         """Take the first stage from another run instead of training it.
 
         Args:
-            weights: Of that run at the end of its first stage. Only the parts that this method's
-                first stage trains are taken; constants of its own options stay its own.
+            weights: Of that run at the end of its first stage. Only the parts that the method begins
+                with are taken; constants of its own options stay its own.
             epochs_done: Epochs that the other run spent on it.
             source: Where they come from, for messages.
 
@@ -122,8 +122,9 @@ class Trainer:
                 "from= skips the first stage of a method, and with these options there is no other."
             )
         own = self.method.state_dict()
-        parts = {name.split(".")[0] for name in self._stages[0].trainable}
-        first = {n for n in {*own, *weights} if not parts or n.split(".")[0] in parts}
+        trained = {name.split(".")[0] for name in self._stages[0].trainable}
+        parts = tuple(f"{name}." for name in self.method.begins_with or trained)
+        first = {name for name in {*own, *weights} if not parts or name.startswith(parts)}
         taken = {name: weights[name] for name in first if name in own and name in weights}
         kept = {name: own[name] for name in own if name not in first}
         ckpt.load_weights(self.method, {**taken, **kept}, source)

@@ -51,10 +51,8 @@ from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.stage import Sampling, Stage, epochs_of
-from longtail.losses import (
-    compensated_cross_entropy,
-    cross_entropy,
-)
+from longtail.data.options import Options
+from longtail.losses import compensated_cross_entropy, cross_entropy
 from longtail.methods.do_figures import (
     ImportanceMeter,
     densities,
@@ -89,6 +87,10 @@ class DO(Method):
     summary = "weights allotted to many, medium and few shot classes stage by stage, then mixed"
     advice = "research on weights for groups of classes; prediction takes several passes"
     citation = "DO: Decoupled Optimisation for Long-Tailed Visual Recognition, AAAI 2024"
+    begins_with = (
+        "allotment.network",
+        "allotment.networks",
+    )  # not the groups: nothing is allotted yet
 
     preferred: Tensor
     log_alpha: Tensor
@@ -383,10 +385,16 @@ class DO(Method):
 
         shown = [*mixed(measured()), densities(self.allotment)]
         rows = {"shown split": meter.result()}
-        for line in lines:
-            if "importance" in line:
-                rows["train"] = line["importance"]
+        rows |= {"train": line["importance"] for line in lines if "importance" in line}
         return [*shown, *release_curves(lines), importance_panel(rows)]
+
+    @classmethod
+    def shares_first_stage(cls, own: Options, other: Options) -> bool:
+        """Say whether both have the same stage 1: only its schedule is an option."""
+        if not (isinstance(own, DOOptions) and isinstance(other, DOOptions)):
+            return False
+        networks = {own.networks, other.networks}
+        return networks == {"allotted"} and own.first_schedule == other.first_schedule
 
     def corrections(self) -> tuple[str, ...]:
         """Name the stages."""

@@ -61,12 +61,15 @@ class Method(nn.Module):
         summary: What it does, one line for `longtail methods`.
         advice: When to use it, likewise.
         citation: Paper, for reports.
+        begins_with: Modules that a run takes from the first stage of another one; empty means those that its
+            first stage trains anything of.
     """
 
     Config: ClassVar[type[Options]]
     summary: ClassVar[str]
     advice: ClassVar[str]
     citation: ClassVar[str]
+    begins_with: ClassVar[tuple[str, ...]] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
