@@ -311,9 +311,7 @@ class DO(Method):
             return {name: torch.zeros_like(value) for name, value in live.items()}
         if self.config.restart == "rewind":
             return cut(self.measured.get_buffer("first"), live)
-        drawn = dict(
-            self._network().to(self.measured.get_buffer("importance").device).named_parameters()
-        )
+        drawn = dict(self._network().to(self.preferred.device).named_parameters())
         return {name: drawn[name].detach() for name in live}
 
     def _choose_release(self, batches: FitBatches, t: int, split: str) -> dict[str, Any]:
@@ -385,7 +383,9 @@ class DO(Method):
 
         shown = [*mixed(measured()), densities(self.allotment)]
         rows = {"shown split": meter.result()}
-        rows |= {"train": line["importance"] for line in lines if "importance" in line}
+        for line in lines:
+            if "importance" in line:
+                rows["train"] = line["importance"]
         return [*shown, *release_curves(lines), importance_panel(rows)]
 
     @classmethod
