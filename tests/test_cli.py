@@ -97,14 +97,18 @@ def test_a_folder_of_ones_own(longtail, picture_folder, tmp_path):
     assert "data.on_bad_picture=skip seed=1" in out
 
 
-def test_early_stopping_on_ones_own_pictures(longtail, picture_folder, tmp_path):
+def test_early_stopping_on_ones_own_pictures(longtail, picture_folder, tmp_path, monkeypatch):
     status, _, _ = longtail(
-        "train", picture_folder, "epochs=4", "batch_size=8", "backbone=resnet20",
+        "train", picture_folder.name, "epochs=4", "batch_size=8", "backbone=resnet20",
         "select=best-validation", "early_stopping=1", "--out", "run",
     )  # fmt: skip
     assert status == 0
     scores = json.loads((tmp_path / "run" / "scores-test.json").read_text())
     assert scores["selection"].startswith("best macro accuracy on val (epoch ")
+    # pictures that were named from one working folder are found from another
+    monkeypatch.chdir(picture_folder)
+    status, _, err = longtail("evaluate", tmp_path / "run", "--split", "val")
+    assert status == 0, err
 
 
 def test_a_model_is_loaded_by_class_names(longtail, picture_folder, tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from longtail.core.errors import DataError
 from longtail.core.groups import GroupRule
@@ -33,6 +33,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INATURALIST_MEAN, INATURALIST_STD = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
 LARGE_SIDE = 224
 Progress = Callable[[int, int], None]  # pictures checked, pictures in all
+# absolute, so that a run finds its pictures from any working folder
+Place = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
 class LongTail(Options):
@@ -66,7 +68,7 @@ class CifarData(_Common):
     """CIFAR-10 or CIFAR-100, full or as a long-tailed cut."""
 
     name: Literal["cifar10", "cifar100"]
-    root: Path | None = Field(None, description="folder of the archive; else $LONGTAIL_DATA")
+    root: Place | None = Field(None, description="folder of the archive; else $LONGTAIL_DATA")
     download: bool = Field(True, description="whether torchvision may fetch the archive")
     long_tail: LongTail | None = None
 
@@ -81,7 +83,7 @@ class DigitsData(_Common):
 class _Files(_Common):
     image_size: int | None = Field(None, ge=8, description="side in pixels; chosen if not given")
     on_bad_picture: OnBadPicture = Field("error", description="error, or skip damaged files")
-    cache: Path | None = Field(
+    cache: Place | None = Field(
         None, description="folder for pictures decoded once, about 260 kB each; for large ones"
     )
 
@@ -90,7 +92,7 @@ class FolderData(_Files):
     """A folder of pictures, with or without split folders."""
 
     name: Literal["folder"]
-    path: Path
+    path: Place
     test_share: float = Field(0.2, gt=0, lt=1, description="of each class, if there is no split")
     validation_share: float = Field(0.1, gt=0, lt=1, description="likewise")
 
@@ -99,8 +101,8 @@ class TableData(_Files):
     """A CSV or Parquet table with path, label and optionally split."""
 
     name: Literal["table"]
-    path: Path
-    root: Path | None = Field(None, description="folder that relative paths start from")
+    path: Place
+    root: Place | None = Field(None, description="folder that relative paths start from")
     test_share: float = Field(0.2, gt=0, lt=1, description="of each class, if there is no split")
     validation_share: float = Field(0.1, gt=0, lt=1, description="likewise")
 
@@ -109,8 +111,8 @@ class ListData(_Files):
     """ImageNet-LT, Places-LT or iNaturalist 2018 by their published lists."""
 
     name: Literal["imagenet-lt", "places-lt", "inaturalist2018"]
-    root: Path | None = Field(None, description="folder of the pictures; else $LONGTAIL_DATA")
-    lists: Path | None = Field(None, description="folder of the list files; else the root")
+    root: Place | None = Field(None, description="folder of the pictures; else $LONGTAIL_DATA")
+    lists: Place | None = Field(None, description="folder of the list files; else the root")
 
 
 DataConfig = Annotated[
@@ -161,7 +163,7 @@ def open_data(
 
 def _open_array(config: CifarData | DigitsData) -> DataSet:
     if isinstance(config, CifarData):
-        root = config.root.expanduser() if config.root else data_root()
+        root = config.root or data_root()
         data = read_cifar(config.name, root, download=config.download)
     else:
         data = read_digits()
@@ -190,11 +192,11 @@ def _hold_out_val(data: DataSet, per_class: int, keep: int, seed: int) -> DataSe
 def read_files(config: FolderData | TableData | ListData) -> FileSet:
     """List the files of a data set without opening them."""
     if isinstance(config, FolderData):
-        return read_folder(config.path.expanduser())
+        return read_folder(config.path)
     if isinstance(config, TableData):
-        return read_table(config.path.expanduser(), root=config.root)
-    root = (config.root or data_root()).expanduser()
-    folder = (config.lists or root).expanduser()
+        return read_table(config.path, root=config.root)
+    root = config.root or data_root()
+    folder = config.lists or root
     lists = {}
     for split, file in LIST_FILES[config.name].items():
         lists[split] = next((p for p in (folder / file, folder / f"{file}.gz") if p.exists()), None)
