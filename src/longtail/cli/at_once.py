@@ -74,7 +74,7 @@ def train_at_once(
             once, if the system killed a process.
     """
     room = Room(at_once, device)
-    threads = max(1, torch.get_num_threads() // room.most)
+    threads = max(1, torch.get_num_threads() // min(room.most, len(configs) or 1))
     waiting, running = dict(configs), dict[Future[str], Path]()
     failed: list[str] = []
     with ProcessPoolExecutor(
