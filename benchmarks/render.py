@@ -120,14 +120,30 @@ def ratio_rows(record: dict[str, Any]) -> list[str]:
     return rows
 
 
+def compiled_table(name: str) -> str:
+    """Return every record of the compiled step alone."""
+    parts = []
+    for record in records(name):
+        if record["benchmark"] == "compiled step":
+            parts += [*ratio_rows(record), "", f"{machine_of(record)} ({record['precision']})."]
+    return "\n".join(parts)
+
+
+def machine_of(record: dict[str, Any]) -> str:
+    """Return what a record was measured on."""
+    hardware = record["hardware"]
+    place = f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
+    if hardware["threads"] < hardware["cpu_cores"]:
+        place += f", {hardware['threads']} of them used"
+    return f"Measured on {hardware.get('gpu', place)}, torch {record['versions']['torch']}"
+
+
 def pictures_table(name: str) -> str:
     """Return the newest record of the data path of large pictures."""
     record = records(name)[-1]
-    hardware = record["hardware"]
     text = (
         f"{record['files']:,} JPEG files of 500 x 375 pixels; the cache took {record['cache_seconds']:.0f} "
-        f"seconds and {record['cache_bytes'] / 1e9:.1f} GB. Measured on {hardware['cpu']}, "
-        f"{hardware['cpu_cores']} cores, torch {record['versions']['torch']}."
+        f"seconds and {record['cache_bytes'] / 1e9:.1f} GB. {machine_of(record)}."
     )
     return "\n".join([*ratio_rows(record), "", text])
 
@@ -314,6 +330,7 @@ def cost_table(name: str) -> str:
 TABLES = {
     "overview": overview,
     "speed": lambda: speed_table("speed.jsonl"),
+    "compiled": lambda: compiled_table("speed.jsonl"),
     "decoupling": lambda: decoupling_table("decoupling-40-epochs.jsonl"),
     "decoupling-norms": lambda: norms_table("decoupling-norms.jsonl"),
     "features": lambda: features_table("features.jsonl"),

@@ -3,6 +3,7 @@
     python benchmarks/speed.py                      # the lines that a CPU can have
     python benchmarks/speed.py --device cuda        # with the lines that need a GPU
     python benchmarks/speed.py --accuracy           # instead: 15 epochs of both loops, three seeds each
+    python benchmarks/speed.py --compiled           # instead: the line of the compiled step alone
 
 Each line is a ratio of medians of alternating repetitions in one run on one machine, with the
 smallest and largest ratio of a pair. Needs CIFAR-100 in $LONGTAIL_DATA.
@@ -203,6 +204,16 @@ def evaluation_rates(
     return ours, lambda: 10_000 / loop.evaluate()[2]
 
 
+def compiled(device: torch.device) -> Line:
+    """Train with the step compiled and without."""
+    on_gpu = device.type == "cuda"
+    later = () if on_gpu else ("epochs=2",)  # the first epoch compiles
+    return compare(
+        "compiled, as CUDA graphs" if on_gpu else "compiled, second epoch", "the default", "pictures/s",
+        lambda: our_epoch(device, "compile=true", *later), lambda: our_epoch(device, *later), None,
+    )  # fmt: skip
+
+
 def whole_run(device: torch.device, epochs: int = 200, limit: float = 45.0) -> Line:
     """Train the reference recipe from the start to its scores; an absolute time."""
     with tempfile.TemporaryDirectory() as folder:
@@ -279,9 +290,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--record", type=Path, default=Path("results/speed.jsonl"))
     parser.add_argument("--accuracy", action="store_true", help="train both loops for 15 epochs")
+    parser.add_argument("--compiled", action="store_true", help="measure the compiled step alone")
     parser.add_argument("--device", type=find_device, default=CPU, help="of the speed")
     arguments = parser.parse_args()
     root = data_root()
+    if arguments.compiled:
+        device = arguments.device
+        found = {
+            "precision": resolve_precision("auto", device),
+            "lines": [asdict(compiled(device))],
+        }
+        write(arguments.record, {"benchmark": "compiled step", **found}, device)
+        return
     if not arguments.accuracy:
         found = {"benchmark": "speed", **speeds(root, arguments.device)}
         write(arguments.record, found, arguments.device)
@@ -336,17 +356,7 @@ def speeds(root: Path, device: torch.device) -> dict[str, object]:
             0.95,
         )
     )
-    later = () if on_gpu else ("epochs=2",)  # the first epoch compiles
-    lines.append(
-        compare(
-            "compiled, as CUDA graphs" if on_gpu else "compiled, second epoch",
-            "the default",
-            "pictures/s",
-            lambda: our_epoch(device, "compile=true", *later),
-            lambda: our_epoch(device, *later),
-            None,
-        )
-    )
+    lines.append(compiled(device))
     if on_gpu:
         lines += [whole_run(device), seeds_at_once(device)]
     crop = [v2.RandomCrop(32, 4), v2.RandomHorizontalFlip()]
