@@ -78,9 +78,7 @@ def speed_table(name: str) -> str:
     newest = {}
     for line in records(name):
         if line["benchmark"] == "speed":
-            hardware = line["hardware"]
-            machine = f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
-            newest[hardware.get("gpu", machine)] = line
+            newest[machine_of(line)] = line
     parts = []
     for machine, record in sorted(newest.items()):
         parts += [*ratio_rows(record), ""]
@@ -125,17 +123,19 @@ def compiled_table(name: str) -> str:
     parts = []
     for record in records(name):
         if record["benchmark"] == "compiled step":
-            parts += [*ratio_rows(record), "", f"{machine_of(record)} ({record['precision']})."]
+            machine = f"{machine_of(record)} ({record['precision']})"
+            version = record["versions"]["torch"]
+            parts += [*ratio_rows(record), "", f"Measured on {machine}, torch {version}."]
     return "\n".join(parts)
 
 
 def machine_of(record: dict[str, Any]) -> str:
     """Return what a record was measured on."""
     hardware = record["hardware"]
-    place = f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
+    machine = f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
     if hardware["threads"] < hardware["cpu_cores"]:
-        place += f", {hardware['threads']} of them used"
-    return f"Measured on {hardware.get('gpu', place)}, torch {record['versions']['torch']}"
+        machine += f", {hardware['threads']} of them used"
+    return str(hardware.get("gpu", machine))
 
 
 def pictures_table(name: str) -> str:
@@ -143,7 +143,8 @@ def pictures_table(name: str) -> str:
     record = records(name)[-1]
     text = (
         f"{record['files']:,} JPEG files of 500 x 375 pixels; the cache took {record['cache_seconds']:.0f} "
-        f"seconds and {record['cache_bytes'] / 1e9:.1f} GB. {machine_of(record)}."
+        f"seconds and {record['cache_bytes'] / 1e9:.1f} GB. "
+        f"Measured on {machine_of(record)}, torch {record['versions']['torch']}."
     )
     return "\n".join([*ratio_rows(record), "", text])
 

@@ -112,8 +112,8 @@ def test_runs_are_admitted_by_memory_while_others_train(tmp_path, monkeypatch):
 
 
 def test_no_memory_left_is_told_in_words(longtail, picture_folder, tmp_path):
-    """A picture of a million pixels each way is more than any machine holds."""
-    wish = ["image_size=1000000", "epochs=1", "batch_size=8", "backbone=resnet20"]
+    """A picture of ten million pixels each way is more than any machine can address."""
+    wish = ["image_size=10000000", "epochs=1", "batch_size=8", "backbone=resnet20"]
     huge = ["train", picture_folder, *wish, "--device", "cpu"]
     status, _, err = longtail(*huge, "--out", "run")
     assert status == 1, err

@@ -609,7 +609,7 @@ def test_a_run_that_takes_the_first_stage_of_another_keeps_its_own_options(chang
         {"restart": "rewind"},
     ],
 )
-def test_every_reading_goes_on_from_one_first_stage_as_from_its_own(changed, tmp_path):
+def test_readings_go_on_from_one_first_stage_as_from_its_own(changed, tmp_path):
     changed = {"steps_per_tenth": 1} | changed
     assert DO.shares_first_stage(DOOptions(**changed), DOOptions())
     source = tiny.train(tiny.build("do"), tmp_path / "a", name="do")
@@ -621,6 +621,19 @@ def test_every_reading_goes_on_from_one_first_stage_as_from_its_own(changed, tmp
     one, two = alone.state_dict(), after.state_dict()
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_may_begin_with_a_single_parameter(tmp_path, monkeypatch):
+    name, other = (f"allotment.network.{n}" for n in ("0.network.conv1.weight", "1.weight"))
+    monkeypatch.setattr(DO, "begins_with", (name,))
+    source = tiny.train(tiny.build("do"), tmp_path / "a", name="do")
+    weights = ckpt.read_weights(source.checkpoints / "stage-0-end")
+    method = tiny.build("do")
+    own = method.state_dict()[other].clone()
+    tiny.trainer(method, tmp_path / "b", name="do").start_from(weights, 3, "x")
+    assert torch.equal(method.state_dict()[name], weights[name])
+    assert torch.equal(method.state_dict()[other], own)
+    assert not torch.equal(own, weights[other])
 
 
 def test_another_first_stage_is_not_shared(tmp_path):

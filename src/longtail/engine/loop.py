@@ -124,7 +124,7 @@ class Trainer:
         own = self.method.state_dict()
         trained = {name.split(".")[0] for name in self._stages[0].trainable}
         parts = tuple(f"{name}." for name in self.method.begins_with or trained)
-        first = {name for name in {*own, *weights} if not parts or name.startswith(parts)}
+        first = {name for name in {*own, *weights} if not parts or f"{name}.".startswith(parts)}
         taken = {name: weights[name] for name in first if name in own and name in weights}
         kept = {name: own[name] for name in own if name not in first}
         ckpt.load_weights(self.method, {**taken, **kept}, source)

@@ -87,10 +87,7 @@ class DO(Method):
     summary = "weights allotted to many, medium and few shot classes stage by stage, then mixed"
     advice = "research on weights for groups of classes; prediction takes several passes"
     citation = "DO: Decoupled Optimisation for Long-Tailed Visual Recognition, AAAI 2024"
-    begins_with = (
-        "allotment.network",
-        "allotment.networks",
-    )  # not the groups: nothing is allotted yet
+    begins_with = ("allotment.network", "allotment.networks")  # nothing is allotted yet
 
     preferred: Tensor
     log_alpha: Tensor
