@@ -16,11 +16,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from longtail.cli.reproduce import dots_of
+from longtail.evaluation.scores import percent_of_seeds
 from longtail.recipes.measured import FILE as MEASURED
+from longtail.report.dots import describe, write_dots
 from longtail.reproduce import find_evidence, read_table, render, table_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "notes-on-results.md")
+FIGURE = ROOT / "docs" / "figures" / "overview.svg"
 FILES = sorted((ROOT / "results").glob("*.jsonl"))
 
 
@@ -54,8 +58,8 @@ def measured() -> str:
             if lines:
                 seeds = f"{len(lines)} seed{'s' * (len(lines) > 1)}"
                 entry = {
-                    "accuracy": mean_and_deviation([100 * line["accuracy"] for line in lines]),
-                    "few": mean_and_deviation([100 * line["few"] for line in lines]),
+                    "accuracy": percent_of_seeds([line["accuracy"] for line in lines]),
+                    "few": percent_of_seeds([line["few"] for line in lines]),
                     "schedule": f"{lines[0]['epochs']} epochs, {seeds}",
                 }
                 found.setdefault(row.recipe, entry)
@@ -99,7 +103,7 @@ def loops_sentence(name: str) -> str:
     if not runs:
         return ""
     parts = [
-        f"{who} {mean_and_deviation([100 * run[who]['all'] for run in runs])}"
+        f"{who} {percent_of_seeds([run[who]['all'] for run in runs])}"
         for who in ("longtail", "plain loop")
     ]
     return f"Accuracy in % after 15 epochs of either, {len(runs)} seeds: {', '.join(parts)}."
@@ -183,9 +187,9 @@ def mixtures_table(name: str, row: str, sees: tuple[str, ...] = ()) -> str:
         found: dict[str, list[dict[str, Any]]] = {"left out": [], "test": []}
         for line in chosen:
             found[line["pictures"]] += [r for r in line["mixtures"] if r["name"] == mixture]
-        cells = [mean_and_deviation([100 * r["accuracy"] for r in found["left out"]])]
+        cells = [percent_of_seeds([r["accuracy"] for r in found["left out"]])]
         cells += [
-            mean_and_deviation([100 * r[key] for r in found["test"]])
+            percent_of_seeds([r[key] for r in found["test"]])
             for key in ("accuracy", "many", "medium", "few")
         ]
         rows.append(f"| {mixture} | {seen} | {' | '.join(cells)} |")
@@ -201,7 +205,7 @@ def left_out_table(table: str) -> str:
         if not lines:
             continue
         cells = [
-            mean_and_deviation([100 * line[key] for line in lines])
+            percent_of_seeds([line[key] for line in lines])
             for key in ("macro_accuracy", "many", "medium", "few")
         ]
         mean = statistics.mean(line["macro_accuracy"] for line in lines)
@@ -249,12 +253,6 @@ def short_table(name: str) -> str:
     return render(read_table(name), "short", FILES).split("\n\n", 2)[2].rstrip()
 
 
-def mean_and_deviation(values: list[float]) -> str:
-    """Return `12.3 ± 0.4`, or the value alone if there is one."""
-    mean = statistics.mean(values)
-    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
-
-
 def decoupling_table(name: str) -> str:
     """Return every classifier on every representation, mean and deviation over seeds."""
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -270,7 +268,7 @@ def decoupling_table(name: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for (sampler, row), lines in rows.items():
-        cells = [mean_and_deviation([100 * line[key] for line in lines])
+        cells = [percent_of_seeds([line[key] for line in lines])
                  for key in ("accuracy", "many", "medium", "few")]  # fmt: skip
         table.append(f"| {sampler} | {row} | {len(lines)} | {' | '.join(cells)} |")
     return "\n".join(table)
@@ -391,6 +389,11 @@ def main() -> None:
             page.write_text(text, encoding="utf-8")
         elif not page.exists() or page.read_text(encoding="utf-8") != text:
             sys.exit(f"{page.name} is not up to date: run benchmarks/render.py")
+    title, rows = dots_of(read_table("overview-cifar100"), "short", FILES)
+    if not check:
+        write_dots(title, rows, FIGURE)
+    elif not FIGURE.exists() or describe(rows) not in FIGURE.read_text(encoding="utf-8"):
+        sys.exit(f"{FIGURE.name} is not up to date: run benchmarks/render.py")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 import json
 import sys
 
+import matplotlib
+import numpy as np
 import pytest
 
 from longtail import api
 from longtail.cli import main
 from longtail.core.errors import ConfigError
+from longtail.report.dots import DotRow, describe, draw_dots
+from longtail.report.figures import STYLE
 from longtail.reproduce import find_evidence, read_table, render, table_names
 
 TABLE = """
@@ -72,6 +76,12 @@ def test_rows_train_once_and_are_rendered_from_records(tmp_path, monkeypatch, ca
     assert f"| plain | 50 | {mean:.1f} ± " in page
     assert "| never | - | not measured |" in page
     assert "no difference is printed" in page
+    # drawn, too: rows with a record, and what the picture shows as its description
+    assert call(monkeypatch, *line, "--show", "--figure", "figures/t.svg") == 0
+    drawing = (tmp_path / "figures/t.svg").read_text()
+    few = 50 * (records[0]["few"] + records[1]["few"])
+    assert f"few {few:.1f}); tau " in drawing
+    assert "never" not in drawing
     # once more: nothing is left to train
     assert call(monkeypatch, *line) == 0
     assert len((tmp_path / "results/reproduce-t.jsonl").read_text().splitlines()) == 4
@@ -164,6 +174,33 @@ rows:
     assert f"| plain | 50 | {last:.1f} | {last - 50:+.1f} | - |" in text
 
 
+def test_the_figure_shows_means_over_seeds_and_keeps_schedules_together():
+    rows = [
+        DotRow("a", "", {"all": [0.3, 0.5], "many": [0.6, 0.8], "medium": [0.4, 0.4], "few": []}),
+        DotRow("b", "other", {"all": [0.2], "many": [0.5], "medium": [0.1], "few": [0.0]}),
+        DotRow("c", "", {"all": [0.1], "many": [0.3], "medium": [0.05], "few": [0.02]}),
+    ]
+    assert describe(rows[:2]) == (
+        "Accuracy in %. a 40.0 ± 14.1 (many 70.0, medium 40.0); b 20.0 (many 50.0, medium 10.0, few 0.0)."
+    )
+    with matplotlib.rc_context(STYLE):
+        (axes,) = draw_dots("title", rows).axes
+    lines = dict(
+        zip([t.get_text() for t in axes.get_yticklabels()], axes.get_yticks(), strict=True)
+    )
+    assert lines == {"a": 0, "c": 1, "b": 3}  # a line for the heading of b
+    drawn = {
+        (float(x), float(y)) for line in axes.lines for x, y in zip(*line.get_data(), strict=True)
+    }
+    assert {(70.0, 0.0), (40.0, 0.0), (50.0, 3.0), (0.0, 3.0), (2.0, 1.0)} <= drawn
+    assert not any(y == 0 and x not in (40.0, 70.0) for x, y in drawn)  # a has no few-shot class
+    whiskers = [segment for c in axes.collections for segment in c.get_segments()]
+    assert any(
+        np.allclose(s, [[40 - 200**0.5, 0], [40 + 200**0.5, 0]]) for s in whiskers
+    )  # n - 1: 10 sqrt 2
+    assert [t.get_text() for t in axes.texts if t.get_style() == "italic"] == ["other"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -189,6 +226,8 @@ def test_wrong_commands(monkeypatch, capsys, tmp_path):
         (["reslt-table-55"], "Did you mean reslt-table-5"),
         (["reslt-table-5", "--profile", "huge"], "must be one of full, short"),
         (["reslt-table-5", "--only", "x"], "has no row x"),
+        (["reslt-table-5", "--figure", "x.jpeg"], "must end in .svg or .png"),
+        (["reslt-table-5", "--show", "--figure", "x.svg"], "nothing to draw"),
     ):
         assert call(monkeypatch, *line) == 2
         assert message in capsys.readouterr().err

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markdown import Markdown
@@ -23,11 +23,16 @@ from longtail.reproduce import (
     PaperTable,
     Row,
     find_evidence,
+    measured_rows,
     read_table,
     render,
+    schedule_of,
     table_names,
 )
 from longtail.runs import append_record
+
+if TYPE_CHECKING:
+    from longtail.report.dots import DotRow
 
 
 def complete_table(incomplete: str) -> list[str]:
@@ -52,6 +57,12 @@ def reproduce(
         Path | None, typer.Option(help="Write the table to this Markdown file.")
     ] = None,
     *,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the rows that have a record, by shot group, to this SVG or PNG file."
+        ),
+    ] = None,
     show: Annotated[
         bool, typer.Option("--show", help="Train nothing; render what is recorded.")
     ] = False,
@@ -70,9 +81,13 @@ def reproduce(
       longtail reproduce baselines-cifar100 --profile short --seeds 2 --at-once 2
 
       longtail reproduce reslt-table-5 --show
+
+      longtail reproduce overview-cifar100 --profile short --show --figure overview.svg
     """
     if profile not in PROFILES:
         raise ConfigError(f"--profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
+    if figure is not None and figure.suffix not in (".svg", ".png"):
+        raise ConfigError(f"--figure must end in .svg or .png, not {str(figure)!r}.")
     if table is None:
         for name in table_names():
             say(f"{name}: {read_table(name).title}")
@@ -83,11 +98,34 @@ def reproduce(
         jobs = _jobs(wanted, _chosen(wanted, only), profile, seeds, out / name / profile, results)
         _train(jobs, results / f"reproduce-{name}.jsonl", at_once, device)
     text = render(wanted, profile, _files(results))
+    if figure is not None:
+        from longtail.report.dots import write_dots
+
+        write_dots(*dots_of(wanted, profile, _files(results)), figure)
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
         with writing(page) as file:
             file.write_text(text, encoding="utf-8")
     console().print(Markdown(text))
+
+
+def dots_of(table: PaperTable, profile: str, files: Sequence[Path]) -> tuple[str, list[DotRow]]:
+    """Return title and rows of the picture of what is measured of a table.
+
+    Raises:
+        ConfigError: If no row has a record.
+    """
+    from longtail.report.dots import DotRow
+
+    rows = [
+        DotRow(row.name, row.schedule, accuracy)
+        for row, accuracy in measured_rows(table, profile, files)
+    ]
+    if not rows:
+        raise ConfigError(
+            f"No row has a record of the {profile} profile in these results, so there is nothing to draw."
+        )
+    return f"{table.title}\n{schedule_of(table, profile)}", rows
 
 
 def _chosen(table: PaperTable, only: list[str] | None) -> list[Row]:

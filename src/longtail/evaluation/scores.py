@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,6 +96,12 @@ def score(
 def percent(value: float | None) -> str:
     """Return a fraction in percent with one digit, `-` if it is undefined."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def percent_of_seeds(values: Sequence[float]) -> str:
+    """Return the mean of fractions in percent, `42.8 ± 0.7` with the deviation (n - 1) of several."""
+    text = percent(statistics.mean(values))
+    return f"{text} ± {percent(statistics.stdev(values))}" if len(values) > 1 else text
 
 
 def headlines(scores: dict[str, Any]) -> dict[str, float | None]:

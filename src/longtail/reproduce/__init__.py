@@ -1,7 +1,7 @@
 """Tables of the papers: rows that are recipes, trained and rendered from their records."""
 
 from longtail.reproduce.records import Evidence, find_evidence
-from longtail.reproduce.render import render
+from longtail.reproduce.render import measured_rows, render, schedule_of
 from longtail.reproduce.tables import PROFILES, PaperTable, Row, read_table, table_names
 
 __all__ = [
@@ -10,7 +10,9 @@ __all__ = [
     "PaperTable",
     "Row",
     "find_evidence",
+    "measured_rows",
     "read_table",
     "render",
+    "schedule_of",
     "table_names",
 ]

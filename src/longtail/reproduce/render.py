@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longtail.core.groups import GROUP_NAMES
+from longtail.evaluation.scores import percent_of_seeds
 from longtail.reproduce.records import Evidence, find_evidence
 from longtail.reproduce.tables import PaperTable, Row
 
@@ -35,8 +36,8 @@ def render(table: PaperTable, profile: str, files: Sequence[Path]) -> str:
         sources += [evidence.file for evidence in found]
         cells = _cells(row, found)
         lines.append(f"| {' | '.join(cells[title] for title in titles)} |")
-    schedule = "the recipe's schedule" if full else table.short_schedule
-    below = f"Accuracy in % on the test set, last epoch, mean ± standard deviation over seeds; {schedule}."
+    below = "Accuracy in % on the test set, last epoch, mean ± standard deviation over seeds; "
+    below += f"{schedule_of(table, profile)}."
     if not full:
         below += " The paper's numbers are of its full schedule, so no difference is printed."
     elif table.best_on_test:
@@ -52,6 +53,32 @@ def render(table: PaperTable, profile: str, files: Sequence[Path]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def schedule_of(table: PaperTable, profile: str) -> str:
+    """Return what a profile trains, in words."""
+    return "the recipe's schedule" if profile == "full" else table.short_schedule
+
+
+def measured_rows(
+    table: PaperTable, profile: str, files: Sequence[Path]
+) -> list[tuple[Row, dict[str, list[float]]]]:
+    """Return every row that has a record, with the accuracy of each seed in [0, 1], over all and by group.
+
+    Args:
+        table: Whose rows.
+        profile: `full` or `short`.
+        files: Results files that may hold records of its rows.
+    """
+    measured = []
+    for row in table.rows:
+        lines = [evidence.line for evidence in find_evidence(row.config(profile), files)]
+        if lines:
+            accuracy = {"all": [line["accuracy"] for line in lines]}
+            for name in GROUP_NAMES:
+                accuracy[name] = [line[name] for line in lines if line[name] is not None]
+            measured.append((row, accuracy))
+    return measured
+
+
 def _cells(row: Row, found: Sequence[Evidence]) -> dict[str, str]:
     """Return every cell of a row by the title of its column."""
     lines = [evidence.line for evidence in found]
@@ -60,18 +87,13 @@ def _cells(row: Row, found: Sequence[Evidence]) -> dict[str, str]:
     cells |= {"ours": "not measured", "seeds": str(len(found))}
     if not found:
         return cells
-    accuracy = [100 * line["accuracy"] for line in lines]
-    cells["ours"] = _spread(accuracy)
+    accuracy = [line["accuracy"] for line in lines]
+    cells["ours"] = percent_of_seeds(accuracy)
     if row.paper is not None:
-        cells["difference"] = f"{statistics.mean(accuracy) - row.paper:+.1f}"
+        cells["difference"] = f"{100 * statistics.mean(accuracy) - row.paper:+.1f}"
     if all(line.get("best_on_test") for line in lines):
-        cells[BEST] = _spread([100 * line["best_on_test"]["accuracy"] for line in lines])
+        cells[BEST] = percent_of_seeds([line["best_on_test"]["accuracy"] for line in lines])
     for name in GROUP_NAMES:
         if all(line[name] is not None for line in lines):
-            cells[name] = _spread([100 * line[name] for line in lines])
+            cells[name] = percent_of_seeds([line[name] for line in lines])
     return cells
-
-
-def _spread(values: Sequence[float]) -> str:
-    mean = statistics.mean(values)
-    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"

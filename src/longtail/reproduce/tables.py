@@ -29,7 +29,9 @@ class Row(Options):
     start: str | None = Field(
         None, alias="from", description="name of the row whose first stage is taken"
     )
-
+    schedule: str = Field(
+        "", description="rows of one schedule stand together in the figure, under this name"
+    )
     short: tuple[str, ...] = Field(
         ("training.epochs=40",), description="key=value of the short profile"
     )
@@ -54,7 +56,7 @@ class PaperTable(Options):
         description="the paper takes its best epoch on test: the full profile shows ours beside the last",
     )
     short_schedule: str = Field(
-        "40 epochs, the same shape", description="the short profile in words"
+        "40 epochs in the shape of the full schedule", description="the short profile in words"
     )
     rows: tuple[Row, ...]
 
