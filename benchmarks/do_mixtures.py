@@ -19,7 +19,6 @@ from left_out import left_out
 
 from longtail import api
 from longtail.core import ClassCounts, ShotGroups
-from longtail.data.config import open_data
 from longtail.data.pictures import DataSet
 from longtail.engine.hardware import resolve_precision
 from longtail.evaluation import Answers, answer_split, compare_mixtures
@@ -57,7 +56,7 @@ def main() -> None:
     for path in arguments.runs:
         run, model = Run.open(path), api.load(path, device="cpu")
         counts = ClassCounts(model.card.class_counts, model.card.classes)
-        data = open_data(run.config.data, seed=run.config.training.seed)
+        data = run.open_data()
         precision = resolve_precision(run.config.training.precision, CPU)
         val = data.split("val") if data.manifest.has("val") else None
         sets = {"left out": left_out(run), "test": data.split("test")}

@@ -30,7 +30,7 @@ def left_out(run: Run) -> DataSet:
     config = run.config.data
     everything = config.model_copy(update={"long_tail": None, "validation_per_class": None})
     whole = open_data(everything).split("train")
-    own = open_data(config, seed=run.config.training.seed)
+    own = run.open_data()
     parts = [own.split(name) for name in ("train", "val") if own.manifest.has(name)]
     used = {number for part in parts for number in part.manifest.ids.tolist()}
     chosen: list[int] = []

@@ -17,7 +17,6 @@ import torch
 
 from longtail import api
 from longtail.core import GROUP_NAMES, ClassCounts, ShotGroups
-from longtail.data.config import open_data
 from longtail.data.loader import evaluation_batches
 from longtail.engine.hardware import describe_environment
 from longtail.evaluation import confusion_matrix, macro_accuracy, micro_accuracy
@@ -31,7 +30,7 @@ def branches(folder: Path) -> dict[str, Any]:
     model, run = api.load(folder, device="cpu"), api.Run.open(folder)
     if not isinstance(model.method, ResLT):
         raise SystemExit(f"{folder} is no run of ResLT")
-    data = open_data(run.config.data, seed=run.config.training.seed).split("test")
+    data = run.open_data().split("test")
     counts = ClassCounts(model.card.class_counts, model.card.classes)
     groups = ShotGroups.from_counts(counts, run.config.data.groups)
     logits, rows = [], []

@@ -20,7 +20,8 @@ from longtail.core.errors import ConfigError
 from longtail.core.groups import ShotGroups
 from longtail.core.protocol import Protocol
 from longtail.core.rng import derive_seed
-from longtail.data.config import Progress, open_data
+from longtail.data.config import Progress
+from longtail.data.kept_split import split_table
 from longtail.data.pictures import ArrayPictures, DataSet
 from longtail.engine import checkpoint as ckpt
 from longtail.engine.hardware import (
@@ -134,7 +135,7 @@ def train(
     folder = RunFolder(distributed.broadcast(out or default_folder(config)))
     if resume:
         config = _continued(config, folder)
-    config, data = _open(config, progress)
+    config, data = _open(Run(folder, config), progress)
     method = _build(config, data.manifest.class_counts()).to(place)
     protocol = Protocol(data.manifest.has("val"), config.training.select)
     if config.training.channels_last:
@@ -200,7 +201,7 @@ def evaluate(
     model = load(run.folder.path, device=device)
     training = run.config.training
     if data is None:
-        data = open_data(run.config.data, seed=training.seed, workers=training.workers)
+        data = run.open_data()
     part = data.split(split).normalised_by(model.card.mean, model.card.std)
     part = replace(part, manifest=part.manifest.restricted_to(model.card.classes))
     predictions = predict_split(
@@ -285,10 +286,9 @@ def _build(config: RunConfig, counts: ClassCounts, *, pretrained: bool | None = 
     return method
 
 
-def _open(config: RunConfig, progress: Progress) -> tuple[RunConfig, DataSet]:
+def _open(run: Run, progress: Progress) -> tuple[RunConfig, DataSet]:
     """Open the data, and write down what was chosen for the user: backbone and picture size."""
-    training = config.training
-    data = open_data(config.data, seed=training.seed, workers=training.workers, progress=progress)
+    config, data = run.config, run.open_data(progress)
     size = data.pictures.size
     updates: dict[str, Any] = {"model": config.model.resolved(size)}
     if hasattr(config.data, "image_size"):
@@ -342,6 +342,9 @@ def _begin(
     if data.skipped:
         with writing(folder.skipped) as file:
             pd.DataFrame(data.skipped, columns=["path", "reason"]).to_csv(file, index=False)
+    if data.drawn_split:
+        with writing(folder.split) as file:
+            split_table(data.manifest).to_csv(file, index=False)
     folder.write_yaml(config.model_dump(mode="json"))  # last: it is what makes this a run
 
 
@@ -355,6 +358,7 @@ def _card(config: RunConfig, data: DataSet, method: Method) -> ckpt.CheckpointCa
         mean=data.mean,
         std=data.std,
         image_size=data.pictures.size,
+        train_checksum=data.split("train").manifest.checksum(),
         stage=0,
         epoch=0,
         epochs_done=0,

@@ -12,7 +12,6 @@ from torch import Tensor
 from longtail.api import LoadedModel, load
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError
-from longtail.data.config import open_data
 from longtail.data.pictures import DataSet
 from longtail.engine.config import TrainingConfig
 from longtail.engine.hardware import describe_environment, find_device, resolve_precision
@@ -42,12 +41,15 @@ def mixtures(
     models = [load(run.folder.path, device=device) for run in runs]
     first = runs[0].config
     for run, model in zip(runs, models, strict=True):
-        if model.card.classes != models[0].card.classes or run.config.data != first.data:
+        same = run.config.data == first.data
+        same &= model.card.train_checksum == models[0].card.train_checksum
+        if model.card.classes != models[0].card.classes or not same:
             raise ConfigError(
-                f"{run.folder.path} has other classes or other data than {runs[0].folder.path}; only "
-                "runs on the same data can be joined."
+                f"{run.folder.path} has other classes, other data or another split than "
+                f"{runs[0].folder.path}; only runs that were trained on the same pictures can be joined, or "
+                "some would be asked about pictures that they know."
             )
-    data = open_data(first.data, seed=first.training.seed, workers=first.training.workers)
+    data = runs[0].open_data()
 
     def answers(name: str) -> Answers:
         part = data.split(name)

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from longtail.core.errors import ConfigError, DataError
+from longtail.data.config import Progress, open_data
+from longtail.data.kept_split import read_split
+from longtail.data.pictures import DataSet
 from longtail.engine.run_folder import RunFolder, writing
 from longtail.evaluation import summarise
 from longtail.evaluation.scores import headlines
@@ -43,6 +47,23 @@ class Run:
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"{folder.config} cannot be read ({error}).") from error
         return cls(folder, validate_stored(raw, str(folder.config)))
+
+    def open_data(self, progress: Progress = lambda done, size: None) -> DataSet:
+        """Open the run's pictures, split as they were when its training began.
+
+        Args:
+            progress: Called while files are checked.
+
+        Raises:
+            DataError: In words, if anything about the data is wrong.
+        """
+        workers, kept = self.config.training.workers, self.kept_split()
+        return open_data(self.config.data, workers=workers, progress=progress, kept=kept)
+
+    def kept_split(self) -> pd.DataFrame | None:
+        """Return the split that was drawn for this run, None where there was nothing to draw."""
+        begun = self.folder.config.exists()
+        return read_split(self.folder.split) if begun and self.folder.split.exists() else None
 
     def scores(self, split: str) -> dict[str, Any]:
         """Return the scores on `split`.

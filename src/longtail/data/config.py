@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pandas as pd
 from pydantic import AfterValidator, Field, field_validator
 
 from longtail.core.errors import DataError
@@ -24,6 +25,7 @@ from longtail.data.cifar import read_cifar
 from longtail.data.decoded import open_decoded
 from longtail.data.digits import read_digits
 from longtail.data.files import FileSet, read_folder, read_lists, read_table
+from longtail.data.kept_split import with_split
 from longtail.data.long_tail import Profile, cut
 from longtail.data.options import Options
 from longtail.data.pictures import RESIDENT_SIDE, DataSet, FilePictures, Pictures
@@ -55,6 +57,11 @@ class _Common(Options):
         None, ge=1, description="training pictures of each class to hold out as val"
     )
     keep_in_train: int = Field(1, ge=1, description="pictures of a class that always stay in train")
+    split_seed: int = Field(
+        0,
+        ge=0,
+        description="of splits that are drawn here; the seed of the training does not change them",
+    )
 
     @field_validator("augmentation")
     @classmethod
@@ -135,17 +142,17 @@ def data_root() -> Path:
 def open_data(
     config: DataConfig,
     *,
-    seed: int = 0,
     workers: int = 4,
     progress: Progress = lambda done, size: None,
+    kept: pd.DataFrame | None = None,
 ) -> DataSet:
     """Read a data set, cut its tail, hold out what the recipe asks for, leave out what is damaged.
 
     Args:
         config: The `data:` part of a recipe.
-        seed: Of the splits that are made here. Published cuts do not depend on it.
         workers: Threads that read pictures.
         progress: Called while files are checked.
+        kept: The split of a run on a folder or table, see `longtail.data.kept_split`; drawn if not given.
 
     Raises:
         DataError: In words, if anything about the data is wrong.
@@ -153,9 +160,9 @@ def open_data(
     if isinstance(config, CifarData | DigitsData):
         data = _open_array(config)
     else:
-        data = _open_files(config, seed, workers, progress)
-    if config.validation_per_class is not None:
-        data = _hold_out_val(data, config.validation_per_class, config.keep_in_train, seed)
+        data = _open_files(config, workers, progress, kept)
+    if config.validation_per_class is not None and kept is None:
+        data = _hold_out_val(data, config.validation_per_class, config)
     if config.augmentation is not None:
         data = replace(data, default_view=config.augmentation)
     return data
@@ -182,19 +189,22 @@ def _open_array(config: CifarData | DigitsData) -> DataSet:
     return replace(data.take(rows), manifest=replace(smaller, name=name))
 
 
-def _hold_out_val(data: DataSet, per_class: int, keep: int, seed: int) -> DataSet:
+def _hold_out_val(data: DataSet, per_class: int, config: DataConfig) -> DataSet:
     manifest, report = hold_out(
-        data.manifest, "val", seed=seed, per_class=per_class, keep_in_train=keep
-    )
-    return replace(data, manifest=manifest, notes=_with(data.notes, report.describe("val")))
+        data.manifest, "val",
+        seed=config.split_seed, per_class=per_class, keep_in_train=config.keep_in_train,
+    )  # fmt: skip
+    drawn = isinstance(config, FolderData | TableData)
+    notes = _with(data.notes, report.describe("val"))
+    return replace(data, manifest=manifest, notes=notes, drawn_split=drawn)
 
 
-def read_files(config: FolderData | TableData | ListData) -> FileSet:
-    """List the files of a data set without opening them."""
-    if isinstance(config, FolderData):
-        return read_folder(config.path)
-    if isinstance(config, TableData):
-        return read_table(config.path, root=config.root)
+def read_files(
+    config: FolderData | TableData | ListData, kept: pd.DataFrame | None = None
+) -> FileSet:
+    """List the files of a data set without opening them; those of a run as they were `kept` then."""
+    if isinstance(config, FolderData | TableData):
+        return _read_own(config) if kept is None else with_split(_read_own(config), kept)
     root = config.root or data_root()
     folder = config.lists or root
     lists = {}
@@ -208,23 +218,34 @@ def read_files(config: FolderData | TableData | ListData) -> FileSet:
     return read_lists(config.name, root, {s: p for s, p in lists.items() if p is not None})
 
 
+def _read_own(config: FolderData | TableData) -> FileSet:
+    if isinstance(config, FolderData):
+        return read_folder(config.path)
+    return read_table(config.path, root=config.root)
+
+
 def _open_files(
-    config: FolderData | TableData | ListData, seed: int, workers: int, progress: Progress
+    config: FolderData | TableData | ListData,
+    workers: int,
+    progress: Progress,
+    kept: pd.DataFrame | None,
 ) -> DataSet:
-    file_set = read_files(config)
+    file_set = read_files(config, kept)
     size = len(file_set.manifest)
     checked = check_pictures(
         file_set.files(), workers=workers, progress=lambda done: progress(done, size)
     )
     file_set, skipped = without_bad_pictures(file_set, checked, config.on_bad_picture)
     side = config.image_size or _image_size(typical_side(checked))
-    notes = _with((), file_set.describe_outside())
+    notes = _with(file_set.notes, file_set.describe_outside())
     if skipped:
         note = f"{len(skipped)} damaged pictures were left out (skipped-pictures.csv)."
         notes = _with(notes, note)
     manifest = file_set.manifest
-    if not (manifest.has("val") or manifest.has("test")) and not isinstance(config, ListData):
-        manifest, notes = _split(manifest, config, seed, notes)
+    drawn = False
+    if not (isinstance(config, ListData) or kept is not None):
+        drawn = not (manifest.has("val") or manifest.has("test"))
+        manifest, notes = _split(manifest, config, notes) if drawn else (manifest, notes)
     files = FilePictures(file_set.files(), side)
     pictures: Pictures = files
     if files.fits_in_memory():
@@ -245,13 +266,14 @@ def _open_files(
         default_view="crop-flip" if small else "resized-crop-flip",
         notes=notes,
         skipped=skipped,
+        drawn_split=drawn,
     )
 
 
 def _split(
-    manifest: Manifest, config: FolderData | TableData, seed: int, notes: tuple[str, ...]
+    manifest: Manifest, config: FolderData | TableData, notes: tuple[str, ...]
 ) -> tuple[Manifest, tuple[str, ...]]:
-    keep = config.keep_in_train
+    keep, seed = config.keep_in_train, config.split_seed
     manifest, report = hold_out(
         manifest, "test", seed=seed, share=config.test_share, keep_in_train=keep
     )

@@ -36,12 +36,14 @@ class FileSet:
         root: The folder.
         ignored: Files that are no pictures by their name.
         outside: Pictures that lie in no class, relative to `root`.
+        notes: What else a user should know.
     """
 
     manifest: Manifest
     root: Path
     ignored: int = 0
     outside: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def files(self) -> tuple[Path, ...]:
         """Return the full path of every picture."""

@@ -142,6 +142,7 @@ class DataSet:
         default_view: Augmentation policy that the set's literature calls standard.
         notes: Findings that belong beside every number (classes not evaluated, pictures skipped).
         skipped: Damaged files that were left out, as (path, reason).
+        drawn_split: Whether a split was drawn from a folder or table, which may change.
     """
 
     manifest: Manifest
@@ -151,6 +152,7 @@ class DataSet:
     default_view: str = "crop-flip"
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    drawn_split: bool = False
 
     def __post_init__(self) -> None:
         rows = len(self.pictures)

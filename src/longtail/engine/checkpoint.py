@@ -35,6 +35,7 @@ class CheckpointCard(Options):
         mean: Normalisation of pixels in 0..1, per channel.
         std: Likewise.
         image_size: Side in pixels.
+        train_checksum: Of the manifest of the training pictures; empty in old checkpoints.
         stage: Index of the stage.
         epoch: Epochs of the stage that are done.
         epochs_done: Epochs of the whole run that are done.
@@ -56,6 +57,7 @@ class CheckpointCard(Options):
     epochs_done: int
     finished: bool
     selected_epoch: int | None = None
+    train_checksum: str = ""
     weights_sha256: str = ""
     format: Literal[1] = 1
 
@@ -172,6 +174,24 @@ def read_card(checkpoint: Path) -> CheckpointCard:
         return CheckpointCard.model_validate_json((checkpoint / CARD).read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} is no checkpoint, or is damaged ({error}).") from error
+
+
+def check_continues(checkpoint: Path, card: CheckpointCard, own: CheckpointCard) -> None:
+    """Refuse to continue a checkpoint with another method, other classes or other training pictures.
+
+    Raises:
+        CheckpointError: If one of them differs; a finished run may have lost its pictures.
+    """
+    if card.method != own.method or card.classes != own.classes:
+        raise CheckpointError(
+            f"{checkpoint} was trained with method {card.method} on {len(card.classes)} classes, not "
+            f"with {own.method} on {len(own.classes)}; it cannot be continued."
+        )
+    if not card.finished and card.train_checksum and card.train_checksum != own.train_checksum:
+        raise CheckpointError(
+            f"The training pictures have changed since {checkpoint} was written; it cannot be continued. "
+            "Bring them back, or begin a new run in another folder."
+        )
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from longtail.core import distributed
 from longtail.core.batch import Position
-from longtail.core.errors import CheckpointError, ConfigError, ProtocolError, TrainingError
+from longtail.core.errors import ConfigError, ProtocolError, TrainingError
 from longtail.core.protocol import Protocol
 from longtail.core.rng import derive_seed
 from longtail.core.stage import Stage
@@ -409,11 +409,7 @@ class Trainer:
             self.folder.keep_metrics(0)
             return
         card, state = ckpt.read_card(found), ckpt.read_state(found)
-        if card.method != self.card.method or card.classes != self.card.classes:
-            raise CheckpointError(
-                f"{found} was trained with method {card.method} on {len(card.classes)} classes, not "
-                f"with {self.card.method} on {len(self.card.classes)}; it cannot be continued."
-            )
+        ckpt.check_continues(found, card, self.card)
         lines = int(state.pop("lines", card.epochs_done))
         if distributed.is_main():
             self.folder.keep_metrics(lines)

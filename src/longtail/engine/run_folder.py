@@ -59,6 +59,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.skipped = path / "skipped-pictures.csv"
+        self.split = path / "split.csv"
 
     def predictions(self, split: str) -> Path:
         """Return the file of the predictions on `split`."""

@@ -64,4 +64,9 @@ def read_first_stage(run: Path, seed: int, own: CheckpointCard) -> FirstStage:
             f"from: {folder.path} was trained on other data ({', '.join(differing)} differ). Use the "
             "same data section, or train the first stage anew."
         )
+    if card.train_checksum and card.train_checksum != own.train_checksum:
+        raise ConfigError(
+            f"from: {folder.path} was trained on other pictures of these classes, perhaps some that this run "
+            "holds out. Use the same data section (data.split_seed, too), or train the first stage anew."
+        )
     return FirstStage(checkpoint, read_weights(checkpoint), card)

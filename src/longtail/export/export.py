@@ -13,7 +13,6 @@ from longtail import api
 from longtail.core.errors import ConfigError, LongtailError
 from longtail.core.manifest import SPLITS
 from longtail.core.rng import torch_generator
-from longtail.data.config import open_data
 from longtail.data.pictures import ArrayPictures
 from longtail.engine.run_folder import writing
 from longtail.export import formats
@@ -143,7 +142,7 @@ def _pictures(run: api.Run, model: api.LoadedModel) -> tuple[Tensor, str]:
     """Return 64 pictures in 0..1: the run's own where its data opens, noise otherwise."""
     size = model.card.image_size
     try:
-        data = open_data(run.config.data, seed=run.config.training.seed)
+        data = run.open_data()
     except LongtailError:
         shape = (PICTURES, 3, size, size)
         noise = torch.rand(shape, generator=torch_generator(0, "export"))

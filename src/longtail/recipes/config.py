@@ -102,10 +102,19 @@ def validate_stored(raw: Any, source: str) -> RunConfig:  # noqa: ANN401 - as re
     """
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{source} holds no configuration of a run.")
-    method = raw.get("method")
+    method, data, training = (raw.get(part) for part in ("method", "data", "training"))
     if isinstance(method, Mapping):
         raw = {**raw, "method": {**ONCE.get(str(method.get("name")), {}), **method}}
+    if isinstance(data, Mapping) and isinstance(training, Mapping) and _draws_a_split(data):
+        raw = {
+            **raw,
+            "data": {"split_seed": training.get("seed", 0), **data},
+        }  # it was the same once
     return validate(raw, source)
+
+
+def _draws_a_split(data: Mapping[str, Any]) -> bool:
+    return data.get("name") in ("folder", "table") or data.get("validation_per_class") is not None
 
 
 def valid_keys(raw: Mapping[str, Any]) -> Iterator[str]:

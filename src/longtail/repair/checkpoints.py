@@ -105,7 +105,7 @@ def read_checkpoint(
                 "ones that the model was trained on. Put those that it has not seen into val/ and "
                 "test/, or into rows with split val and test."
             )
-    data = open_data(config.data, seed=training.seed, workers=training.workers)
+    data = open_data(config.data, workers=training.workers)
     data = data.normalised_by(mean or data.mean, std or data.std)
     counts = data.manifest.class_counts()
     if classes is not None:

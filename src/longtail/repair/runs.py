@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from longtail import api
 from longtail.adjust import NearestClassMean
 from longtail.core.counts import ClassCounts
-from longtail.data.config import open_data
 from longtail.engine import checkpoint as ckpt
 from longtail.engine.run_folder import RunFolder, writing
 from longtail.methods.decoupling import DecouplingOptions, MeansOptions
@@ -53,7 +52,8 @@ class RunModel:
         folder = RunFolder(target)
         folder.create()
         ckpt.save_checkpoint(folder.checkpoints, source.name, card, weights, {})
-        for file in (self.run.folder.environment, self.run.folder.metrics):
+        own = self.run.folder
+        for file in filter(Path.exists, (own.environment, own.metrics, own.split)):
             with writing(folder.path / file.name) as copy:
                 copy.write_bytes(file.read_bytes())
         folder.write_yaml(config.model_dump(mode="json"))
@@ -68,13 +68,11 @@ def read_run(path: Path, *, device: str | None = None) -> RunModel:
     """
     run = api.Run.open(path)
     loaded = api.load(path, device=device)
-    training = run.config.training
-    data = open_data(run.config.data, seed=training.seed, workers=training.workers)
-    data = data.normalised_by(loaded.card.mean, loaded.card.std)
+    data = run.open_data().normalised_by(loaded.card.mean, loaded.card.std)
     counts = ClassCounts(loaded.card.class_counts, loaded.card.classes)
     network = _Predictor(loaded.method).eval()
     layer = last_linear(network, data, loaded.device)
-    evidence = collect(network, layer, data, counts, loaded.device, training.workers)
+    evidence = collect(network, layer, data, counts, loaded.device, run.config.training.workers)
     return RunModel(
         run, LinearModel(network, layer, evidence.with_corrections(loaded.card.corrections))
     )

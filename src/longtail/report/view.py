@@ -22,7 +22,7 @@ from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.predictions import Predictions
 from longtail.core.stage import Stage
 from longtail.data.check import check_pictures
-from longtail.data.config import CifarData, DigitsData, open_data, read_files
+from longtail.data.config import CifarData, DigitsData, read_files
 from longtail.data.inspect import Inspection, inspect
 from longtail.data.loader import evaluation_batches
 from longtail.data.pictures import DataSet
@@ -129,12 +129,13 @@ class RunView:
 
     @cached_property
     def data(self) -> DataSet | None:
-        """The run's data, or None if it cannot be opened any more."""
-        training = self.run.config.training
+        """The run's data, or None if it cannot be opened any more, or not all that was scored is there."""
         try:
-            return open_data(self.run.config.data, seed=training.seed, workers=training.workers)
+            data = self.run.open_data()
         except LongtailError:
             return None
+        scored = data.manifest.ids[data.manifest.rows(self.split)]
+        return data if len(scored) == 0 or np.array_equal(scored, self.predictions.ids) else None
 
     @cached_property
     def model(self) -> api.LoadedModel:
@@ -149,7 +150,7 @@ class RunView:
         config = self.run.config.data
         if isinstance(config, CifarData | DigitsData):
             return inspect(self.data.manifest)
-        file_set = read_files(config)
+        file_set = read_files(config, self.run.kept_split())
         # files were checked when the data was opened, and what was found is remembered
         checked = check_pictures(file_set.files())
         row_of = {int(number): row for row, number in enumerate(file_set.manifest.ids)}
