@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from longtail import api, joining
+from longtail.cli import main
 from longtail.core.errors import CheckpointError, ConfigError, DataError
 from longtail.core.manifest import SPLITS, Manifest
 from longtail.data.files import FileSet, read_folder
@@ -182,6 +183,21 @@ def test_a_table_may_relabel_or_repeat_a_picture():
                            "left out: 1, for example n.",)  # fmt: skip
     with pytest.raises(DataError, match="classes that the model does not know"):
         with_split(file_set(["x", "y"], [0, 3], ("a", "b", "c", "d")), table)
+
+
+def test_a_repaired_run_keeps_the_split_too(folder, tmp_path, monkeypatch, capsys):
+    run = api.train(str(folder), LINE, out=tmp_path / "run", device="cpu")
+    add(folder, "ant", range(1, 30, 2))
+    line = ["adjust", tmp_path / "run", "--by", "logit-adjust", "--out", tmp_path / "adjusted"]
+    monkeypatch.setattr("sys.argv", ["longtail", *map(str, line)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    capsys.readouterr()
+    adjusted = api.Run.open(tmp_path / "adjusted")
+    assert adjusted.folder.split.read_bytes() == run.folder.split.read_bytes()
+    before, after = run.scores("test"), api.evaluate(adjusted, "test", device="cpu")
+    assert after["num_images"] == before["num_images"]
 
 
 def test_runs_of_before_keep_the_split_that_their_seed_drew(folder, tmp_path):

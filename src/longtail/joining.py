@@ -41,8 +41,10 @@ def mixtures(
     models = [load(run.folder.path, device=device) for run in runs]
     first = runs[0].config
     for run, model in zip(runs, models, strict=True):
-        same = run.config.data == first.data
-        same &= model.card.train_checksum == models[0].card.train_checksum
+        trained_on = {model.card.train_checksum, models[0].card.train_checksum} - {
+            ""
+        }  # old: unknown
+        same = run.config.data == first.data and len(trained_on) < 2
         if model.card.classes != models[0].card.classes or not same:
             raise ConfigError(
                 f"{run.folder.path} has other classes, other data or another split than "
