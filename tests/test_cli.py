@@ -118,11 +118,11 @@ def test_a_model_is_loaded_by_class_names(longtail, picture_folder, tmp_path):
     model = api.load(tmp_path / "run")
     assert model.card.classes == ("ant", "bee", "cow")
     assert model.card.corrections == ("balanced-softmax",)
-    # pictures of a class that the model never saw are refused by name
+    # a class that is there no more is told by name
     shutil.move(picture_folder / "cow", picture_folder / "dog")
     status, _, err = longtail("evaluate", "run")
     assert status == 2
-    assert "does not know: dog" in err
+    assert "none of the pictures that the run had of cow" in err
 
 
 def test_lists(longtail):

@@ -56,13 +56,17 @@ def with_split(file_set: FileSet, kept: pd.DataFrame) -> FileSet:
         kept: What `split_table` returned then.
 
     Raises:
-        DataError: If none of the pictures is left, or one has been given a class that the run does not have.
+        DataError: If none of the pictures of a class is left, or one has been given a class that the run does
+            not have.
     """
     now = _numbered(pd.DataFrame({"path": list(file_set.manifest.paths)}))
     then = _numbered(kept)
     both = now.assign(row=range(len(now))).merge(then, on=["path", "repetition"]).sort_values("row")
-    if both.empty:
-        raise DataError(f"{file_set.root} holds none of the pictures that the run was trained on.")
+    if lost := [name for name in dict.fromkeys(then["label"]) if name not in set(both["label"])]:
+        raise DataError(
+            f"{file_set.root} holds none of the pictures that the run had of {', '.join(lost[:8])}. If "
+            "folders were renamed or moved, give them their old names."
+        )
     added = now.merge(both, on=["path", "repetition"], how="left").query("row.isna()")["path"]
     gone = then[~then["id"].isin(both["id"])]["path"]
     manifest = file_set.manifest.take(both["row"].to_numpy())
