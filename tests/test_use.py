@@ -270,7 +270,7 @@ def test_mixtures_of_a_run_and_of_several(runs, folder, tmp_path, monkeypatch, c
         assert message in capsys.readouterr().err
     other = runs["plain"].config.data.model_copy(update={"image_size": 16})
     changed = replace(runs["plain"], config=runs["plain"].config.model_copy(update={"data": other}))
-    with pytest.raises(LongtailError, match="only runs on the same data"):
+    with pytest.raises(LongtailError, match="only runs that were trained on the same pictures"):
         joining.mixtures([runs["do"], changed], device="cpu")
 
 
