@@ -358,7 +358,7 @@ def _card(config: RunConfig, data: DataSet, method: Method) -> ckpt.CheckpointCa
         mean=data.mean,
         std=data.std,
         image_size=data.pictures.size,
-        train_checksum=data.split("train").manifest.checksum(),
+        train_checksum=data.manifest.take(data.manifest.rows("train")).checksum(),
         stage=0,
         epoch=0,
         epochs_done=0,

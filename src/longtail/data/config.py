@@ -199,12 +199,12 @@ def _hold_out_val(data: DataSet, per_class: int, config: DataConfig) -> DataSet:
     return replace(data, manifest=manifest, notes=notes, drawn_split=drawn)
 
 
-def read_files(
-    config: FolderData | TableData | ListData, kept: pd.DataFrame | None = None
-) -> FileSet:
-    """List the files of a data set without opening them; those of a run as they were `kept` then."""
-    if isinstance(config, FolderData | TableData):
-        return _read_own(config) if kept is None else with_split(_read_own(config), kept)
+def read_files(config: FolderData | TableData | ListData) -> FileSet:
+    """List the files of a data set without opening them."""
+    if isinstance(config, FolderData):
+        return read_folder(config.path)
+    if isinstance(config, TableData):
+        return read_table(config.path, root=config.root)
     root = config.root or data_root()
     folder = config.lists or root
     lists = {}
@@ -218,19 +218,15 @@ def read_files(
     return read_lists(config.name, root, {s: p for s, p in lists.items() if p is not None})
 
 
-def _read_own(config: FolderData | TableData) -> FileSet:
-    if isinstance(config, FolderData):
-        return read_folder(config.path)
-    return read_table(config.path, root=config.root)
-
-
 def _open_files(
     config: FolderData | TableData | ListData,
     workers: int,
     progress: Progress,
     kept: pd.DataFrame | None,
 ) -> DataSet:
-    file_set = read_files(config, kept)
+    file_set = read_files(config)
+    if kept is not None:
+        file_set = with_split(file_set, kept)
     size = len(file_set.manifest)
     checked = check_pictures(
         file_set.files(), workers=workers, progress=lambda done: progress(done, size)
@@ -242,10 +238,11 @@ def _open_files(
         note = f"{len(skipped)} damaged pictures were left out (skipped-pictures.csv)."
         notes = _with(notes, note)
     manifest = file_set.manifest
+    whole = kept is None and not (manifest.has("val") or manifest.has("test"))
     drawn = False
-    if not (isinstance(config, ListData) or kept is not None):
-        drawn = not (manifest.has("val") or manifest.has("test"))
-        manifest, notes = _split(manifest, config, notes) if drawn else (manifest, notes)
+    if whole and not isinstance(config, ListData):
+        manifest, notes = _split(manifest, config, notes)
+        drawn = True
     files = FilePictures(file_set.files(), side)
     pictures: Pictures = files
     if files.fits_in_memory():

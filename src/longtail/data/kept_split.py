@@ -60,7 +60,7 @@ def with_split(file_set: FileSet, kept: pd.DataFrame) -> FileSet:
             not have.
     """
     now = _numbered(pd.DataFrame({"path": list(file_set.manifest.paths)}))
-    then = _numbered(kept)
+    then = _numbered(kept.sort_values("id"))  # the order in which they were listed then
     both = now.assign(row=range(len(now))).merge(then, on=["path", "repetition"]).sort_values("row")
     if lost := [name for name in dict.fromkeys(then["label"]) if name not in set(both["label"])]:
         raise DataError(

@@ -150,11 +150,11 @@ class RunView:
         config = self.run.config.data
         if isinstance(config, CifarData | DigitsData):
             return inspect(self.data.manifest)
-        file_set = read_files(config, self.run.kept_split())
+        file_set = read_files(config)
         # files were checked when the data was opened, and what was found is remembered
         checked = check_pictures(file_set.files())
-        row_of = {int(number): row for row, number in enumerate(file_set.manifest.ids)}
-        used = [checked[row_of[int(number)]] for number in self.data.manifest.ids]
+        by_path = dict(zip(file_set.manifest.paths, checked, strict=True))  # ids are those of then
+        used = [by_path[path] for path in self.data.manifest.paths]
         found = inspect(self.data.manifest, used, file_set)  # with the run's own splits
         return replace(found, damaged=inspect(file_set.manifest, checked).damaged)
 
