@@ -232,3 +232,12 @@ def test_a_damaged_file_is_told_in_words(folder, tmp_path):
         run.folder.split.write_text(text)
         with pytest.raises(DataError, match="split"):
             run.open_data()
+
+
+def test_the_report_still_names_what_was_damaged(folder, tmp_path):
+    (folder / "ant" / "broken.png").write_bytes(b"no picture")
+    line = [*LINE, "on_bad_picture=skip"]
+    run = api.train(str(folder), line, out=tmp_path / "run", device="cpu")
+    assert "ant/broken.png" not in of_split(run, "train") | of_split(run, "test")
+    inspection = RunView.open(run.folder.path, device="cpu").inspection
+    assert [path for path, _ in inspection.damaged] == ["ant/broken.png"]

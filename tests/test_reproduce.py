@@ -222,12 +222,14 @@ def test_wrong_tables(text, message, tmp_path):
 
 def test_wrong_commands(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.yaml").write_text(TABLE)  # a file where a folder is wanted
     for line, message in (
         (["reslt-table-55"], "Did you mean reslt-table-5"),
         (["reslt-table-5", "--profile", "huge"], "must be one of full, short"),
         (["reslt-table-5", "--only", "x"], "has no row x"),
         (["reslt-table-5", "--figure", "x.jpeg"], "must end in .svg or .png"),
         (["reslt-table-5", "--show", "--figure", "x.svg"], "nothing to draw"),
+        (["reslt-table-5", "--show", "--page", "t.yaml/x.md"], "cannot be written"),
     ):
         assert call(monkeypatch, *line) == 2
         assert message in capsys.readouterr().err

@@ -103,7 +103,6 @@ def reproduce(
 
         write_dots(*dots_of(wanted, profile, _files(results)), figure)
     if page is not None:
-        page.parent.mkdir(parents=True, exist_ok=True)
         with writing(page) as file:
             file.write_text(text, encoding="utf-8")
     console().print(Markdown(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from longtail.core.errors import CheckpointError, ConfigError
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` when the block succeeds, else vanishes.
+    """Yield a temporary path that replaces `path` when the block succeeds, else vanishes; makes its folder.
 
     Raises:
         CheckpointError: In words, if the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         flush(temporary)
         temporary.replace(path)
@@ -33,7 +34,8 @@ def writing(path: Path) -> Iterator[Path]:
             "another folder with --out; files that were complete before are untouched."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may be what is wrong
+            temporary.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

@@ -68,7 +68,6 @@ def write_dots(title: str, rows: Sequence[DotRow], file: Path) -> None:
     metadata: dict[str, Any] = {"Description": describe(rows)}
     if file.suffix == ".svg":
         metadata["Date"] = None
-    file.parent.mkdir(parents=True, exist_ok=True)
     with (
         matplotlib.rc_context({**STYLE, "svg.hashsalt": "longtail", "savefig.dpi": 200}),
         writing(file) as part,
