@@ -276,10 +276,13 @@ def test_files_are_whole_or_absent(tmp_path):
     assert json.loads(folder.environment.read_text()) == {"a": 1}
     assert [p.name for p in folder.path.iterdir() if p.name.endswith(".tmp")] == []
     with (
-        pytest.raises(CheckpointError, match=r"cannot be written .*--out"),
-        writing(tmp_path / "no" / "x") as f,
+        pytest.raises(CheckpointError, match=r"cannot be written .*somewhere else"),
+        writing(folder.environment / "x") as f,  # a file where its folder would be
     ):
         f.write_text("x")
+    with writing(tmp_path / "new" / "x") as f:
+        f.write_text("x")
+    assert (tmp_path / "new" / "x").read_text() == "x"
 
 
 def test_runs_are_never_overwritten(tmp_path):

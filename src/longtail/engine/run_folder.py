@@ -30,8 +30,8 @@ def writing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be written ({error.strerror or error}). Free some space or choose "
-            "another folder with --out; files that were complete before are untouched."
+            f"{path} cannot be written ({error.strerror or error}). Free some space or write "
+            "somewhere else; files that were complete before are untouched."
         ) from error
     finally:
         with suppress(OSError):  # its folder may be what is wrong
