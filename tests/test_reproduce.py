@@ -76,6 +76,8 @@ def test_rows_train_once_and_are_rendered_from_records(tmp_path, monkeypatch, ca
     assert f"| plain | 50 | {mean:.1f} ± " in page
     assert "| never | - | not measured |" in page
     assert "no difference is printed" in page
+    again = "longtail reproduce t.yaml --profile short --seeds 2 --out anew --results anew"
+    assert f"`{again}`" in page
     # drawn, too: rows with a record, and what the picture shows as its description
     assert call(monkeypatch, *line, "--show", "--figure", "figures/t.svg") == 0
     drawing = (tmp_path / "figures/t.svg").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +32,11 @@ def render(table: PaperTable, profile: str, files: Sequence[Path]) -> str:
     lines = [f"## {table.title}", "", f"Paper: {table.source}.", ""]
     lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     sources: list[str] = []
+    seeds = 0
     for row in table.rows:
         found = find_evidence(row.config(profile), files)
         sources += [evidence.file for evidence in found]
+        seeds = max([seeds, *(evidence.seed + 1 for evidence in found)])
         cells = _cells(row, found)
         lines.append(f"| {' | '.join(cells[title] for title in titles)} |")
     below = "Accuracy in % on the test set, last epoch, mean ± standard deviation over seeds; "
@@ -47,10 +50,17 @@ def render(table: PaperTable, profile: str, files: Sequence[Path]) -> str:
         )
     if sources:
         below += f" Records: {', '.join(f'`{name}`' for name in dict.fromkeys(sources))}."
+    below += f" To train all of it anew: `{command_of(table, profile, seeds or 3)}`."
     lines += ["", below]
     if table.note:
         lines += ["", table.note]
     return "\n".join(lines) + "\n"
+
+
+def command_of(table: PaperTable, profile: str, seeds: int) -> str:
+    """Return the command that trains every row of a table into folders of its own, and renders it."""
+    words = ["longtail", "reproduce", table.name, "--profile", profile, "--seeds", str(seeds)]
+    return shlex.join([*words, "--out", "anew", "--results", "anew"])
 
 
 def schedule_of(table: PaperTable, profile: str) -> str:

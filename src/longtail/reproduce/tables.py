@@ -48,6 +48,7 @@ class Row(Options):
 class PaperTable(Options):
     """A table of a paper, or a set of claims."""
 
+    name: str = Field("", description="as it was asked for; set when it is read")
     title: str
     source: str = Field(description="paper, table, and how it selects its numbers")
     note: str = Field("", description="what a reader must know to compare")
@@ -92,7 +93,7 @@ def read_table(name: str) -> PaperTable:
         raise ConfigError(f"There is no table {name!r}.{hint} Shipped: {', '.join(table_names())}.")
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return PaperTable.model_validate(raw)
+        return PaperTable.model_validate(raw).model_copy(update={"name": name})
     except ValidationError as error:
         lines = "; ".join(
             f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
