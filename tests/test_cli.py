@@ -277,6 +277,37 @@ def test_a_run_is_never_overwritten(longtail):
     assert "begun with other values of training.epochs" in err
 
 
+# what writes where the user says; FILE is a file, so nothing can lie in it
+UNWRITABLE = [
+    ["train", SHORT[0], "--record", "FILE/r.jsonl"],
+    ["train", SHORT[0], "--record", "run"],
+    ["predict", "run", "picture.png", "--out", "FILE/answers.csv"],
+    ["export", "run", "--format", "torch-export", "--out", "FILE/model.pt2"],
+    ["adjust", "run", "--by", "tau", "--out", "FILE/tau"],
+    ["mix", "run", "run", "--record", "FILE/r.jsonl"],
+    ["report", "run", "--out", "FILE/page.html"],
+    ["report", "run", "--figures", "FILE"],
+    ["report", "run", "--tables", "FILE/tables"],
+    ["data", "inspect", "pictures", "--out", "FILE"],
+    ["reproduce", "reslt-table-5", "--results", "FILE"],
+    ["reproduce", "reslt-table-5", "--page", "FILE/page.md"],
+    ["reproduce", "reslt-table-5", "--figure", "FILE/table.svg"],
+]
+
+
+def test_a_place_that_cannot_be_written_is_told_in_words(longtail, picture_folder, tmp_path):
+    longtail("train", *SHORT, "--out", "run")
+    picture_folder.rename(tmp_path / "pictures")
+    shutil.copy(next((tmp_path / "pictures").rglob("*.png")), tmp_path / "picture.png")
+    (tmp_path / "FILE").write_text("kept")
+    for arguments in UNWRITABLE:
+        status, _, err = longtail(*arguments)
+        assert (status, "cannot be written" in err) == (2, True), (arguments, err)
+    status, _, err = longtail("demo", "--out", "FILE")
+    assert (status, "is no empty folder" in err) == (2, True), err
+    assert (tmp_path / "FILE").read_text() == "kept"
+
+
 def test_an_unfinished_run_is_not_scored(longtail, tmp_path):
     longtail("train", *SHORT, "--out", "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "stage-0-end")

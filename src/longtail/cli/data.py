@@ -18,7 +18,7 @@ from longtail.data.cifar import LAYOUTS
 from longtail.data.config import LIST_FILES, data_root
 from longtail.data.files import read_folder, read_table
 from longtail.data.inspect import Inspection, inspect
-from longtail.engine.run_folder import writing
+from longtail.engine.run_folder import prepare_file, writing
 
 app = typer.Typer(help="Look at pictures before training on them.", no_args_is_help=True)
 
@@ -35,6 +35,8 @@ def inspect_data(
     Example: longtail data inspect my-pictures --out inspection
     """
     file_set = read_folder(path) if path.is_dir() else read_table(path)
+    if out is not None:
+        prepare_file(out / "counts.csv")
     with checking() as progress:
         size = len(file_set.manifest)
         checked = check_pictures(file_set.files(), progress=lambda done: progress(done, size))
@@ -100,10 +102,6 @@ def _print(found: Inspection) -> None:
 def _write(found: Inspection, out: Path) -> None:
     from longtail.report.distribution import draw_distribution  # a second to import
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be made ({error}).") from error
     counts = found.manifest.class_counts()
     with writing(out / "counts.csv") as file:
         rows = (f"{_quoted(n)},{v}\n" for n, v in zip(counts.names, counts.values, strict=True))

@@ -39,8 +39,8 @@ def demo(
     from longtail.report.view import RunView
 
     folder = out or Path("runs") / f"demo-{datetime.now():%Y-%m-%d-%H%M%S}"
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty; choose another folder with --out.")
+    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is no empty folder; choose another with --out.")
     shown = console()
     runs = _train(folder)
     comparison = Comparison.of([RunView.open(run.folder.path, device="cpu") for run in runs])

@@ -15,7 +15,7 @@ from longtail import api
 from longtail.cli.prior import read_prior
 from longtail.cli.show import console
 from longtail.core.errors import ConfigError
-from longtail.engine.run_folder import writing
+from longtail.engine.run_folder import prepare_file, writing
 from longtail.evaluation.answer import find_pictures
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
@@ -61,6 +61,8 @@ def predict(
     paths = find_pictures([Path(name) for name in named if name])
     if not paths:
         raise ConfigError("No picture was named.")
+    if out is not None:
+        prepare_file(out)
     model = api.load(run, device=device)
     question = api.Question(
         top=top,
@@ -89,7 +91,6 @@ def predict(
 
 
 def _write(answers: pd.DataFrame, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
     with writing(out) as file:
         if out.suffix.lower() == ".csv":
             answers.to_csv(file, index=False)

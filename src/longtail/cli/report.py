@@ -57,7 +57,6 @@ def report(
         comparison = Comparison.of(views)
         page, shown = render_comparison(comparison), comparison_drawings(comparison)
         target = out or (runs[0] if len(runs) == 1 else Path()) / "comparison.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
     with writing(target) as file:
         file.write_text(page, encoding="utf-8")
     written = [target]

@@ -26,6 +26,7 @@ from longtail.core.errors import ConfigError
 from longtail.data.check import OnBadPicture
 from longtail.engine.hardware import find_device
 from longtail.engine.log import SilentLog, default_log
+from longtail.engine.run_folder import prepare_file
 from longtail.recipes import RunConfig, resolve
 from longtail.runs import append_record
 
@@ -80,6 +81,8 @@ def train(
         for label, more in _variants(each)
     }
     config = next(iter(variants.values()))
+    if record is not None:
+        prepare_file(record)
     distributed.start(find_device(device))
     folder = out or distributed.broadcast(api.default_folder(config))
     results: dict[str, list[api.Run]] = {}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,22 @@ from filelock import FileLock, Timeout
 from longtail.core.errors import CheckpointError, ConfigError
 
 
+def prepare_file(path: Path) -> None:
+    """Make the folder of a file: to be called before work that would be lost if it cannot be written.
+
+    Raises:
+        CheckpointError: In words, if the folder cannot be made or written, or the file is a folder.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` when the block succeeds, else vanishes; makes its folder.
@@ -22,20 +39,23 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: In words, if the disk is full or the folder cannot be written.
     """
+    prepare_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         flush(temporary)
         temporary.replace(path)
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be written ({error.strerror or error}). Free some space or write "
-            "somewhere else; files that were complete before are untouched."
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
-        with suppress(OSError):  # its folder may be what is wrong
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def _unwritten(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{path} cannot be written ({error.strerror or error}). Free some space or write "
+        "somewhere else; files that were complete before are untouched."
+    )
 
 
 def flush(path: Path) -> None:

@@ -14,7 +14,7 @@ from longtail.core.errors import ConfigError, LongtailError
 from longtail.core.manifest import SPLITS
 from longtail.core.rng import torch_generator
 from longtail.data.pictures import ArrayPictures
-from longtail.engine.run_folder import writing
+from longtail.engine.run_folder import prepare_file, writing
 from longtail.export import formats
 from longtail.export.card import model_card
 
@@ -97,13 +97,13 @@ def export_run(
         )
     if target.exists():
         raise ConfigError(f"{target} exists already; choose another file with --out.")
+    prepare_file(target)
     model = api.load(run, device="cpu")
     opened = api.Run.open(run)
     predictor = Predictor(model, sub_models=sub_models).eval()
     pictures, source = _pictures(opened, model)
     if sub_models:
         _require_sub_models(predictor, pictures, form)
-    target.parent.mkdir(parents=True, exist_ok=True)
     with writing(target) as file:
         about = formats.About.of(opened, model)
         write(predictor, about, file)

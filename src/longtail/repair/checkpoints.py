@@ -45,7 +45,6 @@ class CheckpointModel:
 
         Class means are no layer: they are written as an .npz of means, centre and classes.
         """
-        target.parent.mkdir(parents=True, exist_ok=True)
         if corrected.means is not None:
             target = target.with_suffix(".npz")
             fitted = corrected.means

@@ -83,12 +83,9 @@ class Tables:
             target: File for one table; folder for several, which keep their names.
         """
         several = len(self.parts) > 1
-        if several:
-            target.mkdir(parents=True, exist_ok=True)
         written = []
         for part in self.parts:
             path = target / part.path.name if several else target
-            path.parent.mkdir(parents=True, exist_ok=True)
             one = Evidence(
                 self.evidence.class_counts, {"all": _outputs(part, self.evidence)},
                 self.evidence.classifier, self.evidence.corrections,

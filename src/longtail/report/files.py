@@ -19,7 +19,6 @@ from longtail.report.view import RunView
 
 def write_figures(drawings: Sequence[Drawing], folder: Path) -> list[Path]:
     """Write every figure as SVG and as PNG on white, and return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "longtail", "savefig.dpi": 200}):
         for drawing in drawings:
@@ -62,7 +61,6 @@ def write_comparison(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]
 
 
 def _write(name: str, header: list[str], rows: list[list[Any]], folder: Path) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerows([header, *rows])
