@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, field_validator
 
 from longtail.core.errors import DataError
@@ -30,6 +33,12 @@ from longtail.data.long_tail import Profile, cut
 from longtail.data.options import Options
 from longtail.data.pictures import RESIDENT_SIDE, DataSet, FilePictures, Pictures
 from longtail.data.splits import hold_out
+from longtail.data.together import (
+    describe_together,
+    require_whole,
+    together_by_column,
+    together_by_pattern,
+)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INATURALIST_MEAN, INATURALIST_STD = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
@@ -95,23 +104,37 @@ class _Files(_Common):
     )
 
 
-class FolderData(_Files):
+class _Collection(_Files):
+    path: Place
+    test_share: float = Field(0.2, gt=0, lt=1, description="of each class, if there is no split")
+    validation_share: float = Field(0.1, gt=0, lt=1, description="likewise")
+    keep_together: str | None = Field(
+        None,
+        description="pictures that stay in one split (a burst, an animal, a patient): column of a table, "
+        "or for a folder a regular expression that finds their common name in the path",
+    )
+
+
+class FolderData(_Collection):
     """A folder of pictures, with or without split folders."""
 
     name: Literal["folder"]
-    path: Place
-    test_share: float = Field(0.2, gt=0, lt=1, description="of each class, if there is no split")
-    validation_share: float = Field(0.1, gt=0, lt=1, description="likewise")
+
+    @field_validator("keep_together")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"must be a regular expression: {error}") from None
+        return value
 
 
-class TableData(_Files):
+class TableData(_Collection):
     """A CSV or Parquet table with path, label and optionally split."""
 
     name: Literal["table"]
-    path: Place
     root: Place | None = Field(None, description="folder that relative paths start from")
-    test_share: float = Field(0.2, gt=0, lt=1, description="of each class, if there is no split")
-    validation_share: float = Field(0.1, gt=0, lt=1, description="likewise")
 
 
 class ListData(_Files):
@@ -193,6 +216,7 @@ def _hold_out_val(data: DataSet, per_class: int, config: DataConfig) -> DataSet:
     manifest, report = hold_out(
         data.manifest, "val",
         seed=config.split_seed, per_class=per_class, keep_in_train=config.keep_in_train,
+        together=_together(data.manifest, config),
     )  # fmt: skip
     drawn = isinstance(config, FolderData | TableData)
     notes = _with(data.notes, report.describe("val"))
@@ -227,6 +251,8 @@ def _open_files(
     file_set = read_files(config)
     if kept is not None:
         file_set = with_split(file_set, kept)
+    # what is wrong with it is told before the pictures are read
+    together = None if kept is not None else _together(file_set.manifest, config)
     size = len(file_set.manifest)
     checked = check_pictures(
         file_set.files(), workers=workers, progress=lambda done: progress(done, size)
@@ -234,6 +260,8 @@ def _open_files(
     file_set, skipped = without_bad_pictures(file_set, checked, config.on_bad_picture)
     side = config.image_size or _image_size(typical_side(checked))
     notes = _with(file_set.notes, file_set.describe_outside())
+    if together is not None:
+        notes = _with(notes, describe_together(together))
     if skipped:
         note = f"{len(skipped)} damaged pictures were left out (skipped-pictures.csv)."
         notes = _with(notes, note)
@@ -270,17 +298,31 @@ def _open_files(
 def _split(
     manifest: Manifest, config: FolderData | TableData, notes: tuple[str, ...]
 ) -> tuple[Manifest, tuple[str, ...]]:
-    keep, seed = config.keep_in_train, config.split_seed
-    manifest, report = hold_out(
-        manifest, "test", seed=seed, share=config.test_share, keep_in_train=keep
-    )
-    notes = _with(notes, report.describe("test"))
+    parts = {"test": config.test_share}
     if config.validation_per_class is None:
+        parts["val"] = config.validation_share
+    for split, share in parts.items():
         manifest, report = hold_out(
-            manifest, "val", seed=seed, share=config.validation_share, keep_in_train=keep
-        )
-        notes = _with(notes, report.describe("val"))
+            manifest, split,
+            seed=config.split_seed, share=share, keep_in_train=config.keep_in_train,
+            together=_together(manifest, config),
+        )  # fmt: skip
+        notes = _with(notes, report.describe(split))
     return manifest, notes
+
+
+def _together(manifest: Manifest, config: DataConfig) -> NDArray[np.int64] | None:
+    """Return what stays in one split, if it was asked for."""
+    if not isinstance(config, FolderData | TableData) or config.keep_together is None:
+        return None
+    key = config.keep_together
+    together = (
+        together_by_pattern(manifest, key)
+        if isinstance(config, FolderData)
+        else together_by_column(manifest, config.path, key)
+    )
+    require_whole(manifest, together, key)
+    return together
 
 
 def _image_size(side: int) -> int:

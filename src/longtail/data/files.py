@@ -109,17 +109,7 @@ def read_table(path: Path, *, root: Path | None = None) -> FileSet:
         DataError: If the table cannot be read, a column is missing, a cell is empty or a split has
             an unknown name.
     """
-    try:
-        reader: Callable[..., pd.DataFrame] = (
-            pd.read_parquet if path.suffix.lower() in (".parquet", ".pq") else pd.read_csv
-        )
-        options = {} if reader is pd.read_parquet else {"dtype": str, "keep_default_na": False}
-        table = reader(path, **options)
-    except Exception as error:
-        # pandas and pyarrow raise many kinds of errors on files that are no tables
-        raise DataError(
-            f"{path} cannot be read as a table ({type(error).__name__}: {error})."
-        ) from error
+    table = open_table(path)
     if missing := [name for name in ("path", "label") if name not in table.columns]:
         raise DataError(
             f"{path} needs the columns path and label (and may have split), but lacks "
@@ -142,6 +132,25 @@ def read_table(path: Path, *, root: Path | None = None) -> FileSet:
     if not rows:
         raise DataError(f"{path} has no rows.")
     return _file_set(root or path.parent, path.stem, rows)
+
+
+def open_table(path: Path) -> pd.DataFrame:
+    """Read a CSV (cells as they are written) or Parquet file.
+
+    Raises:
+        DataError: If it is neither.
+    """
+    try:
+        reader: Callable[..., pd.DataFrame] = (
+            pd.read_parquet if path.suffix.lower() in (".parquet", ".pq") else pd.read_csv
+        )
+        options = {} if reader is pd.read_parquet else {"dtype": str, "keep_default_na": False}
+        return reader(path, **options)
+    except Exception as error:
+        # pandas and pyarrow raise many kinds of errors on files that are no tables
+        raise DataError(
+            f"{path} cannot be read as a table ({type(error).__name__}: {error})."
+        ) from error
 
 
 def read_lists(name: str, root: Path, lists: dict[str, Path]) -> FileSet:

@@ -29,7 +29,8 @@ class SplitReport:
         shown = ", ".join(self.not_evaluated[:8])
         more = f" and {len(self.not_evaluated) - 8} more" if len(self.not_evaluated) > 8 else ""
         return (
-            f"{len(self.not_evaluated)} classes have too few pictures to give any to {split}; "
+            f"{len(self.not_evaluated)} classes have too few pictures to give any to {split} (or too "
+            "few that do not belong together); "
             f"their accuracy cannot be measured there: {shown}{more}."
         )
 
@@ -42,6 +43,7 @@ def hold_out(
     share: float | None = None,
     per_class: int | None = None,
     keep_in_train: int = 1,
+    together: NDArray[np.int64] | None = None,
 ) -> tuple[Manifest, SplitReport]:
     """Move some training pictures of every class into `split`.
 
@@ -52,6 +54,9 @@ def hold_out(
         share: Of each class, in (0, 1); rounded, at least one picture where the class can give it.
         per_class: Pictures of each class instead of a share (a balanced split where possible).
         keep_in_train: Pictures of each class that stay in train in any case, at least 1.
+        together: A number for every picture, int64 [N]; pictures of the same number (one animal, one burst)
+            move together, so that classes get about what they shall. A class that would get none gives
+            its smallest such unit, unless that is more than half of it.
 
     Raises:
         DataError: If not exactly one of `share` and `per_class` is given or a value is out of
@@ -67,21 +72,71 @@ def hold_out(
         raise DataError(f"{manifest.name} has a {split} split already.")
     train = manifest.rows("train")
     splits = np.array(manifest.splits)
-    missing = []
-    for label, name in enumerate(manifest.classes):
-        rows = train[manifest.labels[train] == label]
-        wanted = per_class if per_class is not None else max(1, round((share or 0) * len(rows)))
-        chosen = _choose(rows, min(wanted, len(rows) - keep_in_train), seed, split, name)
-        if chosen.size == 0:
-            missing.append(name)
-        splits[chosen] = SPLITS.index(split)
-    return manifest.with_splits(splits), SplitReport(tuple(missing))
-
-
-def _choose(
-    rows: NDArray[np.int64], number: int, seed: int, split: str, name: str
-) -> NDArray[np.int64]:
-    if number <= 0:
-        return rows[:0]
+    sizes = manifest.histogram("train")  # [C]
+    shares = np.maximum(1, np.round((share or 0) * sizes)).astype(np.int64)
+    wanted = shares if per_class is None else np.full_like(sizes, per_class)
+    wanted = np.minimum(wanted, sizes - keep_in_train)
     # named by the class, so that the choice does not depend on the order of the classes
-    return numpy_generator(seed, "split", split, name).permutation(rows)[:number]
+    orders = [numpy_generator(seed, "split", split, name) for name in manifest.classes]
+    if together is None:
+        for label, order in enumerate(orders):
+            rows = train[manifest.labels[train] == label]
+            splits[order.permutation(rows)[: max(0, wanted[label])]] = SPLITS.index(split)
+    else:
+        units = _Units(manifest.labels[train], together[train], sizes - keep_in_train)
+        for label in np.lexsort((np.array(manifest.classes), sizes)):  # rare classes choose first
+            units.hold_out(label, wanted[label], orders[label])
+        splits[train[np.isin(together[train], list(units.held))]] = SPLITS.index(split)
+    made = manifest.with_splits(splits)
+    given = made.histogram(split) > 0
+    missing = (name for name, some in zip(manifest.classes, given, strict=True) if not some)
+    return made, SplitReport(tuple(missing))
+
+
+class _Units:
+    """Training pictures that move together.
+
+    Args:
+        labels: [N].
+        together: The unit of each, [N].
+        spare: Pictures that each class can give away, [C].
+    """
+
+    def __init__(
+        self, labels: NDArray[np.int64], together: NDArray[np.int64], spare: NDArray[np.int64]
+    ) -> None:
+        self.spare, self.given = spare.copy(), np.zeros_like(spare)
+        self.sizes = np.bincount(labels, minlength=len(spare))
+        self.held: set[int] = set()
+        self.parts: dict[int, dict[int, int]] = {}  # pictures of each class in each unit
+        for unit, label in zip(together.tolist(), labels.tolist(), strict=True):
+            part = self.parts.setdefault(unit, {})
+            part[label] = part.get(label, 0) + 1
+        self.of_class: list[list[int]] = [[] for _ in spare]  # units that hold the class
+        for unit in sorted(self.parts):
+            for label in self.parts[unit]:
+                self.of_class[label].append(unit)
+
+    def hold_out(self, label: int, wanted: int, order: np.random.Generator) -> None:
+        """Move units, in random order, that bring a class nearer to what is wanted of it."""
+        units: list[int] = order.permutation(self.of_class[label]).tolist()
+        for unit in units:
+            missing = wanted - self.given[label]
+            if abs(missing - self.parts[unit][label]) < missing:
+                self._move(unit)
+        if wanted > 0 and self.given[label] == 0:
+            for unit in sorted(units, key=lambda unit: self.parts[unit][label]):
+                small = 2 * self.parts[unit][label] <= self.sizes[label]
+                if small and self._move(unit):
+                    break
+
+    def _move(self, unit: int) -> bool:
+        """Hold a unit out if every class in it can spare its pictures."""
+        part = self.parts[unit]
+        if unit in self.held or any(self.spare[label] < size for label, size in part.items()):
+            return False
+        for label, size in part.items():
+            self.spare[label] -= size
+            self.given[label] += size
+        self.held.add(unit)
+        return True

@@ -1,0 +1,95 @@
+"""Which pictures stay in one split: those of one burst, animal, patient or camera."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longtail.core.errors import DataError
+from longtail.core.manifest import Manifest
+from longtail.data.files import open_table
+
+
+def together_by_pattern(manifest: Manifest, pattern: str) -> NDArray[np.int64]:
+    """Return a number for every picture, int64 [N]: equal where `pattern` finds the same in the path.
+
+    Args:
+        manifest: With paths.
+        pattern: Regular expression; what its first group matches counts, without a group the whole match.
+            Pictures in which nothing is found stand alone.
+
+    Raises:
+        DataError: If nothing is found in any path.
+    """
+    found = [re.search(pattern, path) for path in manifest.paths]
+    names = [match and (match[1] if match.re.groups else match[0]) for match in found]
+    if not any(names):
+        raise DataError(
+            f"data.keep_together={pattern!r} finds nothing in any path, for example {manifest.paths[0]!r}."
+        )
+    return _numbers(names)
+
+
+def together_by_column(manifest: Manifest, table: Path, column: str) -> NDArray[np.int64]:
+    """Return a number for every picture, int64 [N]: equal where a column of the table holds the same.
+
+    Args:
+        manifest: Of `read_table(table)`, or a part of it.
+        table: CSV or Parquet.
+        column: Its name. Pictures whose cell is empty stand alone.
+
+    Raises:
+        DataError: If there is no such column, or it is empty.
+    """
+    content = open_table(table)
+    if column not in content.columns:
+        raise DataError(
+            f"data.keep_together={column!r} is no column of {table}. It has: "
+            f"{', '.join(map(str, content.columns))}."
+        )
+    cells = content[column].fillna("").astype(str).str.strip()
+    paths = content["path"].astype(str).str.strip()
+    value = dict(zip(paths, cells, strict=True))
+    names = [value[path] for path in manifest.paths]
+    if not any(names):
+        raise DataError(f"{table}: every cell of the column {column} is empty.")
+    return _numbers(names)
+
+
+def require_whole(manifest: Manifest, together: NDArray[np.int64], key: str) -> None:
+    """Refuse a split that was given and parts pictures that must stay together.
+
+    Raises:
+        DataError: With an example.
+    """
+    order = np.lexsort((manifest.splits, together))
+    units, splits = together[order], manifest.splits[order]
+    (parted,) = np.nonzero((units[1:] == units[:-1]) & (splits[1:] != splits[:-1]))
+    if parted.size:
+        one, other = (manifest.paths[order[row]] for row in (parted[0], parted[0] + 1))
+        raise DataError(
+            f"data.keep_together={key!r}, but the split that {manifest.name} brings parts "
+            f"{len(np.unique(units[parted]))} of the units, for example {one} and {other}. Mend the "
+            "split, or remove it and let it be drawn."
+        )
+
+
+def describe_together(together: NDArray[np.int64]) -> str:
+    """Return a sentence for people, by which they see whether what they asked for was found."""
+    _, sizes = np.unique(together, return_counts=True)
+    return (
+        f"Pictures that stay together: {len(sizes):,} units of {len(together):,} pictures, the largest of "
+        f"{sizes.max():,}, {int((sizes == 1).sum()):,} of one picture."
+    )
+
+
+def _numbers(names: Sequence[str | None]) -> NDArray[np.int64]:
+    """Number what has the same name; what has none gets a number of its own."""
+    # a key of two parts, so that no name can be that of a picture that stands alone
+    keys = [("", name) if name else (str(row), "") for row, name in enumerate(names)]
+    number: dict[tuple[str, str], int] = {key: n for n, key in enumerate(sorted(set(keys)))}
+    return np.array([number[key] for key in keys], dtype=np.int64)

@@ -1,0 +1,146 @@
+"""Pictures that belong together (a burst, an animal, a patient) stay in one split."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longtail import api
+from longtail.core.errors import ConfigError, DataError
+from longtail.core.manifest import Manifest
+from longtail.data import open_data
+from longtail.data.splits import hold_out
+
+LINE = ["epochs=1", "batch_size=8", "backbone=resnet20", "image_size=16"]
+
+
+def manifest_of(labels, names):
+    return Manifest("set", names, np.arange(len(labels)), labels, np.zeros(len(labels)))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), min_size=2, max_size=120),
+    st.sampled_from([{"share": 0.2}, {"share": 0.5}, {"per_class": 3}]),
+    st.integers(1, 3),
+    st.integers(0, 5),
+)
+def test_no_unit_is_parted_and_train_keeps_its_pictures(pictures, size, keep, seed):
+    labels, units = np.array(pictures).T
+    labels = np.unique(labels, return_inverse=True)[1]
+    names = tuple(f"class {n}" for n in range(labels.max() + 1))
+    full = manifest_of(labels, names)
+    made, report = hold_out(full, "test", seed=seed, keep_in_train=keep, together=units, **size)
+    for unit in np.unique(units):
+        assert len(np.unique(made.splits[units == unit])) == 1
+    train, test = made.histogram("train"), made.histogram("test")
+    assert (train >= np.minimum(full.histogram("train"), keep)).all()
+    assert report.not_evaluated == tuple(names[c] for c in np.flatnonzero(test == 0))
+    # neither the order of the classes nor the numbers of the units mean anything
+    turned = manifest_of(labels.max() - labels, names[::-1])
+    again, _ = hold_out(
+        turned, "test", seed=seed, keep_in_train=keep, together=units * 7 + 3, **size
+    )
+    assert np.array_equal(again.splits, made.splits)
+
+
+@given(st.integers(0, 20))
+def test_classes_give_about_what_is_asked_for(seed):
+    labels = np.repeat([0, 1], [200, 40])
+    units = np.arange(240) // 4  # bursts of four
+    made, _ = hold_out(
+        manifest_of(labels, ("a", "b")), "test", seed=seed, share=0.2, together=units
+    )
+    assert made.histogram("test").tolist() == [40, 8]
+
+
+def test_a_class_gives_its_smallest_unit_rather_than_none():
+    # ant: two animals of 6 and 4 pictures; bee: one of 9 and one of 1; cow: one animal
+    labels = np.repeat([0, 1, 2], [10, 10, 5])
+    units = np.repeat([0, 1, 2, 3, 4], [6, 4, 9, 1, 5])
+    for seed in range(5):
+        made, report = hold_out(
+            manifest_of(labels, ("ant", "bee", "cow")), "test", seed=seed, share=0.1, together=units
+        )
+        assert made.histogram("test").tolist() == [4, 1, 0]
+        assert report.not_evaluated == ("cow",)
+    assert "do not belong together" in report.describe("test")
+
+
+def test_a_unit_of_several_classes_moves_as_a_whole():
+    # each patient has healthy and ill pictures; the rare class chooses first
+    labels = np.tile([0, 0, 0, 1], 10)
+    units = np.repeat(np.arange(10), 4)
+    made, _ = hold_out(
+        manifest_of(labels, ("healthy", "ill")), "test", seed=0, share=0.2, together=units
+    )
+    assert made.histogram("test").tolist() == [6, 2]
+
+
+def splits_by(run, name_of):
+    table = pd.read_csv(run.folder.split)
+    return table.groupby(table["path"].map(name_of))["split"].agg(set)
+
+
+@pytest.fixture
+def bursts(picture_folder):
+    """The folder of coloured noise, two pictures a burst: ant/00-a.png, ant/00-b.png, ..."""
+    for number, path in enumerate(sorted(picture_folder.rglob("*.png"))):
+        path.rename(path.with_name(f"burst{number // 2:02d}-{'ab'[number % 2]}.png"))
+    return picture_folder
+
+
+def test_a_folder_by_a_pattern(bursts, tmp_path):
+    line = [*LINE, "keep_together=(burst[0-9]+)"]
+    run = api.train(str(bursts), line, out=tmp_path / "run", device="cpu")
+    splits = splits_by(run, lambda path: path.split("/")[1][:7])
+    assert len(splits) == 11
+    assert splits.map(len).max() == 1
+    assert set().union(*splits) == {"train", "val", "test"}
+    notes = " ".join(open_data(run.config.data).notes)
+    assert "11 units of 22 pictures, the largest of 2, 0 of one" in notes
+
+
+def test_a_table_by_a_column(bursts, tmp_path):
+    paths = sorted(path.relative_to(bursts).as_posix() for path in bursts.rglob("*.png"))
+    table = pd.DataFrame({"path": paths, "label": [path.split("/")[0] for path in paths]})
+    table["animal"] = [path.split("/")[1][:7] for path in paths]
+    table.to_csv(bursts / "t.csv", index=False)
+    line = [*LINE, "keep_together=animal", "validation_per_class=2"]
+    run = api.train(str(bursts / "t.csv"), line, out=tmp_path / "run", device="cpu")
+    animal = dict(zip(table["path"], table["animal"], strict=True))
+    splits = splits_by(run, animal.get)
+    assert splits.map(len).max() == 1
+    assert set().union(*splits) == {"train", "val", "test"}
+
+    # a split that the table brings is refused if it parts an animal, and kept if it does not
+    table["split"] = ["train", "test"] * 11
+    table.to_csv(bursts / "t.csv", index=False)
+    with pytest.raises(DataError, match=r"parts 11 of the units, for example ant/burst00-"):
+        api.train(str(bursts / "t.csv"), [*LINE, "keep_together=animal"], out=tmp_path / "no")
+    table["split"] = np.where(
+        table["animal"].isin(["burst00", "burst06", "burst09"]), "test", "train"
+    )
+    table.to_csv(bursts / "t.csv", index=False)
+    run = api.train(
+        str(bursts / "t.csv"), [*LINE, "keep_together=animal"], out=tmp_path / "own", device="cpu"
+    )
+    assert run.open_data().manifest.histogram("test").tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "words"),
+    [
+        ("", "(", "must be a regular expression"),
+        ("", "burst_", "finds nothing in any path, for example 'ant/burst00-a.png'"),
+        ("t.csv", "animal", "no column of .* It has: path, label, empty"),
+        ("t.csv", "empty", "every cell of the column empty is empty"),
+    ],
+)
+def test_what_cannot_be_kept_together_is_told_in_words(bursts, tmp_path, source, key, words):
+    (bursts / "t.csv").write_text("path,label,empty\n" + "".join(
+        f"{path.relative_to(bursts)},{path.parent.name},\n" for path in bursts.rglob("*.png")
+    ))  # fmt: skip
+    with pytest.raises((ConfigError, DataError), match=words):
+        api.train(str(bursts / source), [*LINE, f"keep_together={key}"], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
