@@ -338,6 +338,7 @@ TABLES = {
     "do-cost": lambda: do_cost_table("do-cost.jsonl"),
     "baselines": lambda: short_table("baselines-cifar100"),
     "paco-ablation": lambda: short_table("paco-ablation"),
+    "reslt-table-9": lambda: short_table("reslt-table-9"),
     "do-ablations": lambda: short_table("do-ablations"),
     "do-mixtures": lambda: mixtures_table("do-mixtures.jsonl", "do"),
     "do-held-out": lambda: mixtures_table(
