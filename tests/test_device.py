@@ -124,7 +124,7 @@ def test_commands_work_there(longtail, picture_folder):
         there = ("--device", away.DEVICE.type)
         call(*train, "--out", "there", *there)
         assert waits  # the results came back
-        call("train", "digits-lt/do", "epochs=1", "--out", "do", *there)
+        call("train", "digits-lt/do", "epochs=1", "steps_per_tenth=1", "--out", "do", *there)
         call("train", picture_folder, "epochs=1", "batch_size=4", "--out", "own", *there)
         for by in ("tau", "logit-adjust", "ncm", "lws", "crt", "balanced-temperature"):
             call("adjust", "there", "--by", by, "--out", by, *there)

@@ -34,6 +34,7 @@ from tests.contract.test_method_contract import batch
 COUNTS = ClassCounts([100, 10, 1])
 DOUBLE = torch.float64
 C100 = ClassCounts(profile_counts("exponential", 100, 500, 100))
+QUICK = {"steps_per_tenth": 1}  # a release of the default length is hundreds of steps
 
 
 def network(seed=0):
@@ -467,16 +468,16 @@ def test_the_search_keeps_what_it_scored(tmp_path):
     end = ckpt.read_weights(ckpt.finished(run.checkpoints))
     assert not any(name.startswith("measured") for name in end)
     # without val, training pictures decide, and the page says so
-    other = tiny.build("do", {"release": "search", "steps_per_tenth": 1})
+    other = tiny.build("do", {"release": "search"} | QUICK)
     tiny.train(other, tmp_path / "b", name="do")
     end = ckpt.read_weights(ckpt.finished(RunFolder(tmp_path / "b").checkpoints))
-    again = tiny.build("do", {"release": "search", "steps_per_tenth": 1})
+    again = tiny.build("do", {"release": "search"} | QUICK)
     ckpt.load_weights(again, end, "x")  # what is scored is a loaded model
     assert any("searched on training pictures" in remark for remark in again.remarks)
 
 
 def test_val_neither_shortens_nor_undoes_a_release(tmp_path):
-    method = tiny.build("do")
+    method = tiny.build("do", {"steps_per_tenth": 4})  # several epochs
     options = tiny.OPTIONS.model_copy(update={"select": "best-validation", "early_stopping": 1})
     run = tiny.train(
         method, tmp_path, options, name="do", selection_set=tiny.data(),
@@ -490,7 +491,7 @@ def test_val_neither_shortens_nor_undoes_a_release(tmp_path):
 
 def test_controls_do_what_their_names_say(tmp_path):
     images = tiny.images(4)
-    alone = tiny.build("do", {"reuse": False, "steps_per_tenth": 1})
+    alone = tiny.build("do", {"reuse": False} | QUICK)
     tiny.train(alone, tmp_path / "a", name="do")
     weights = alone.allotment.settled_weights(2)
     for name in alone.allotment.names:
@@ -500,12 +501,12 @@ def test_controls_do_what_their_names_say(tmp_path):
     answers = separate.eval().answers(images)
     for t, network in enumerate(separate.allotment.networks):
         torch.testing.assert_close(answers[:, t], network.eval()(images))
-    shared = tiny.build("do", {"norm": "shared", "steps_per_tenth": 1})
+    shared = tiny.build("do", {"norm": "shared"} | QUICK)
     tiny.train(shared, tmp_path / "c", name="do")
     name = "0__network__bn1__running_mean"
     first, last = (getattr(shared.allotment.kept[t], name) for t in (0, 2))
     assert torch.equal(first, last)
-    frozen = tiny.build("do", {"norm": "frozen", "steps_per_tenth": 1})
+    frozen = tiny.build("do", {"norm": "frozen"} | QUICK)
     run = tiny.train(frozen, tmp_path / "d", name="do")
     ends = [ckpt.read_weights(run.checkpoints / f"stage-{n}-end") for n in (1, 7)]
     key = "allotment.network.0.network.bn1.running_mean"
@@ -521,7 +522,7 @@ def test_margins_are_taken_off_before_mixing():
 
 
 def test_a_whole_training_freezes_and_mixes(tmp_path):
-    method = tiny.build("do")
+    method = tiny.build("do", {"steps_per_tenth": 3})
     run = tiny.train(method, tmp_path, name="do")
     lines = run.read_metrics()
     sizes = [line["weights_by_group"] for line in lines if "weights_by_group" in line]
@@ -610,9 +611,9 @@ def test_a_run_that_takes_the_first_stage_of_another_keeps_its_own_options(chang
     ],
 )
 def test_readings_go_on_from_one_first_stage_as_from_its_own(changed, tmp_path):
-    changed = {"steps_per_tenth": 1} | changed
+    changed = QUICK | changed
     assert DO.shares_first_stage(DOOptions(**changed), DOOptions())
-    source = tiny.train(tiny.build("do"), tmp_path / "a", name="do")
+    source = tiny.train(tiny.build("do", QUICK), tmp_path / "a", name="do")
     alone, after = tiny.build("do", changed), tiny.build("do", changed)
     tiny.train(alone, tmp_path / "b", name="do")
     trainer = tiny.trainer(after, tmp_path / "c", name="do")
@@ -626,7 +627,7 @@ def test_readings_go_on_from_one_first_stage_as_from_its_own(changed, tmp_path):
 def test_a_run_may_begin_with_a_single_parameter(tmp_path, monkeypatch):
     name, other = (f"allotment.network.{n}" for n in ("0.network.conv1.weight", "1.weight"))
     monkeypatch.setattr(DO, "begins_with", (name,))
-    source = tiny.train(tiny.build("do"), tmp_path / "a", name="do")
+    source = tiny.train(tiny.build("do", QUICK), tmp_path / "a", name="do")
     weights = ckpt.read_weights(source.checkpoints / "stage-0-end")
     method = tiny.build("do")
     own = method.state_dict()[other].clone()
@@ -640,7 +641,7 @@ def test_another_first_stage_is_not_shared(tmp_path):
     cosine, whole = DOOptions(first_schedule="cosine"), DOOptions(networks="separate")
     assert not DO.shares_first_stage(cosine, DOOptions())
     assert not any(DO.shares_first_stage(*pair) for pair in ((whole, whole), (whole, cosine)))
-    source = tiny.train(tiny.build("do"), tmp_path / "a", name="do")
+    source = tiny.train(tiny.build("do", QUICK), tmp_path / "a", name="do")
     weights = ckpt.read_weights(source.checkpoints / "stage-0-end")
     separate = tiny.trainer(tiny.build("do", {"networks": "separate"}), tmp_path / "b", name="do")
     with pytest.raises(CheckpointError, match=r"missing allotment\.networks\.0"):
@@ -654,7 +655,7 @@ def test_the_mixture_of_one_picture_is_branded():
 
 
 def test_sub_models_are_shown_beside_the_mixture(tmp_path):
-    method = tiny.build("do")
+    method = tiny.build("do", QUICK)
     tiny.train(method, tmp_path, name="do")
     method.eval()
     data = tiny.data()
@@ -681,7 +682,7 @@ def test_sub_models_are_shown_beside_the_mixture(tmp_path):
 
 
 def test_importance_by_group_is_that_of_the_sub_model(tmp_path):
-    method = tiny.build("do", {"steps_per_tenth": 1})
+    method = tiny.build("do", QUICK)
     run = tiny.train(method, tmp_path, name="do")
     (line,) = (line for line in run.read_metrics() if "importance" in line)
     assert len(line["importance"]) == 3
