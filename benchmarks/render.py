@@ -339,6 +339,7 @@ TABLES = {
     "baselines": lambda: short_table("baselines-cifar100"),
     "paco-ablation": lambda: short_table("paco-ablation"),
     "reslt-table-9": lambda: short_table("reslt-table-9"),
+    "reslt-disagreements": lambda: short_table("reslt-disagreements"),
     "do-ablations": lambda: short_table("do-ablations"),
     "do-mixtures": lambda: mixtures_table("do-mixtures.jsonl", "do"),
     "do-held-out": lambda: mixtures_table(
