@@ -62,7 +62,7 @@ def runs(folder):
         "reslt": ["method=reslt", "backbone=resnet20"],
         "tau": ["method=decoupling", "classifier=tau", "backbone=resnet20"],
         "ncm": ["method=decoupling", "classifier=ncm", "backbone=resnet20"],
-        "do": ["method=do", "backbone=resnet10t"],
+        "do": ["method=do", "backbone=resnet10t", "steps_per_tenth=1"],
         "paco": ["method=paco", "backbone=resnet10t", "queue=16"],
     }.items():
         line = [*more, "epochs=2", "batch_size=8", "precision=fp32", "learning_rate=0.02"]
