@@ -247,6 +247,8 @@ MISTAKES = [
     (["train", "digits-lt/mixup", "select=best-validation"], ["need a validation split"]),
     (["train", "cifar100-lt/mixup", "root=nowhere", "download=false"], ["cifar-100-python/train exists"]),
     (["train", "pictures/balanced-softmax"], ["data is missing"]),
+    (["train", "cifar100-lt/mixup", "root=nowhere", "download=false", "--record", "new/r.jsonl"], ["exists"]),
+    (["adjust", "absent", "--by", "tau", "--out", "new/run"], ["absent is no run folder"]),
     (["train", "digits-lt/mixup", "--out", "/proc/nowhere"], ["run folder /proc/nowhere cannot be made"]),
     (["evaluate", "absent"], ["no run folder"]),
     (["data", "inspect", "absent"], ["absent"]),

@@ -75,7 +75,7 @@ VARIANTS |= {f"{name}, defaults": (name, QUICK if name == "do" else {}) for name
 
 
 SEARCH = {"release": "search", "search_rule": "before-drop", "steps_per_tenth": 3}
-BY_PICTURE = QUICK | {"mixture": "instance"}
+BY_PICTURE = {"mixture": "instance"}
 SUPCON = {"objective": "supcon", "probe_epochs": 2}
 
 
@@ -138,33 +138,36 @@ ALTERNATIVES = {
         "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
     },
     "do": {
-        "second": (QUICK, QUICK | {"second": 1.0}),
-        "second_rate": (QUICK, QUICK | {"second_rate": 1.0}),
-        "rho": (QUICK, QUICK | {"rho": 0.9}),
-        "release": (QUICK, QUICK | {"release": (0.5, 0.6)}),
-        "compensation": (QUICK, QUICK | {"compensation": "target"}),
-        "sampling": (QUICK, QUICK | {"sampling": "uniform"}),
-        "sequence": (QUICK, QUICK | {"sequence": "many-few-medium"}),
-        "first_schedule": (QUICK, QUICK | {"first_schedule": "cosine"}),
-        "second_schedule": (QUICK, QUICK | {"second_schedule": "cosine"}),
-        "rare_sampling": (QUICK, QUICK | {"rare_sampling": "class-balanced"}),
-        "reverse": (QUICK, QUICK | {"reverse": "index"}),
-        "release_of": (QUICK, QUICK | {"release_of": "total"}),
-        "steps_per_tenth": (QUICK, {"steps_per_tenth": 2}),
-        "search_rule": (SEARCH, SEARCH | {"search_rule": "at-drop"}),
-        "search_metric": (SEARCH, SEARCH | {"search_metric": "group"}),
-        "importance": (QUICK, QUICK | {"importance": "random"}),
-        "gradients": (QUICK, QUICK | {"gradients": "class"}),
-        "importance_classes": (QUICK, QUICK | {"importance_classes": "all"}),
-        "importance_loss": (QUICK, QUICK | {"importance_loss": "probability"}),
-        "scope": (QUICK, QUICK | {"scope": "layer"}),
-        "restart": (QUICK, QUICK | {"restart": "zero"}),
-        "norm": (QUICK, QUICK | {"norm": "frozen"}),
-        "classifier": (QUICK, QUICK | {"classifier": "allotted"}),
-        "reuse": (QUICK, QUICK | {"reuse": False}),
-        "networks": (QUICK, QUICK | {"networks": "separate"}),
-        "mixture": (QUICK, QUICK | {"mixture": "instance"}),
-        "objective": (BY_PICTURE, BY_PICTURE | {"objective": "dot"}),
+        option: (QUICK | base, QUICK | changed)
+        for option, (base, changed) in {
+            "second": ({}, {"second": 1.0}),
+            "second_rate": ({}, {"second_rate": 1.0}),
+            "rho": ({}, {"rho": 0.9}),
+            "release": ({}, {"release": (0.5, 0.6)}),
+            "compensation": ({}, {"compensation": "target"}),
+            "sampling": ({}, {"sampling": "uniform"}),
+            "sequence": ({}, {"sequence": "many-few-medium"}),
+            "first_schedule": ({}, {"first_schedule": "cosine"}),
+            "second_schedule": ({}, {"second_schedule": "cosine"}),
+            "rare_sampling": ({}, {"rare_sampling": "class-balanced"}),
+            "reverse": ({}, {"reverse": "index"}),
+            "release_of": ({}, {"release_of": "total"}),
+            "steps_per_tenth": ({}, {"steps_per_tenth": 2}),
+            "search_rule": (SEARCH, SEARCH | {"search_rule": "at-drop"}),
+            "search_metric": (SEARCH, SEARCH | {"search_metric": "group"}),
+            "importance": ({}, {"importance": "random"}),
+            "gradients": ({}, {"gradients": "class"}),
+            "importance_classes": ({}, {"importance_classes": "all"}),
+            "importance_loss": ({}, {"importance_loss": "probability"}),
+            "scope": ({}, {"scope": "layer"}),
+            "restart": ({}, {"restart": "zero"}),
+            "norm": ({}, {"norm": "frozen"}),
+            "classifier": ({}, {"classifier": "allotted"}),
+            "reuse": ({}, {"reuse": False}),
+            "networks": ({}, {"networks": "separate"}),
+            "mixture": ({}, {"mixture": "instance"}),
+            "objective": (BY_PICTURE, BY_PICTURE | {"objective": "dot"}),
+        }.items()
     },
     "paco": {
         "objective": ({"probe_epochs": 2}, SUPCON),

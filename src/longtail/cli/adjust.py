@@ -17,7 +17,7 @@ from longtail.cli.show import console, say
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.groups import GroupRule
-from longtail.engine.run_folder import prepare_file, writing
+from longtail.engine.run_folder import require_writable, writing
 from longtail.evaluation.scores import percent
 from longtail.recipes import resolve
 from longtail.repair import (
@@ -123,7 +123,7 @@ def adjust(
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise ConfigError(f"{target} exists already; choose another place with --out.")
     if not target.exists():
-        prepare_file(target)
+        require_writable(target)
     if sources[0].is_dir() and len(sources) == 1:
         model: Model = read_run(sources[0], device=device)
     elif all(path.suffix in SUFFIXES for path in sources):

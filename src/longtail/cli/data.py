@@ -18,7 +18,7 @@ from longtail.data.cifar import LAYOUTS
 from longtail.data.config import LIST_FILES, data_root
 from longtail.data.files import read_folder, read_table
 from longtail.data.inspect import Inspection, inspect
-from longtail.engine.run_folder import prepare_file, writing
+from longtail.engine.run_folder import require_writable, writing
 
 app = typer.Typer(help="Look at pictures before training on them.", no_args_is_help=True)
 
@@ -36,7 +36,7 @@ def inspect_data(
     """
     file_set = read_folder(path) if path.is_dir() else read_table(path)
     if out is not None:
-        prepare_file(out / "counts.csv")
+        require_writable(out / "counts.csv")
     with checking() as progress:
         size = len(file_set.manifest)
         checked = check_pictures(file_set.files(), progress=lambda done: progress(done, size))

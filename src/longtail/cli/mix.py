@@ -13,7 +13,7 @@ from longtail.cli.show import console, say
 from longtail.core.errors import ConfigError
 from longtail.core.groups import GROUP_NAMES
 from longtail.core.manifest import SPLITS
-from longtail.engine.run_folder import prepare_file
+from longtail.engine.run_folder import require_writable
 from longtail.evaluation.scores import percent
 from longtail.runs import Run, append_record
 
@@ -43,7 +43,7 @@ def mix(
     if split not in SPLITS:
         raise ConfigError(f"--split must be one of {', '.join(SPLITS)}, but got {split!r}.")
     if record is not None:
-        prepare_file(record)
+        require_writable(record)
     opened = [Run.open(run) for run in runs]
     line = joining.mixtures(opened, split, views=views, device=device)
     console().print(_table(line))

@@ -15,7 +15,7 @@ from longtail import api
 from longtail.cli.prior import read_prior
 from longtail.cli.show import console
 from longtail.core.errors import ConfigError
-from longtail.engine.run_folder import prepare_file, writing
+from longtail.engine.run_folder import require_writable, writing
 from longtail.evaluation.answer import find_pictures
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
@@ -62,7 +62,7 @@ def predict(
     if not paths:
         raise ConfigError("No picture was named.")
     if out is not None:
-        prepare_file(out)
+        require_writable(out)
     model = api.load(run, device=device)
     question = api.Question(
         top=top,

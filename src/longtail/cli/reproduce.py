@@ -16,7 +16,7 @@ from longtail.cli.at_once import AT_ONCE, train_at_once, wants_company
 from longtail.cli.show import console, say
 from longtail.core.errors import ConfigError
 from longtail.engine.log import default_log
-from longtail.engine.run_folder import prepare_file, writing
+from longtail.engine.run_folder import require_writable, writing
 from longtail.recipes import RunConfig
 from longtail.reproduce import (
     PROFILES,
@@ -97,7 +97,7 @@ def reproduce(
         name = Path(table).stem
         record, rows = results / f"reproduce-{name}.jsonl", _chosen(wanted, only)
         for file in filter(None, (record, page, figure)):
-            prepare_file(file)
+            require_writable(file)
         jobs = _jobs(wanted, rows, profile, seeds, out / name / profile, results)
         _train(jobs, record, at_once, device)
     text = render(wanted, profile, _files(results))

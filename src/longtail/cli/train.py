@@ -26,7 +26,7 @@ from longtail.core.errors import ConfigError
 from longtail.data.check import OnBadPicture
 from longtail.engine.hardware import find_device
 from longtail.engine.log import SilentLog, default_log
-from longtail.engine.run_folder import prepare_file
+from longtail.engine.run_folder import require_writable
 from longtail.recipes import RunConfig, resolve
 from longtail.runs import append_record
 
@@ -82,7 +82,7 @@ def train(
     }
     config = next(iter(variants.values()))
     if record is not None:
-        prepare_file(record)
+        require_writable(record)
     distributed.start(find_device(device))
     folder = out or distributed.broadcast(api.default_folder(config))
     results: dict[str, list[api.Run]] = {}

@@ -252,7 +252,7 @@ def _open_files(
     if kept is not None:
         file_set = with_split(file_set, kept)
     # what is wrong with it is told before the pictures are read
-    together = None if kept is not None else _together(file_set.manifest, config)
+    together = None if kept is not None else _together(file_set.manifest, config)  # by id
     size = len(file_set.manifest)
     checked = check_pictures(
         file_set.files(), workers=workers, progress=lambda done: progress(done, size)
@@ -260,16 +260,17 @@ def _open_files(
     file_set, skipped = without_bad_pictures(file_set, checked, config.on_bad_picture)
     side = config.image_size or _image_size(typical_side(checked))
     notes = _with(file_set.notes, file_set.describe_outside())
-    if together is not None:
-        notes = _with(notes, describe_together(together))
     if skipped:
         note = f"{len(skipped)} damaged pictures were left out (skipped-pictures.csv)."
         notes = _with(notes, note)
     manifest = file_set.manifest
+    if together is not None:
+        together = together[manifest.ids]
+        notes = _with(notes, describe_together(together))
     whole = kept is None and not (manifest.has("val") or manifest.has("test"))
     drawn = False
     if whole and not isinstance(config, ListData):
-        manifest, notes = _split(manifest, config, notes)
+        manifest, notes = _split(manifest, config, together, notes)
         drawn = True
     files = FilePictures(file_set.files(), side)
     pictures: Pictures = files
@@ -296,7 +297,10 @@ def _open_files(
 
 
 def _split(
-    manifest: Manifest, config: FolderData | TableData, notes: tuple[str, ...]
+    manifest: Manifest,
+    config: FolderData | TableData,
+    together: NDArray[np.int64] | None,
+    notes: tuple[str, ...],
 ) -> tuple[Manifest, tuple[str, ...]]:
     parts = {"test": config.test_share}
     if config.validation_per_class is None:
@@ -305,7 +309,7 @@ def _split(
         manifest, report = hold_out(
             manifest, split,
             seed=config.split_seed, share=share, keep_in_train=config.keep_in_train,
-            together=_together(manifest, config),
+            together=together,
         )  # fmt: skip
         notes = _with(notes, report.describe(split))
     return manifest, notes

@@ -16,18 +16,22 @@ from filelock import FileLock, Timeout
 from longtail.core.errors import CheckpointError, ConfigError
 
 
-def prepare_file(path: Path) -> None:
-    """Make the folder of a file: to be called before work that would be lost if it cannot be written.
+def require_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before work that would be lost; nothing is made.
 
     Raises:
-        CheckpointError: In words, if the folder cannot be made or written, or the file is a folder.
+        CheckpointError: In words, if its folder cannot be made or written, or the file is a folder.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        wrong = (
+            errno.EISDIR if path.is_dir()
+            else errno.ENOTDIR if not nearest.is_dir()
+            else errno.EACCES if not os.access(nearest, os.W_OK | os.X_OK)
+            else 0
+        )  # fmt: skip
+        if wrong:
+            raise OSError(wrong, os.strerror(wrong))
     except OSError as error:
         raise _unwritten(path, error) from error
 
@@ -39,9 +43,10 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: In words, if the disk is full or the folder cannot be written.
     """
-    prepare_file(path)
+    require_writable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         flush(temporary)
         temporary.replace(path)

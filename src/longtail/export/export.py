@@ -14,7 +14,7 @@ from longtail.core.errors import ConfigError, LongtailError
 from longtail.core.manifest import SPLITS
 from longtail.core.rng import torch_generator
 from longtail.data.pictures import ArrayPictures
-from longtail.engine.run_folder import prepare_file, writing
+from longtail.engine.run_folder import require_writable, writing
 from longtail.export import formats
 from longtail.export.card import model_card
 
@@ -97,7 +97,7 @@ def export_run(
         )
     if target.exists():
         raise ConfigError(f"{target} exists already; choose another file with --out.")
-    prepare_file(target)
+    require_writable(target)
     model = api.load(run, device="cpu")
     opened = api.Run.open(run)
     predictor = Predictor(model, sub_models=sub_models).eval()
