@@ -20,12 +20,12 @@ from longtail.cli.reproduce import dots_of
 from longtail.evaluation.scores import percent_of_seeds
 from longtail.recipes.measured import FILE as MEASURED
 from longtail.report.dots import describe, write_dots
-from longtail.reproduce import find_evidence, read_table, render, table_names
+from longtail.reproduce import Records, difference_of_seeds, read_table, render, table_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "notes-on-results.md")
 FIGURE = ROOT / "docs" / "figures" / "overview.svg"
-FILES = sorted((ROOT / "results").glob("*.jsonl"))
+RECORDS = Records(sorted((ROOT / "results").glob("*.jsonl")))
 
 
 def records(name: str) -> list[dict[str, Any]]:
@@ -36,14 +36,14 @@ def records(name: str) -> list[dict[str, Any]]:
 
 def overview() -> str:
     """Return the main table: every family of methods in the short schedule."""
-    text = render(read_table("overview-cifar100"), "short", FILES)
+    text = render(read_table("overview-cifar100"), "short", RECORDS)
     return text.split("\n\n", 2)[2].rstrip()
 
 
 def paper_table(name: str) -> str:
     """Return a paper's table in both schedules."""
     table = read_table(name)
-    full, short = (render(table, profile, FILES) for profile in ("full", "short"))
+    full, short = (render(table, profile, RECORDS) for profile in ("full", "short"))
     again = short.split("\n\n", 2)[2]
     return f"{full}\n### Short schedule\n\n{again}"
 
@@ -54,7 +54,7 @@ def measured() -> str:
     rows = [row for name in table_names() for row in read_table(name).rows if not row.overrides]
     for profile in ("full", "short"):
         for row in rows:  # the first row of a recipe is the recipe as it ships
-            lines = [e.line for e in find_evidence(row.config(profile), FILES)]
+            lines = [e.line for e in RECORDS.of(row.config(profile))]
             if lines:
                 seeds = f"{len(lines)} seed{'s' * (len(lines) > 1)}"
                 entry = {
@@ -197,20 +197,32 @@ def mixtures_table(name: str, row: str, sees: tuple[str, ...] = ()) -> str:
     return "\n".join(rows)
 
 
-def left_out_table(table: str) -> str:
-    """Return the rows of a table that were scored on left-out pictures, best first."""
+def left_out_table(name: str) -> str:
+    """Return the rows of a table that were scored on left-out pictures, best first, seed against seed."""
+    table = read_table(name)
+    found = {r.name: RECORDS.of(r.config("short"), split="left out") for r in table.rows}
+    first = {evidence.seed: evidence.line["macro_accuracy"] for evidence in found[table.against]}
     scored: list[tuple[float, str]] = []
-    for row in read_table(table).rows:
-        lines = [e.line for e in find_evidence(row.config("short"), FILES, split="left out")]
-        if not lines:
+    for row, evidence in found.items():
+        shared = [e.line["macro_accuracy"] - first[e.seed] for e in evidence if e.seed in first]
+        if not shared:
             continue
         cells = [
-            percent_of_seeds([line[key] for line in lines])
+            percent_of_seeds([e.line[key] for e in evidence])
             for key in ("macro_accuracy", "many", "medium", "few")
         ]
-        mean = statistics.mean(line["macro_accuracy"] for line in lines)
-        scored.append((mean, f"| {row.name} | {' | '.join(cells)} | {len(lines)} |"))
-    head = ["| row | all | many | medium | few | seeds |", "|---|---|---|---|---|---|"]
+        same = row == table.against
+        beside = (
+            "-" if same else difference_of_seeds(evidence, found[table.against], "macro_accuracy")
+        )
+        cells.insert(1, beside)
+        scored.append(
+            (statistics.mean(shared), f"| {row} | {' | '.join(cells)} | {len(evidence)} |")
+        )
+    head = [
+        f"| row | all | against {table.against}, same seeds | many | medium | few | seeds |",
+        "|---" * 7 + "|",
+    ]
     return "\n".join([*head, *(text for _, text in sorted(scored, reverse=True))])
 
 
@@ -219,7 +231,7 @@ def release_table(table: str) -> str:
     rows = ["| criterion, stage | " + " | ".join(f"{10 * i} %" for i in range(10)) + " |"]
     rows.append("|---" * 11 + "|")
     for row in read_table(table).rows:
-        for evidence in find_evidence(row.config("short"), FILES):
+        for evidence in RECORDS.of(row.config("short")):
             for line in evidence.line["found"]:
                 if "release_curve" in line:
                     name = evidence.line["config"]["method"]["importance"]
@@ -250,7 +262,7 @@ def panel_table(name: str, title: str, row: str, unit: float, form: str) -> str:
 
 def short_table(name: str) -> str:
     """Return a paper's table in the short schedule."""
-    return render(read_table(name), "short", FILES).split("\n\n", 2)[2].rstrip()
+    return render(read_table(name), "short", RECORDS).split("\n\n", 2)[2].rstrip()
 
 
 def decoupling_table(name: str) -> str:
@@ -391,7 +403,7 @@ def main() -> None:
             page.write_text(text, encoding="utf-8")
         elif not page.exists() or page.read_text(encoding="utf-8") != text:
             sys.exit(f"{page.name} is not up to date: run benchmarks/render.py")
-    title, rows = dots_of(read_table("overview-cifar100"), "short", FILES)
+    title, rows = dots_of(read_table("overview-cifar100"), "short", RECORDS)
     if not check:
         write_dots(title, rows, FIGURE)
     elif not FIGURE.exists() or describe(rows) not in FIGURE.read_text(encoding="utf-8"):

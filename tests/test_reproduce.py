@@ -12,7 +12,7 @@ from longtail.cli import main
 from longtail.core.errors import ConfigError
 from longtail.report.dots import DotRow, describe, draw_dots
 from longtail.report.figures import STYLE
-from longtail.reproduce import find_evidence, read_table, render, table_names
+from longtail.reproduce import Records, read_table, render, table_names
 
 TABLE = """
 title: digits
@@ -43,7 +43,7 @@ def test_every_row_of_a_shipped_table_is_a_valid_recipe(name):
             config = row.config(profile)
             assert config.data.name == "cifar100"
         assert 30 <= config.training.epochs <= 60
-    text = render(table, "full", [])
+    text = render(table, "full", Records([]))
     assert text.count("not measured") == len(table.rows)
 
 
@@ -100,12 +100,12 @@ def test_only_the_same_configuration_is_evidence(tmp_path):
     file = tmp_path / "r.jsonl"
     file.write_text(json.dumps(api.record(run)) + "\n" + json.dumps({"lines": []}) + "\n")
     same = run.config.model_copy(update={"recipe": "another name"})
-    assert [evidence.seed for evidence in find_evidence(same, [file])] == [0]
+    assert [evidence.seed for evidence in Records([file]).of(same)] == [0]
     for change in ({"epochs": 2}, {"learning_rate": 0.2}):
         training = run.config.training.model_copy(update=change)
-        assert find_evidence(run.config.model_copy(update={"training": training}), [file]) == []
+        assert Records([file]).of(run.config.model_copy(update={"training": training})) == []
     seeded = run.config.training.model_copy(update={"seed": 7, "workers": 9})
-    assert len(find_evidence(run.config.model_copy(update={"training": seeded}), [file])) == 1
+    assert len(Records([file]).of(run.config.model_copy(update={"training": seeded}))) == 1
 
 
 def test_a_record_from_before_an_option_is_of_what_was_done_then(tmp_path):
@@ -116,11 +116,11 @@ def test_a_record_from_before_an_option_is_of_what_was_done_then(tmp_path):
     del plain["method"]["first_schedule"]
     line = {"config": plain, "accuracy": 0.3, "split": "test", "seed": 0}
     (tmp_path / "r.jsonl").write_text(json.dumps(line) + "\n")
-    assert len(find_evidence(config, [tmp_path / "r.jsonl"])) == 1
+    assert len(Records([tmp_path / "r.jsonl"]).of(config)) == 1
     steps = config.method.model_copy(update={"first_schedule": "step"})
     other = config.model_copy(update={"method": steps})
-    assert find_evidence(other, [tmp_path / "r.jsonl"]) == []
-    assert find_evidence(config, [tmp_path / "r.jsonl"], split="left out") == []
+    assert Records([tmp_path / "r.jsonl"]).of(other) == []
+    assert Records([tmp_path / "r.jsonl"]).of(config, split="left out") == []
     # a run folder of then is opened as what it was, too
     run = tmp_path / "run"
     run.mkdir()
@@ -132,10 +132,36 @@ def test_a_record_from_before_an_option_is_of_what_was_done_then(tmp_path):
 
 
 def test_full_schedules_print_a_difference():
-    full, short = (render(read_table("do-ablations"), p, []) for p in ("full", "short"))
-    assert "| row | paper | ours | difference | many | medium | few | seeds |" in full
-    assert "| row | paper | ours | many | medium | few | seeds |" in short
+    full, short = (render(read_table("do-ablations"), p, Records([])) for p in ("full", "short"))
+    beside = "against DO, same seeds"
+    assert f"| row | paper | ours | difference | {beside} | many | medium | few | seeds |" in full
+    assert f"| row | paper | ours | {beside} | many | medium | few | seeds |" in short
     assert "best epoch on test |" not in full
+
+
+def test_rows_are_held_against_one_of_them_seed_by_seed(tmp_path):
+    (tmp_path / "t.yaml").write_text(TABLE.replace("rows:", "against: plain\nrows:"))
+    table = read_table(str(tmp_path / "t.yaml"))
+    accuracies = {
+        "plain": {0: 0.30, 1: 0.40},
+        "tau": {1: 0.43, 2: 0.9},
+        "never": {0: 0.32, 1: 0.45},
+    }
+    with (tmp_path / "r.jsonl").open("w") as file:
+        for row in table.rows:
+            config = row.config("short").model_dump(mode="json")
+            for seed, accuracy in accuracies[row.name].items():
+                line = {"config": config, "seed": seed, "split": "test", "accuracy": accuracy}
+                file.write(json.dumps(line | dict.fromkeys(("many", "medium", "few"))) + "\n")
+    text = render(table, "short", Records([tmp_path / "r.jsonl"]))
+    assert "| row | paper | ours | against plain, same seeds | many |" in text
+    assert "| plain | 50 | 35.0 ± 7.1 | - |" in text
+    # seed 2 of tau has nothing to be held against; 2 and 5 points are 3.5 with a deviation of 2.1
+    assert "| tau | - | 66.5 ± 33.2 | +3.0 |" in text
+    assert "| never | - | 38.5 ± 9.2 | +3.5 ± 2.1 |" in text
+    (tmp_path / "t.yaml").write_text(TABLE.replace("rows:", "against: plan\nrows:"))
+    with pytest.raises(ConfigError, match="there is no row 'plan'"):
+        read_table(str(tmp_path / "t.yaml"))
 
 
 def test_the_best_epoch_on_test_stands_beside_the_last_and_changes_nothing(
@@ -172,7 +198,7 @@ rows:
     assert plain["checkpoint_sha256"] == record["checkpoint_sha256"]
     assert plain["best_on_test"] is None
     (tmp_path / "r.jsonl").write_text(json.dumps(plain) + "\n")
-    text = render(read_table("t.yaml"), "full", [tmp_path / "r.jsonl"])
+    text = render(read_table("t.yaml"), "full", Records([tmp_path / "r.jsonl"]))
     assert f"| plain | 50 | {last:.1f} | {last - 50:+.1f} | - |" in text
 
 

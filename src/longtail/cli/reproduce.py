@@ -21,8 +21,8 @@ from longtail.recipes import RunConfig
 from longtail.reproduce import (
     PROFILES,
     PaperTable,
+    Records,
     Row,
-    find_evidence,
     measured_rows,
     read_table,
     render,
@@ -100,18 +100,19 @@ def reproduce(
             require_writable(file)
         jobs = _jobs(wanted, rows, profile, seeds, out / name / profile, results)
         _train(jobs, record, at_once, device)
-    text = render(wanted, profile, _files(results))
+    records = _records(results)
+    text = render(wanted, profile, records)
     if figure is not None:
         from longtail.report.dots import write_dots
 
-        write_dots(*dots_of(wanted, profile, _files(results)), figure)
+        write_dots(*dots_of(wanted, profile, records), figure)
     if page is not None:
         with writing(page) as file:
             file.write_text(text, encoding="utf-8")
     console().print(Markdown(text))
 
 
-def dots_of(table: PaperTable, profile: str, files: Sequence[Path]) -> tuple[str, list[DotRow]]:
+def dots_of(table: PaperTable, profile: str, records: Records) -> tuple[str, list[DotRow]]:
     """Return title and rows of the picture of what is measured of a table.
 
     Raises:
@@ -121,7 +122,7 @@ def dots_of(table: PaperTable, profile: str, files: Sequence[Path]) -> tuple[str
 
     rows = [
         DotRow(row.name, row.schedule, accuracy)
-        for row, accuracy in measured_rows(table, profile, files)
+        for row, accuracy in measured_rows(table, profile, records)
     ]
     if not rows:
         raise ConfigError(
@@ -157,12 +158,13 @@ def _jobs(
     """Return what must be trained, by run folder; a run that another one starts from comes first."""
     jobs: dict[Path, _Job] = {}
     seen: list[RunConfig] = []  # rows may share a configuration
+    recorded = _records(results)
     for row in rows:
         config = row.config(profile)
         if config in seen:
             continue
         seen.append(config)
-        done = {evidence.seed for evidence in find_evidence(config, _files(results))}
+        done = {evidence.seed for evidence in recorded.of(config)}
         for seed in (s for s in range(seeds) if s not in done):
             changes: dict[str, object] = {"seed": seed}
             if table.best_on_test and profile == "full":
@@ -199,8 +201,8 @@ def _train(jobs: dict[Path, _Job], record: Path, at_once: int | None, device: st
         append_record(record, api.record(run))
 
 
-def _files(results: Path) -> list[Path]:
-    return sorted(results.glob("*.jsonl"))
+def _records(results: Path) -> Records:
+    return Records(sorted(results.glob("*.jsonl")))
 
 
 def _slug(name: str) -> str:

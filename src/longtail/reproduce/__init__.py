@@ -1,15 +1,16 @@
 """Tables of the papers: rows that are recipes, trained and rendered from their records."""
 
-from longtail.reproduce.records import Evidence, find_evidence
-from longtail.reproduce.render import measured_rows, render, schedule_of
+from longtail.reproduce.records import Evidence, Records
+from longtail.reproduce.render import difference_of_seeds, measured_rows, render, schedule_of
 from longtail.reproduce.tables import PROFILES, PaperTable, Row, read_table, table_names
 
 __all__ = [
     "PROFILES",
     "Evidence",
     "PaperTable",
+    "Records",
     "Row",
-    "find_evidence",
+    "difference_of_seeds",
     "measured_rows",
     "read_table",
     "render",

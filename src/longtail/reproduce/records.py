@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,30 +33,40 @@ class Evidence:
         return int(self.line["seed"])
 
 
-def find_evidence(
-    config: RunConfig, files: Sequence[Path], *, split: str = "test"
-) -> list[Evidence]:
-    """Return the newest record of every seed that has the configuration `config`, by seed.
+class Records:
+    """The training records of results files, by what was trained."""
 
-    Args:
-        config: Of a row.
-        files: Results files, JSON lines; lines that are no training are passed over.
-        split: On which it was scored.
-    """
-    wanted = _identity(config)
-    found: dict[int, Evidence] = {}
-    for file in files:
-        for line in read_lines(file):
-            if "config" not in line or "accuracy" not in line or line.get("split") != split:
-                continue
-            try:
-                recorded = validate_stored(line["config"], str(file))
-            except ConfigError:
-                continue  # of another version, whose options are no more
-            if _identity(recorded) == wanted:
+    def __init__(self, files: Iterable[Path]) -> None:
+        """Read the records.
+
+        Args:
+            files: Results files, JSON lines; lines that are no training are passed over.
+
+        Raises:
+            ConfigError: If one is no file of JSON lines.
+        """
+        self._found: dict[tuple[str, str], dict[int, Evidence]] = {}
+        for file in files:
+            for line in read_lines(file):
+                if not {"config", "accuracy", "split"} <= line.keys():
+                    continue
+                try:
+                    recorded = validate_stored(line["config"], str(file))
+                except ConfigError:
+                    continue  # of another version, whose options are no more
                 evidence = Evidence(line, file.name)
-                found[evidence.seed] = evidence
-    return [found[seed] for seed in sorted(found)]
+                same = self._found.setdefault((_identity(recorded), line["split"]), {})
+                same[evidence.seed] = evidence
+
+    def of(self, config: RunConfig, *, split: str = "test") -> list[Evidence]:
+        """Return the newest record of every seed that has the configuration `config`, by seed.
+
+        Args:
+            config: Of a row.
+            split: On which it was scored.
+        """
+        found = self._found.get((_identity(config), split), {})
+        return [found[seed] for seed in sorted(found)]
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -73,7 +83,7 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"{file} is no results file of JSON lines ({error}).") from error
 
 
-def _identity(config: RunConfig) -> dict[str, Any]:
+def _identity(config: RunConfig) -> str:
     """Return what makes an experiment: everything but names, places and the seed."""
     plain = config.model_copy(
         update={
@@ -85,4 +95,4 @@ def _identity(config: RunConfig) -> dict[str, Any]:
     ).model_dump(mode="json")
     for place in ("root", "lists", "path", "download"):
         plain["data"].pop(place, None)
-    return plain
+    return json.dumps(plain, sort_keys=True)

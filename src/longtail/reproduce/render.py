@@ -5,17 +5,16 @@ from __future__ import annotations
 import shlex
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 from longtail.core.groups import GROUP_NAMES
 from longtail.evaluation.scores import percent_of_seeds
-from longtail.reproduce.records import Evidence, find_evidence
+from longtail.reproduce.records import Evidence, Records
 from longtail.reproduce.tables import PaperTable, Row
 
 BEST = "ours, best epoch on test"
 
 
-def render(table: PaperTable, profile: str, files: Sequence[Path]) -> str:
+def render(table: PaperTable, profile: str, records: Records) -> str:
     """Return a table as Markdown; a row without a record is printed as not measured.
 
     Only the full profile is set against the paper's numbers: it has a column of differences and, where
@@ -24,20 +23,26 @@ def render(table: PaperTable, profile: str, files: Sequence[Path]) -> str:
     Args:
         table: What to show.
         profile: `full` or `short`.
-        files: Results files that may hold records of its rows.
+        records: That may hold some of its rows.
     """
     full = profile == "full"
     against = [*(["difference"] * full), *([BEST] * (full and table.best_on_test))]
+    first = next((row for row in table.rows if row.name == table.against), None)
+    held_against = records.of(first.config(profile)) if first else []
+    beside = f"against {table.against}, same seeds"
+    if first:
+        against.append(beside)
     titles = ["row", "paper", "ours", *against, *GROUP_NAMES, "seeds"]
     lines = [f"## {table.title}", "", f"Paper: {table.source}.", ""]
     lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     sources: list[str] = []
     seeds = 0
     for row in table.rows:
-        found = find_evidence(row.config(profile), files)
+        found = records.of(row.config(profile))
         sources += [evidence.file for evidence in found]
         seeds = max([seeds, *(evidence.seed + 1 for evidence in found)])
         cells = _cells(row, found)
+        cells[beside] = "-" if row is first else difference_of_seeds(found, held_against)
         lines.append(f"| {' | '.join(cells[title] for title in titles)} |")
     below = "Accuracy in % on the test set, last epoch, mean ± standard deviation over seeds; "
     below += f"{schedule_of(table, profile)}."
@@ -48,6 +53,8 @@ def render(table: PaperTable, profile: str, files: Sequence[Path]) -> str:
             f" The numbers of the paper are of its best epoch on test. So is the column `{BEST}`, to be held "
             "against it; it is no estimate of accuracy, and the difference is that of the last epoch."
         )
+    if first:
+        below += f" `{beside}`: the mean difference in points over the seeds that both rows have."
     if sources:
         below += f" Records: {', '.join(f'`{name}`' for name in dict.fromkeys(sources))}."
     below += f" To train all of it anew: `{command_of(table, profile, seeds or 3)}`."
@@ -69,24 +76,44 @@ def schedule_of(table: PaperTable, profile: str) -> str:
 
 
 def measured_rows(
-    table: PaperTable, profile: str, files: Sequence[Path]
+    table: PaperTable, profile: str, records: Records
 ) -> list[tuple[Row, dict[str, list[float]]]]:
     """Return every row that has a record, with the accuracy of each seed in [0, 1], over all and by group.
 
     Args:
         table: Whose rows.
         profile: `full` or `short`.
-        files: Results files that may hold records of its rows.
+        records: That may hold some of its rows.
     """
     measured = []
     for row in table.rows:
-        lines = [evidence.line for evidence in find_evidence(row.config(profile), files)]
+        lines = [evidence.line for evidence in records.of(row.config(profile))]
         if lines:
             accuracy = {"all": [line["accuracy"] for line in lines]}
             for name in GROUP_NAMES:
                 accuracy[name] = [line[name] for line in lines if line[name] is not None]
             measured.append((row, accuracy))
     return measured
+
+
+def difference_of_seeds(
+    found: Sequence[Evidence], other: Sequence[Evidence], key: str = "accuracy"
+) -> str:
+    """Return the mean difference to another row over the seeds of both in points, with its deviation.
+
+    Seeds are compared one by one, so that a row of one seed is not held against a mean of several.
+
+    Args:
+        found: Records of a row.
+        other: Records of what it is held against.
+        key: The score to compare, a fraction.
+    """
+    known = {evidence.seed: evidence.line[key] for evidence in other}
+    differences = [e.line[key] - known[e.seed] for e in found if e.seed in known]
+    if not differences:
+        return "-"
+    sign = "+" if statistics.mean(differences) >= 0 else ""
+    return sign + percent_of_seeds(differences)
 
 
 def _cells(row: Row, found: Sequence[Evidence]) -> dict[str, str]:

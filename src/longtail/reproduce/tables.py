@@ -56,6 +56,9 @@ class PaperTable(Options):
         False,
         description="the paper takes its best epoch on test: the full profile shows ours beside the last",
     )
+    against: str = Field(
+        "", description="name of the row that the others are held against, seed by seed"
+    )
     short_schedule: str = Field(
         "40 epochs in the shape of the full schedule", description="the short profile in words"
     )
@@ -66,6 +69,8 @@ class PaperTable(Options):
         names = [row.name for row in self.rows]
         if len(set(names)) != len(names):
             raise ValueError("two rows have the same name")
+        if self.against and self.against not in names:
+            raise ValueError(f"against: there is no row {self.against!r}")
         for place, row in enumerate(self.rows):
             if row.start is not None and row.start not in names[:place]:
                 raise ValueError(
