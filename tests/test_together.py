@@ -1,5 +1,7 @@
 """Pictures that belong together (a burst, an animal, a patient) stay in one split."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,10 @@ from longtail.core.errors import ConfigError, DataError
 from longtail.core.manifest import Manifest
 from longtail.data import open_data
 from longtail.data.splits import hold_out
+from longtail.evaluation.bootstrap import drawn_again, paired_intervals
+from longtail.report.compare import Comparison, render_comparison
+from longtail.report.page import render_run
+from longtail.report.view import RunView
 
 LINE = ["epochs=1", "batch_size=8", "backbone=resnet20", "image_size=16"]
 
@@ -144,3 +150,83 @@ def test_what_cannot_be_kept_together_is_told_in_words(bursts, tmp_path, source,
     with pytest.raises((ConfigError, DataError), match=words):
         api.train(str(bursts / source), [*LINE, f"keep_together={key}"], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+GROUPS = {"all": np.ones(2, dtype=bool), "second": np.array([False, True])}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.booleans(), st.booleans()), min_size=1, max_size=40),
+    st.integers(2, 4),
+)
+def test_a_picture_that_is_repeated_in_its_unit_makes_no_interval_narrower(pictures, times):
+    labels, before, after = (np.array(column) for column in zip(*pictures, strict=True))
+    labels = np.append(labels, [0, 1])  # both classes have pictures
+    before, after = (np.append(right, [True, False]) for right in (before, after))
+    once = paired_intervals(labels, before, after, GROUPS)
+    repeated = [np.repeat(x, times) for x in (labels, before, after)]
+    units = np.repeat(np.arange(len(labels)), times)
+    assert paired_intervals(*repeated, GROUPS, together=units) == once
+    # what the units are called means nothing, nor does the order of the pictures
+    order = np.random.default_rng(0).permutation(len(units))
+    mixed = [x[order] for x in repeated]
+    assert paired_intervals(*mixed, GROUPS, together=units[order] + 7) == once
+
+
+def test_intervals_of_units_of_different_sizes():
+    # 300 units of 1 to 9 pictures in each class, which are right or wrong as a whole
+    generator = np.random.default_rng(1)
+    sizes = generator.integers(1, 10, 600)
+    units = np.repeat(np.arange(600), sizes)
+    labels = np.repeat(np.repeat([0, 1], 300), sizes)
+    right = np.repeat(generator.random(600) < 0.6, sizes)
+    of_units = paired_intervals(labels, right, right, GROUPS, together=units)["all"]["after"]
+    alone = paired_intervals(labels, right, right, GROUPS)["all"]["after"]
+    shares = [right[labels == c].mean() for c in (0, 1)]
+    assert of_units["value"] == alone["value"] == pytest.approx(np.mean(shares))
+    # the linearised variance of a ratio of sums over independent units (hits over pictures)
+    variance = 0.0
+    for label, share in enumerate(shares):
+        own = np.unique(units[labels == label])
+        residuals = np.array([(right[units == u] - share).sum() for u in own])
+        variance += (residuals**2).sum() / (labels == label).sum() ** 2
+    error = np.sqrt(variance) / 2
+    low, high = of_units["interval"]
+    assert low == pytest.approx(of_units["value"] - 1.96 * error, abs=0.008)
+    assert high == pytest.approx(of_units["value"] + 1.96 * error, abs=0.008)
+    assert high - low > 2 * (alone["interval"][1] - alone["interval"][0])
+
+
+def test_a_unit_of_two_classes_is_drawn_in_each():
+    labels, units = np.array([0, 0, 1, 1, 1]), np.array([5, 6, 5, 5, 6])
+    right = np.array([True, True, True, True, False])
+    found = paired_intervals(labels, right, right, GROUPS, together=units)
+    assert found["all"]["after"]["value"] == pytest.approx((1 + 2 / 3) / 2)
+    # class 1 draws twice from a unit of two hits and one of a miss: 1, 2/3 or 0
+    assert found["second"]["after"]["interval"] == [0.0, 1.0]
+    assert drawn_again(labels, units).startswith("2 units of pictures that belong together")
+    assert drawn_again(labels, np.array([5, 6, 5, 5, 5])).endswith(
+        "classes of one unit, whose spread is not known: 1"
+    )
+
+
+def test_report_comparison_and_repair_say_what_their_intervals_draw(bursts, tmp_path, longtail):
+    line = [*LINE, "keep_together=(burst[0-9]+)", "loss=cross-entropy", "test_share=0.5"]
+    run = api.train(str(bursts), line, out=tmp_path / "run", device="cpu")
+    view = RunView.open(run.folder.path, device="cpu")
+    units = [path.split("/")[1][:7] for path in view.data.split("test").manifest.paths]
+    assert len(set(units)) < len(units)
+    for one, number in zip(units, view.together, strict=True):
+        assert [u == one for u in units] == (view.together == number).tolist()
+    words = f"{len(set(units))} units of pictures that belong together"
+    assert words in render_run(view)
+    other = api.train(str(bursts), [*line, "seed=1"], out=tmp_path / "other", device="cpu")
+    comparison = Comparison.of([view, RunView.open(other.folder.path, device="cpu")])
+    assert words in render_comparison(comparison)
+    low, high = view.micro_interval
+    assert low <= view.scores["accuracy"] <= high
+    status, out, _ = longtail("adjust", "run", "--by", "logit-adjust", "--strength", "1")
+    assert status == 0
+    assert words in " ".join(out.split())
+    note = json.loads((tmp_path / "run-logit-adjust" / "adjustment.json").read_text())
+    assert note["scores"]["intervals"].startswith(words)

@@ -203,7 +203,8 @@ def _table(done: Repair) -> Table:
     scores = done.scores
     table = Table(
         title=f"class-averaged accuracy in %, {scores['pictures']:,} pictures of split "
-        f"{done.measured_on}, 95 % intervals"
+        f"{done.measured_on}, 95 % intervals",
+        caption=scores["intervals"],
     )
     for column in ("classes", "before", "after", "difference"):
         table.add_column(column, justify="left" if column == "classes" else "right")

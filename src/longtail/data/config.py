@@ -216,7 +216,7 @@ def _hold_out_val(data: DataSet, per_class: int, config: DataConfig) -> DataSet:
     manifest, report = hold_out(
         data.manifest, "val",
         seed=config.split_seed, per_class=per_class, keep_in_train=config.keep_in_train,
-        together=_together(data.manifest, config),
+        together=data.together,
     )  # fmt: skip
     drawn = isinstance(config, FolderData | TableData)
     notes = _with(data.notes, report.describe("val"))
@@ -252,7 +252,9 @@ def _open_files(
     if kept is not None:
         file_set = with_split(file_set, kept)
     # what is wrong with it is told before the pictures are read
-    together = None if kept is not None else _together(file_set.manifest, config)  # by id
+    listed, together = file_set.manifest, _together(file_set.manifest, config)
+    if together is not None and kept is None:
+        require_whole(listed, together)
     size = len(file_set.manifest)
     checked = check_pictures(
         file_set.files(), workers=workers, progress=lambda done: progress(done, size)
@@ -265,7 +267,7 @@ def _open_files(
         notes = _with(notes, note)
     manifest = file_set.manifest
     if together is not None:
-        together = together[manifest.ids]
+        together = together[np.isin(listed.ids, manifest.ids)]
         notes = _with(notes, describe_together(together))
     whole = kept is None and not (manifest.has("val") or manifest.has("test"))
     drawn = False
@@ -293,6 +295,7 @@ def _open_files(
         notes=notes,
         skipped=skipped,
         drawn_split=drawn,
+        together=together,
     )
 
 
@@ -316,17 +319,12 @@ def _split(
 
 
 def _together(manifest: Manifest, config: DataConfig) -> NDArray[np.int64] | None:
-    """Return what stays in one split, if it was asked for."""
+    """Return what belongs together, if it was named."""
     if not isinstance(config, FolderData | TableData) or config.keep_together is None:
         return None
-    key = config.keep_together
-    together = (
-        together_by_pattern(manifest, key)
-        if isinstance(config, FolderData)
-        else together_by_column(manifest, config.path, key)
-    )
-    require_whole(manifest, together, key)
-    return together
+    if isinstance(config, FolderData):
+        return together_by_pattern(manifest, config.keep_together)
+    return together_by_column(manifest, config.path, config.keep_together)
 
 
 def _image_size(side: int) -> int:

@@ -143,6 +143,8 @@ class DataSet:
         notes: Findings that belong beside every number (classes not evaluated, pictures skipped).
         skipped: Damaged files that were left out, as (path, reason).
         drawn_split: Whether a split was drawn from a folder or table, which may change.
+        together: int64 [N], equal for pictures that belong together (of one animal, burst or patient); None
+            where nothing is known of it.
     """
 
     manifest: Manifest
@@ -153,6 +155,7 @@ class DataSet:
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     drawn_split: bool = False
+    together: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.pictures)
@@ -176,7 +179,13 @@ class DataSet:
 
     def take(self, rows: NDArray[np.int64]) -> DataSet:
         """Return the pictures at the positions `rows`."""
-        return replace(self, manifest=self.manifest.take(rows), pictures=self.pictures.take(rows))
+        together = None if self.together is None else self.together[rows]
+        return replace(
+            self,
+            manifest=self.manifest.take(rows),
+            pictures=self.pictures.take(rows),
+            together=together,
+        )
 
 
 def rgb_pixels(planes: NDArray[np.uint8], shape: Sequence[int]) -> ArrayPictures:

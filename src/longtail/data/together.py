@@ -60,7 +60,7 @@ def together_by_column(manifest: Manifest, table: Path, column: str) -> NDArray[
     return _numbers(names)
 
 
-def require_whole(manifest: Manifest, together: NDArray[np.int64], key: str) -> None:
+def require_whole(manifest: Manifest, together: NDArray[np.int64]) -> None:
     """Refuse a split that was given and parts pictures that must stay together.
 
     Raises:
@@ -72,7 +72,7 @@ def require_whole(manifest: Manifest, together: NDArray[np.int64], key: str) -> 
     if parted.size:
         one, other = (manifest.paths[order[row]] for row in (parted[0], parted[0] + 1))
         raise DataError(
-            f"data.keep_together={key!r}, but the split that {manifest.name} brings parts "
+            f"data.keep_together was given, but the split that {manifest.name} brings parts "
             f"{len(np.unique(units[parted]))} of the units, for example {one} and {other}. Mend the "
             "split, or remove it and let it be drawn."
         )

@@ -2,7 +2,9 @@
 
 Test pictures are drawn again with replacement inside each class, as test sets are made, and so are the
 seeds of each model where there are several. Both models see the same draw of pictures, so that the
-interval of their difference is that of a paired comparison.
+interval of their difference is that of a paired comparison. Pictures that belong together (of one animal,
+burst or patient) are drawn together, because they are no independent witnesses (the cluster bootstrap; Field
+and Welsh, JRSS B 2007).
 """
 
 from __future__ import annotations
@@ -26,12 +28,32 @@ def group_masks(groups: ShotGroups) -> dict[str, NDArray[np.bool_]]:
     return masks | {name: groups.mask(name).numpy() for name in GROUP_NAMES}
 
 
+def drawn_again(labels: NDArray[np.int64], together: NDArray[np.int64] | None) -> str:
+    """Say in words what `paired_intervals` draws again.
+
+    Args:
+        labels: int64 [N].
+        together: As given to it.
+    """
+    if together is None:
+        return "pictures drawn again within each class"
+    pairs = np.unique(np.stack([labels, together]), axis=1)
+    _, units = np.unique(pairs[0], return_counts=True)
+    text = (
+        f"{len(np.unique(together)):,} units of pictures that belong together (data.keep_together) drawn "
+        "again as a whole within each class"
+    )
+    single = int((units == 1).sum())
+    return f"{text}; classes of one unit, whose spread is not known: {single}" if single else text
+
+
 def paired_intervals(
     labels: NDArray[np.int64],
     before: NDArray[np.bool_],
     after: NDArray[np.bool_],
     groups: Mapping[str, NDArray[np.bool_]],
     *,
+    together: NDArray[np.int64] | None = None,
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
@@ -42,6 +64,8 @@ def paired_intervals(
         before: Whether the first model was right, bool [N], or [S, N] for S seeds.
         after: Whether the second model was right, likewise; the numbers of seeds may differ.
         groups: Classes of each group, bool [C].
+        together: int64 [N], equal for pictures that belong together; None if each stands alone. What
+            a unit has of one class is drawn as a whole, in that class.
         level: Of the intervals.
         seed: Of the draws.
 
@@ -49,31 +73,42 @@ def paired_intervals(
         For each group `before`, `after`, `difference`, each with `value` and `interval` (low, high);
         both are None for a group without test pictures.
     """
-    models = [np.atleast_2d(before).astype(np.float32), np.atleast_2d(after).astype(np.float32)]
-    order = np.argsort(labels, kind="stable")
-    models = [model[:, order] for model in models]
-    classes, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    # mean over the classes of a group = sum over pictures with these weights, [groups, N]
+    models = [np.atleast_2d(before).astype(bool), np.atleast_2d(after).astype(bool)]
+    names = np.arange(len(labels)) if together is None else np.asarray(together)
+    pairs, unit = np.unique(np.stack([labels, names]), axis=1, return_inverse=True)
+    unit = unit.reshape(-1)  # [N], the unit of each picture; U units in the order of their classes
+    sizes = np.bincount(unit).astype(np.float32)  # [U], pictures
+    hits = [
+        np.stack([np.bincount(unit, weights=right) for right in model]).astype(np.float32)
+        for model in models
+    ]  # [S, U]
+    classes, first, of_class = np.unique(pairs[0], return_index=True, return_counts=True)
     inside = {name: mask[classes] for name, mask in groups.items()}
-    weights = np.stack(
-        [np.repeat(m / (sizes * max(1, m.sum())), sizes) for m in inside.values()]
-    ).astype(np.float32)
-    start, of_class = np.repeat(first, sizes), np.repeat(sizes, sizes)
+    # mean over the classes of a group = sum over classes with these weights, [groups, classes]
+    weights = np.stack([m / max(1, m.sum()) for m in inside.values()])
+
+    def accuracy(right: NDArray[np.float32], drawn: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Hits and pictures of units in the order of their classes, [..., U] -> [..., groups]."""
+        by_class = [np.add.reduceat(x, first, axis=-1) for x in (right, drawn)]  # whole numbers
+        of_groups: NDArray[np.float64] = (by_class[0] / by_class[1]) @ weights.T
+        return of_groups
+
+    start, choices = np.repeat(first, of_class), np.repeat(of_class, of_class)
     generator = numpy_generator(seed, "bootstrap")
     drawn: list[list[NDArray[np.float64]]] = [[], []]
     for _ in range(DRAWS // DRAWS_AT_ONCE):
-        shape = (DRAWS_AT_ONCE, len(order))
-        # a picture of the same class for every place
-        inside_class = (generator.random(shape, dtype=np.float32) * of_class).astype(np.int64)
+        shape = (DRAWS_AT_ONCE, len(sizes))
+        # a unit of the same class for every place
+        inside_class = (generator.random(shape, dtype=np.float32) * choices).astype(np.int64)
         # rounding may reach the size of a large class
-        places = start + np.minimum(inside_class, of_class - 1)
-        for kept, model in zip(drawn, models, strict=True):
+        places = start + np.minimum(inside_class, choices - 1)
+        for kept, model in zip(drawn, hits, strict=True):
             chosen = generator.integers(len(model), size=(DRAWS_AT_ONCE, len(model)))
-            by_seed = np.stack([row[places] @ weights.T for row in model])  # [S, draws, groups]
-            kept.append(
+            by_seed = np.stack([accuracy(right[places], sizes[places]) for right in model])
+            kept.append(  # [S, draws, groups] -> [draws, groups]
                 np.stack([by_seed[seeds, d].mean(axis=0) for d, seeds in enumerate(chosen)])
             )
-    values = [(model @ weights.T).mean(axis=0) for model in models]
+    values = [accuracy(model, sizes).mean(axis=0) for model in hits]
     spread = [np.concatenate(kept) for kept in drawn]
     values.append(values[1] - values[0])
     spread.append(spread[1] - spread[0])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from longtail.core.counts import ClassCounts
@@ -19,11 +21,13 @@ class Outputs:
         labels: int64 [N].
         logits: float [N, C].
         features: Inputs of the last layer, float [N, D].
+        together: int64 [N], equal for pictures that belong together; None where nothing is known of it.
     """
 
     labels: Tensor
     logits: Tensor | None = None
     features: Tensor | None = None
+    together: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -112,7 +112,8 @@ def collect(
         stacked = torch.cat(features)
         if stacked.ndim != 2:
             raise ConfigError(NOT_LINEAR)
-        splits[split] = Outputs(own[torch.tensor(part.manifest.labels)], None, stacked)
+        labels = own[torch.tensor(part.manifest.labels)]
+        splits[split] = Outputs(labels, None, stacked, part.together)
     module: Any = network.get_submodule(layer)
     weight = module.weight.detach().float().cpu()
     bias = (

@@ -11,10 +11,10 @@ from torch import Tensor
 from longtail.adjust import tau_curve
 from longtail.core.errors import ConfigError
 from longtail.core.groups import GroupRule, ShotGroups
-from longtail.evaluation.bootstrap import group_masks, paired_intervals
+from longtail.evaluation.bootstrap import drawn_again, group_masks, paired_intervals
 from longtail.evaluation.metrics import calibration_error, confusion_matrix, softmax
 from longtail.repair.corrections import CHANGES_THE_PRIOR, CORRECTIONS, Corrected, Request
-from longtail.repair.evidence import Evidence
+from longtail.repair.evidence import Evidence, Outputs
 
 NO_PREFERENCE = 0.05  # a strength below this says that there was nothing to correct
 
@@ -76,11 +76,11 @@ def repair(
     if split is None:
         evidence.outputs("test")  # raises, saying how to get one
     assert split is not None
-    labels = evidence.outputs(split).labels
+    outputs = evidence.outputs(split)
     after = corrected.logits(evidence, split)
     before = evidence.logits(split) if evidence.has_predictions() else None
     warnings = _warnings(evidence, name, corrected, split)
-    scores = _compare(evidence, labels, before, after, rule)
+    scores = _compare(evidence, outputs, before, after, rule)
     return Repair(name, corrected, split, scores, warnings)
 
 
@@ -103,16 +103,19 @@ def tau_oracle(evidence: Evidence) -> dict[str, Any]:
 
 
 def _compare(
-    evidence: Evidence, labels: Tensor, before: Tensor | None, after: Tensor, rule: GroupRule
+    evidence: Evidence, outputs: Outputs, before: Tensor | None, after: Tensor, rule: GroupRule
 ) -> dict[str, Any]:
     groups = group_masks(ShotGroups.from_counts(evidence.class_counts, rule))
-    known = labels.numpy()
+    labels = outputs.labels
     right_after = (after.argmax(dim=1) == labels).numpy()
     right_before = right_after if before is None else (before.argmax(dim=1) == labels).numpy()
     scores: dict[str, Any] = {
         "rule": rule,
         "pictures": len(labels),
-        "groups": paired_intervals(known, right_before, right_after, groups),
+        "groups": paired_intervals(
+            labels.numpy(), right_before, right_after, groups, together=outputs.together
+        ),
+        "intervals": drawn_again(labels.numpy(), outputs.together),
         "calibration_error": {"after": _calibration(after, right_after)},
     }
     for name, row in scores["groups"].items():

@@ -303,7 +303,8 @@ def _joined(pieces: Sequence[Outputs]) -> Outputs:
         tensors = [getattr(piece, kind) for piece in pieces]
         if tensors[0] is not None:
             joined[kind] = torch.cat(tensors)
-    return Outputs(torch.cat([piece.labels for piece in pieces]), **joined)
+    labels = torch.cat([piece.labels for piece in pieces])
+    return Outputs(labels, joined.get("logits"), joined.get("features"))
 
 
 def _classifier(parts: Sequence[Part]) -> Classifier | None:

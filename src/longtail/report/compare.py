@@ -11,10 +11,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 
 from longtail.core.errors import DataError
 from longtail.core.groups import RULE_TEXT
-from longtail.evaluation.bootstrap import group_masks, paired_intervals
+from longtail.evaluation.bootstrap import drawn_again, group_masks, paired_intervals
 from longtail.report import figures
 from longtail.report.page import Drawing, environment
 from longtail.report.text import listing, with_interval
@@ -93,15 +94,29 @@ class Comparison:
         return cls([Arm(name, found) for name, found in arms.items()])
 
     @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """True classes, [N], in the order of the picture ids."""
+        shown = self.arms[0].views[0].predictions
+        return shown.labels[np.argsort(shown.ids)]
+
+    @cached_property
+    def together(self) -> NDArray[np.int64] | None:
+        """Numbers that are equal for pictures that belong together, [N], if one of the runs knows them."""
+        for view in (view for arm in self.arms for view in arm.views):
+            if view.together is not None:
+                return view.together[np.argsort(view.predictions.ids)]
+        return None
+
+    @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Return accuracies, differences to the first arm, and budget of every arm."""
         first = self.arms[0]
         view = first.views[0]
-        labels = view.predictions.labels[np.argsort(view.predictions.ids)]
+        labels = self.labels
         masks = group_masks(view.groups)
         rows = []
         for arm in self.arms:
-            found = paired_intervals(labels, first.right, arm.right, masks)
+            found = paired_intervals(labels, first.right, arm.right, masks, together=self.together)
             rows.append(
                 {
                     "name": arm.name,
@@ -160,6 +175,7 @@ def render_comparison(comparison: Comparison) -> str:
         rows=rows,
         groups=[g for g, e in rows[0]["accuracy"].items() if e["value"] is not None],
         judged=judged,
+        drawn_again=drawn_again(comparison.labels, comparison.together),
         with_interval=with_interval,
         rule=RULE_TEXT[view.groups.rule],
         pictures=len(view.predictions.ids),

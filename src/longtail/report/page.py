@@ -14,6 +14,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from longtail.core.groups import GROUP_NAMES, RULE_TEXT
+from longtail.evaluation.bootstrap import drawn_again
 from longtail.evaluation.scores import percent
 from longtail.methods import METHODS
 from longtail.report import figures
@@ -126,6 +127,7 @@ def render_run(view: RunView) -> str:
         scores=scores,
         rule=RULE_TEXT[view.groups.rule],
         macro=with_interval(view.intervals["all"]),
+        drawn_again=drawn_again(view.predictions.labels, view.together),
         groups=groups,
         drawings=drawings(view),
         mistakes=worst_mistakes(view),

@@ -22,7 +22,7 @@ from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.predictions import Predictions
 from longtail.core.stage import Stage
 from longtail.data.check import check_pictures
-from longtail.data.config import CifarData, DigitsData, read_files
+from longtail.data.config import CifarData, DigitsData, FolderData, TableData, read_files
 from longtail.data.inspect import Inspection, inspect
 from longtail.data.loader import evaluation_batches
 from longtail.data.pictures import DataSet
@@ -123,9 +123,39 @@ class RunView:
     def intervals(self) -> dict[str, dict[str, Any]]:
         """Class-averaged accuracy with its interval, for all classes and each group."""
         found = paired_intervals(
-            self.predictions.labels, self.right, self.right, group_masks(self.groups)
+            self.predictions.labels,
+            self.right,
+            self.right,
+            group_masks(self.groups),
+            together=self.together,
         )
         return {name: row["after"] for name, row in found.items()}
+
+    @cached_property
+    def micro_interval(self) -> tuple[float, float]:
+        """Interval of the share of all pictures that were recognised."""
+        if self.together is None:
+            low, high = self.scores["accuracy_interval"]
+            return low, high
+        one_class = np.zeros_like(self.predictions.labels)
+        found = paired_intervals(
+            one_class,
+            self.right,
+            self.right,
+            {"all": np.ones(1, dtype=bool)},
+            together=self.together,
+        )
+        low, high = found["all"]["after"]["interval"]
+        return low, high
+
+    @cached_property
+    def together(self) -> NDArray[np.int64] | None:
+        """Numbers that are equal for pictures that belong together, [N]; None if nothing is known of it."""
+        config = self.run.config.data  # asked first, because opening the data takes a while
+        named = isinstance(config, FolderData | TableData) and config.keep_together is not None
+        if not named or self.data is None or not self.data.manifest.has(self.split):
+            return None
+        return self.data.split(self.split).together
 
     @cached_property
     def data(self) -> DataSet | None:
