@@ -86,7 +86,7 @@ def test_a_folder_of_ones_own(longtail, picture_folder, tmp_path):
         "--on-bad-picture", "skip",
     )  # fmt: skip
     assert status == 0, err
-    assert "1 damaged pictures were left out" in out
+    assert "1 damaged picture was left out" in out
     skipped = pd.read_csv(tmp_path / "run" / "skipped-pictures.csv")
     assert skipped["path"].tolist() == ["ant/broken.png"]
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
@@ -199,7 +199,7 @@ def test_inspect(longtail, picture_folder, tmp_path):
     status, out, _ = longtail("data", "inspect", picture_folder, "--out", "found")
     assert status == 0
     assert "imbalance ratio (largest over smallest class): 3.0" in out
-    assert "warning: 1 pictures occur with different labels" in out
+    assert "warning: 1 picture occurs with different labels" in out
     assert (tmp_path / "found" / "distribution.png").read_bytes().startswith(b"\x89PNG")
     assert "ant,12" in (tmp_path / "found" / "counts.csv").read_text()
     assert json.loads((tmp_path / "found" / "findings.json").read_text())["conflicting"]

@@ -15,6 +15,7 @@ from longtail import api
 from longtail.cli.prior import read_prior
 from longtail.cli.show import console
 from longtail.core.errors import ConfigError
+from longtail.core.words import counted
 from longtail.engine.run_folder import require_writable, writing
 from longtail.evaluation.answer import find_pictures
 
@@ -83,7 +84,7 @@ def predict(
     _write(answers, out)
     failed = int(answers["error"].notna().sum())
     console().print(
-        f"{len(answers):,} pictures answered in {out}"
+        f"{counted(len(answers), 'picture', 'pictures')} answered in {out}"
         + (f"; {failed:,} of them could not be read (column error)" if failed else ""),
         markup=False,
         highlight=False,

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, field_validator
 from longtail.core.errors import DataError
 from longtail.core.groups import GroupRule
 from longtail.core.manifest import Manifest
+from longtail.core.words import counted
 from longtail.data.augmentation import POLICIES
 from longtail.data.check import (
     OnBadPicture,
@@ -263,7 +264,8 @@ def _open_files(
     side = config.image_size or _image_size(typical_side(checked))
     notes = _with(file_set.notes, file_set.describe_outside())
     if skipped:
-        note = f"{len(skipped)} damaged pictures were left out (skipped-pictures.csv)."
+        left_out = counted(len(skipped), "damaged picture was", "damaged pictures were")
+        note = f"{left_out} left out (skipped-pictures.csv)."
         notes = _with(notes, note)
     manifest = file_set.manifest
     if together is not None:

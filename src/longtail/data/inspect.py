@@ -9,6 +9,7 @@ import numpy as np
 
 from longtail.core.groups import RULE_TEXT, ShotGroups
 from longtail.core.manifest import SPLITS, Manifest
+from longtail.core.words import counted
 from longtail.data.check import Checked, repeated_pictures
 from longtail.data.files import FileSet
 
@@ -48,31 +49,31 @@ class Inspection:
         lines = []
         if self.in_two_splits:
             lines.append(
-                f"{len(self.in_two_splits)} pictures occur in two splits (leakage): "
-                f"{_show(self.in_two_splits)}"
+                f"{_occur(self.in_two_splits)} in two splits (leakage): {_show(self.in_two_splits)}"
             )
         if self.conflicting:
             lines.append(
-                f"{len(self.conflicting)} pictures occur with different labels: "
-                f"{_show(self.conflicting)}"
+                f"{_occur(self.conflicting)} with different labels: {_show(self.conflicting)}"
             )
         if self.damaged:
             shown = "; ".join(f"{path} ({reason})" for path, reason in self.damaged[:3])
-            lines.append(f"{len(self.damaged)} files cannot be read as pictures: {shown}")
-        if self.repeated:
             lines.append(
-                f"{len(self.repeated)} pictures occur twice in one split: {_show(self.repeated)}"
+                f"{counted(len(self.damaged), 'file', 'files')} cannot be read as a picture: {shown}"
             )
+        if self.repeated:
+            lines.append(f"{_occur(self.repeated)} twice in one split: {_show(self.repeated)}")
         for split, names in (self.missing or {}).items():
             if names:
                 lines.append(
-                    f"{split} has no picture of {len(names)} classes, they cannot be evaluated "
-                    f"there: {', '.join(names[:8])}"
+                    f"{split} has no picture of {counted(len(names), 'class', 'classes')}, which cannot be "
+                    f"evaluated there: {', '.join(names[:8])}"
                 )
         if self.outside:
             lines.append(self.outside)
         if self.ignored:
-            lines.append(f"{self.ignored} files were ignored: their names are not pictures'.")
+            lines.append(
+                f"{counted(self.ignored, 'file was', 'files were')} ignored: not named like pictures."
+            )
         return lines
 
 
@@ -116,6 +117,10 @@ def inspect(
         ignored=file_set.ignored if file_set else 0,
         outside=file_set.describe_outside() if file_set else "",
     )
+
+
+def _occur(groups: Sequence[tuple[str, ...]]) -> str:
+    return counted(len(groups), "picture occurs", "pictures occur")
 
 
 def _show(groups: Sequence[tuple[str, ...]]) -> str:

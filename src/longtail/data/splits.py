@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from longtail.core.errors import DataError
 from longtail.core.manifest import SPLITS, Manifest
 from longtail.core.rng import numpy_generator
+from longtail.core.words import counted
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class SplitReport:
             return ""
         shown = ", ".join(self.not_evaluated[:8])
         more = f" and {len(self.not_evaluated) - 8} more" if len(self.not_evaluated) > 8 else ""
+        classes = counted(len(self.not_evaluated), "class has", "classes have")
         return (
-            f"{len(self.not_evaluated)} classes have too few pictures to give any to {split} (or too "
-            "few that do not belong together); "
-            f"their accuracy cannot be measured there: {shown}{more}."
+            f"{classes} too few pictures to give any to {split} (or too few that do not belong together), so "
+            f"that no accuracy can be measured there: {shown}{more}."
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from longtail.core.counts import ClassCounts
 from longtail.core.groups import GROUP_NAMES, RULE_TEXT, GroupRule, ShotGroups
 from longtail.core.predictions import Predictions
+from longtail.core.words import counted
 from longtail.evaluation.metrics import (
     calibration_error,
     confusion_matrix,
@@ -149,5 +150,7 @@ def _remarks(groups: ShotGroups, measured: np.ndarray[Any, np.dtype[np.bool_]]) 
     if empty := groups.empty_groups():
         remarks.append(f"No class is {' or '.join(empty)} shot by the rule {groups.rule}.")
     if not measured.all():
-        remarks.append(f"{int((~measured).sum())} classes have no picture in this split.")
+        remarks.append(
+            f"{counted(int((~measured).sum()), 'class has', 'classes have')} no picture in this split."
+        )
     return remarks
