@@ -346,6 +346,18 @@ def test_wrong_tables(tmp_path, text, words):
         read_table(table)
 
 
+def test_paths_of_another_system_are_told_apart_from_odd_names(picture_folder):
+    table = picture_folder / "table.csv"
+    table.write_text("path,label\nant\\00.png,ant\nbee\\00.png,bee\n")
+    with pytest.raises(DataError, match=r"written as on Windows, for example ant\\00.png. Put /"):
+        read_table(table)
+    (picture_folder / "ant" / "00.png").rename(
+        picture_folder / "ant\\00.png"
+    )  # a name like any other
+    (picture_folder / "bee" / "00.png").rename(picture_folder / "bee\\00.png")
+    assert read_table(table).manifest.classes == ("ant", "bee")
+
+
 def test_labels_that_look_like_numbers_stay_names(picture_folder):
     table = picture_folder / "table.csv"
     table.write_text("path,label\nant/00.png,10\nant/01.png,2\nant/02.png,010\nant/03.png,NA\n")

@@ -106,8 +106,8 @@ def read_table(path: Path, *, root: Path | None = None) -> FileSet:
         root: Folder that relative picture paths start from; the table's own folder if not given.
 
     Raises:
-        DataError: If the table cannot be read, a column is missing, a cell is empty or a split has
-            an unknown name.
+        DataError: If the table cannot be read, a column is missing, a cell is empty, a split has an
+            unknown name, or paths are written as another system does.
     """
     table = open_table(path)
     if missing := [name for name in ("path", "label") if name not in table.columns]:
@@ -131,7 +131,16 @@ def read_table(path: Path, *, root: Path | None = None) -> FileSet:
         rows.append((file, label, SPLIT_NAMES[split.lower()]))
     if not rows:
         raise DataError(f"{path} has no rows.")
-    return _file_set(root or path.parent, path.stem, rows)
+    root = root or path.parent
+    foreign = next(
+        (file for file, _, _ in rows if "\\" in file and not (root / file).exists()), None
+    )
+    if foreign is not None and (root / foreign.replace("\\", "/")).exists():
+        raise DataError(
+            f"{path}: paths are written as on Windows, for example {foreign}. Put / for every \\, which "
+            "Windows reads as well."
+        )
+    return _file_set(root, path.stem, rows)
 
 
 def open_table(path: Path) -> pd.DataFrame:
