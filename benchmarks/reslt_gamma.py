@@ -1,0 +1,87 @@
+"""What ResLT's test-time gamma does to a trained network, on left-out pictures and on test.
+
+    python benchmarks/reslt_gamma.py runs/reproduce/reslt-disagreements/short/*/seed-*
+
+Training never uses gamma, so that one network answers for every value: the logits are
+sum_g f_g (W_j / |W_j|^gamma)^T without the bias, or as trained with it. Appends a line per run and set of
+pictures to results/reslt-gamma.jsonl.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import of_runs
+import torch
+from left_out import left_out
+from torch import Tensor, nn
+
+from longtail import api
+from longtail.core import GROUP_NAMES, ClassCounts, ShotGroups
+from longtail.data.loader import evaluation_batches
+from longtail.data.pictures import DataSet
+from longtail.evaluation import confusion_matrix, macro_accuracy
+from longtail.methods.reslt import ResLT
+from longtail.runs import Run, append_record
+
+GAMMAS = (0.0, 0.1, 0.3, 0.5, 0.7, 1.0)
+CPU = torch.device("cpu")
+
+
+def summed_features(method: ResLT, data: DataSet) -> tuple[Tensor, np.ndarray[Any, Any]]:
+    """Return the features of all branches, summed, [N, D], and the labels, [N]."""
+    kept: list[Tensor] = []
+    rows: list[Any] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:  # noqa: ANN401
+        kept.append(output.sum(dim=0))
+
+    expert: Any = method.experts[0]
+    hook = expert.branches.register_forward_hook(keep)
+    with torch.inference_mode():
+        for images, places in evaluation_batches(data, batch_size=500, device=CPU):
+            method.predict(images)
+            rows.append(places)
+    hook.remove()
+    return torch.cat(kept), data.manifest.labels[np.concatenate(rows)]
+
+
+def main() -> None:
+    """Score the runs and write the records."""
+    arguments = of_runs.parser(__doc__, "reslt-gamma.jsonl").parse_args()
+    for path in arguments.runs:
+        run, model = Run.open(path), api.load(path, device="cpu")
+        method, card = model.method, model.card
+        if not isinstance(method, ResLT) or len(method.experts) > 1:
+            raise SystemExit(f"{path} is no run of ResLT with one expert")
+        counts = ClassCounts(card.class_counts, card.classes)
+        groups = ShotGroups.from_counts(counts, run.config.data.groups)
+        expert: Any = method.experts[0]
+        layer, branches = expert.classifier, expert.branches.count
+        for name, data in (("left out", left_out(run)), ("test", run.open_data().split("test"))):
+            data = data.normalised_by(card.mean, card.std)
+            features, labels = summed_features(method, data)
+            logits = {"as trained": features @ layer.weight.T + branches * layer.bias}
+            norms = layer.weight.norm(dim=1, keepdim=True)
+            for gamma in GAMMAS:
+                logits[f"gamma {gamma:g}"] = features @ (layer.weight / norms**gamma).T
+            found = {}
+            for answer, values in logits.items():
+                confusion = confusion_matrix(labels, values.argmax(dim=1).numpy(), len(counts))
+                found[answer] = {"all": macro_accuracy(confusion)} | {
+                    group: macro_accuracy(confusion, groups.mask(group).numpy())
+                    for group in GROUP_NAMES
+                }
+                print(
+                    path,
+                    name,
+                    answer,
+                    {k: v and round(100 * v, 1) for k, v in found[answer].items()},
+                )
+            facts = of_runs.facts("reslt-gamma", run, card.weights_sha256)
+            append_record(arguments.record, facts | {"pictures": name, "accuracy": found})
+
+
+if __name__ == "__main__":
+    main()
