@@ -223,8 +223,13 @@ def test_report_comparison_and_repair_say_what_their_intervals_draw(bursts, tmp_
     other = api.train(str(bursts), [*line, "seed=1"], out=tmp_path / "other", device="cpu")
     comparison = Comparison.of([view, RunView.open(other.folder.path, device="cpu")])
     assert words in render_comparison(comparison)
-    low, high = view.micro_interval
-    assert low <= view.scores["accuracy"] <= high
+    everything = {"all": np.ones(1, dtype=bool)}
+    one_class = np.zeros_like(view.predictions.labels)
+    of_all = paired_intervals(
+        one_class, view.right, view.right, everything, together=view.together
+    )["all"]["after"]
+    assert of_all["value"] == pytest.approx(view.scores["accuracy"])
+    assert of_all["interval"] == view.scores["accuracy_interval"]
     status, out, _ = longtail("adjust", "run", "--by", "logit-adjust", "--strength", "1")
     assert status == 0
     assert words in " ".join(out.split())

@@ -222,6 +222,7 @@ def evaluate(
         recipe=run.config.recipe,
         seed=training.seed,
         notes=tuple(dict.fromkeys((*data.notes, *model.method.remarks))),
+        together=part.together,
     )
     if distributed.is_main():
         write_predictions(predictions, run.folder.predictions(split))

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longtail.core.counts import ClassCounts
 from longtail.core.groups import GROUP_NAMES, RULE_TEXT, GroupRule, ShotGroups
 from longtail.core.predictions import Predictions
 from longtail.core.words import counted
+from longtail.evaluation.bootstrap import paired_intervals
 from longtail.evaluation.metrics import (
     calibration_error,
     confusion_matrix,
@@ -35,6 +37,7 @@ def score(
     recipe: str,
     seed: int,
     notes: Sequence[str] = (),
+    together: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """Compute every score of one split. Accuracies are fractions in [0, 1]; None where undefined.
 
@@ -46,13 +49,14 @@ def score(
         recipe: Name for people.
         seed: Of the run.
         notes: Remarks that belong beside the numbers.
+        together: int64 [N], equal for pictures that belong together, for `accuracy_interval`: they are
+            drawn again as a whole. Without it every picture stands alone (Wilson's interval).
     """
     num_classes = len(predictions.classes)
     predicted = predictions.predicted()
     confusion = confusion_matrix(predictions.labels, predicted, num_classes)
     per_class = per_class_accuracy(confusion)
     tested = confusion.sum(axis=1)
-    hits = int(np.trace(confusion))
     confidence = softmax(predictions.logits).max(axis=1)
     correct = predicted == predictions.labels
     main = ShotGroups.from_counts(counts, rule)
@@ -69,7 +73,7 @@ def score(
         "num_classes": num_classes,
         "num_classes_evaluated": int(measured.sum()),
         "accuracy": micro_accuracy(confusion),
-        "accuracy_interval": list(wilson_interval(hits, len(predictions.ids))),
+        "accuracy_interval": list(_interval(correct, together)),
         "macro_accuracy": macro_accuracy(confusion),
         "worst_class_accuracy": None if worst is None else float(per_class[worst]),
         "worst_class": None if worst is None else predictions.classes[worst],
@@ -143,6 +147,18 @@ def _groups(confusion: np.ndarray[Any, np.dtype[np.int64]], groups: ShotGroups) 
         accuracy = macro_accuracy(confusion, groups.mask(name).numpy())
         described[name] = {"classes": size, "accuracy": accuracy}
     return described
+
+
+def _interval(
+    correct: NDArray[np.bool_], together: NDArray[np.int64] | None
+) -> tuple[float, float]:
+    if together is None:
+        return wilson_interval(int(correct.sum()), len(correct))
+    everything = {"all": np.ones(1, dtype=bool)}
+    one_class = np.zeros(len(correct), dtype=np.int64)
+    found = paired_intervals(one_class, correct, correct, everything, together=together)
+    low, high = found["all"]["after"]["interval"]
+    return low, high
 
 
 def _remarks(groups: ShotGroups, measured: np.ndarray[Any, np.dtype[np.bool_]]) -> list[str]:

@@ -132,23 +132,6 @@ class RunView:
         return {name: row["after"] for name, row in found.items()}
 
     @cached_property
-    def micro_interval(self) -> tuple[float, float]:
-        """Interval of the share of all pictures that were recognised."""
-        if self.together is None:
-            low, high = self.scores["accuracy_interval"]
-            return low, high
-        one_class = np.zeros_like(self.predictions.labels)
-        found = paired_intervals(
-            one_class,
-            self.right,
-            self.right,
-            {"all": np.ones(1, dtype=bool)},
-            together=self.together,
-        )
-        low, high = found["all"]["after"]["interval"]
-        return low, high
-
-    @cached_property
     def together(self) -> NDArray[np.int64] | None:
         """Numbers that are equal for pictures that belong together, [N]; None if nothing is known of it."""
         config = self.run.config.data  # asked first, because opening the data takes a while
