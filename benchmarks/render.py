@@ -338,6 +338,23 @@ def cost_table(name: str) -> str:
     return "\n".join(table)
 
 
+def gamma_table(name: str) -> str:
+    """Return what test-time gamma does to trained networks, mean over them."""
+    by_pictures: dict[str, list[dict[str, Any]]] = {"left out": [], "test": []}
+    for line in records(name):
+        by_pictures[line["pictures"]].append(line["accuracy"])
+    table = [
+        "| answer | left out, all | test, all | many | medium | few |",
+        "|---|---|---|---|---|---|",
+    ]
+    for answer in by_pictures["test"][0]:
+        cells = [percent_of_seeds([found[answer]["all"] for found in by_pictures["left out"]])]
+        for group in ("all", "many", "medium", "few"):
+            cells.append(percent_of_seeds([found[answer][group] for found in by_pictures["test"]]))
+        table.append(f"| {answer} | {' | '.join(cells)} |")
+    return "\n".join(table)
+
+
 TABLES = {
     "overview": overview,
     "speed": lambda: speed_table("speed.jsonl"),
@@ -352,6 +369,7 @@ TABLES = {
     "paco-ablation": lambda: short_table("paco-ablation"),
     "reslt-table-9": lambda: short_table("reslt-table-9"),
     "reslt-disagreements": lambda: short_table("reslt-disagreements"),
+    "reslt-gamma": lambda: gamma_table("reslt-gamma.jsonl"),
     "do-ablations": lambda: short_table("do-ablations"),
     "do-mixtures": lambda: mixtures_table("do-mixtures.jsonl", "do"),
     "do-held-out": lambda: mixtures_table(
