@@ -160,7 +160,7 @@ def test_rows_are_held_against_one_of_them_seed_by_seed(tmp_path):
     assert "| tau | - | 66.5 ± 33.2 | +3.0 |" in text
     assert "| never | - | 38.5 ± 9.2 | +3.5 ± 2.1 |" in text
     (tmp_path / "t.yaml").write_text(TABLE.replace("rows:", "against: plan\nrows:"))
-    with pytest.raises(ConfigError, match="there is no row 'plan'"):
+    with pytest.raises(ConfigError, match="no table: against: there is no row 'plan'"):
         read_table(str(tmp_path / "t.yaml"))
 
 

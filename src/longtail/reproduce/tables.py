@@ -8,6 +8,7 @@ from typing import Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from longtail.core.errors import ConfigError
 from longtail.data.options import Options
@@ -100,10 +101,12 @@ def read_table(name: str) -> PaperTable:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
         return PaperTable.model_validate(raw).model_copy(update={"name": name})
     except ValidationError as error:
-        lines = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        )
+        lines = "; ".join(map(_told, error.errors()))
         raise ConfigError(f"{file} is no table: {lines}.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read as YAML ({error}).") from error
+
+
+def _told(error: ErrorDetails) -> str:
+    place, message = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
