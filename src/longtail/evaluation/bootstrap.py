@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.rng import numpy_generator
+from longtail.core.words import counted
 
 DRAWS = 1000
 DRAWS_AT_ONCE = 50
@@ -35,16 +36,18 @@ def drawn_again(labels: NDArray[np.int64], together: NDArray[np.int64] | None) -
         labels: int64 [N].
         together: As given to it.
     """
-    if together is None:
-        return "pictures drawn again within each class"
-    pairs = np.unique(np.stack([labels, together]), axis=1)
+    names = np.arange(len(labels)) if together is None else together
+    pairs = np.unique(np.stack([labels, names]), axis=1)
     _, units = np.unique(pairs[0], return_counts=True)
-    text = (
-        f"{len(np.unique(together)):,} units of pictures that belong together (data.keep_together) drawn "
-        "again as a whole within each class"
-    )
+    text, what = "pictures drawn again within each class", "picture"
+    if together is not None:
+        found = counted(len(np.unique(together)), "unit", "units")
+        text = (
+            f"{found} of pictures that belong together (data.keep_together) drawn again as a whole "
+        )
+        text, what = f"{text}within each class", "unit"
     single = int((units == 1).sum())
-    return f"{text}; classes of one unit, whose spread is not known: {single}" if single else text
+    return f"{text}; classes of one {what}, whose spread is not known: {single}" if single else text
 
 
 def paired_intervals(
