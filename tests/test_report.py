@@ -219,7 +219,7 @@ def test_own_pictures_names_and_lost_data(picture_folder, tmp_path):
     train, test = (manifest.paths[manifest.rows(split)[0]] for split in ("train", "test"))
     shutil.copy(strange / train, strange / test)
     text = render_run(RunView.open(run.folder.path, device="cpu"))
-    assert "occur in two splits (leakage)" in text or "occur with different labels" in text
+    assert "1 picture occurs in two splits (leakage)" in text or "1 picture occurs with" in text
     shutil.rmtree(strange)
     text = render_run(RunView.open(run.folder.path, device="cpu"))
     assert "could not be opened from here" in text
