@@ -20,7 +20,7 @@ from longtail.cli.reproduce import dots_of
 from longtail.evaluation.scores import percent_of_seeds
 from longtail.recipes.measured import FILE as MEASURED
 from longtail.report.dots import describe, write_dots
-from longtail.reproduce import Records, difference_of_seeds, read_table, render, table_names
+from longtail.reproduce import Records, differences, read_table, render, signed, table_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "notes-on-results.md")
@@ -201,21 +201,16 @@ def left_out_table(name: str) -> str:
     """Return the rows of a table that were scored on left-out pictures, best first, seed against seed."""
     table = read_table(name)
     found = {r.name: RECORDS.of(r.config("short"), split="left out") for r in table.rows}
-    first = {evidence.seed: evidence.line["macro_accuracy"] for evidence in found[table.against]}
     scored: list[tuple[float, str]] = []
     for row, evidence in found.items():
-        shared = [e.line["macro_accuracy"] - first[e.seed] for e in evidence if e.seed in first]
+        shared = differences(evidence, found[table.against], "macro_accuracy")
         if not shared:
             continue
         cells = [
             percent_of_seeds([e.line[key] for e in evidence])
             for key in ("macro_accuracy", "many", "medium", "few")
         ]
-        same = row == table.against
-        beside = (
-            "-" if same else difference_of_seeds(evidence, found[table.against], "macro_accuracy")
-        )
-        cells.insert(1, beside)
+        cells.insert(1, "-" if row == table.against else signed(shared))
         scored.append(
             (statistics.mean(shared), f"| {row} | {' | '.join(cells)} | {len(evidence)} |")
         )
@@ -339,10 +334,11 @@ def cost_table(name: str) -> str:
 
 
 def gamma_table(name: str) -> str:
-    """Return what test-time gamma does to trained networks, mean over them."""
+    """Return what test-time gamma does to trained networks: the newest record of every seed."""
+    newest = {(line["pictures"], line["seed"]): line["accuracy"] for line in records(name)}
     by_pictures: dict[str, list[dict[str, Any]]] = {"left out": [], "test": []}
-    for line in records(name):
-        by_pictures[line["pictures"]].append(line["accuracy"])
+    for (pictures, _), accuracy in newest.items():
+        by_pictures[pictures].append(accuracy)
     table = [
         "| answer | left out, all | test, all | many | medium | few |",
         "|---|---|---|---|---|---|",

@@ -18,6 +18,7 @@ from left_out import left_out
 from torch import Tensor, nn
 
 from longtail import api
+from longtail.adjust import tau_normalize
 from longtail.core import GROUP_NAMES, ClassCounts, ShotGroups
 from longtail.data.loader import evaluation_batches
 from longtail.data.pictures import DataSet
@@ -63,9 +64,8 @@ def main() -> None:
             data = data.normalised_by(card.mean, card.std)
             features, labels = summed_features(method, data)
             logits = {"as trained": features @ layer.weight.T + branches * layer.bias}
-            norms = layer.weight.norm(dim=1, keepdim=True)
             for gamma in GAMMAS:
-                logits[f"gamma {gamma:g}"] = features @ (layer.weight / norms**gamma).T
+                logits[f"gamma {gamma:g}"] = features @ tau_normalize(layer.weight, gamma).T
             found = {}
             for answer, values in logits.items():
                 confusion = confusion_matrix(labels, values.argmax(dim=1).numpy(), len(counts))
@@ -73,12 +73,8 @@ def main() -> None:
                     group: macro_accuracy(confusion, groups.mask(group).numpy())
                     for group in GROUP_NAMES
                 }
-                print(
-                    path,
-                    name,
-                    answer,
-                    {k: v and round(100 * v, 1) for k, v in found[answer].items()},
-                )
+                shown = {k: v and round(100 * v, 1) for k, v in found[answer].items()}
+                print(path, name, answer, shown)
             facts = of_runs.facts("reslt-gamma", run, card.weights_sha256)
             append_record(arguments.record, facts | {"pictures": name, "accuracy": found})
 

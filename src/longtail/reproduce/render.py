@@ -42,7 +42,7 @@ def render(table: PaperTable, profile: str, records: Records) -> str:
         sources += [evidence.file for evidence in found]
         seeds = max([seeds, *(evidence.seed + 1 for evidence in found)])
         cells = _cells(row, found)
-        cells[beside] = "-" if row is first else difference_of_seeds(found, held_against)
+        cells[beside] = "-" if row is first else signed(differences(found, held_against))
         lines.append(f"| {' | '.join(cells[title] for title in titles)} |")
     below = "Accuracy in % on the test set, last epoch, mean ± standard deviation over seeds; "
     below += f"{schedule_of(table, profile)}."
@@ -96,10 +96,10 @@ def measured_rows(
     return measured
 
 
-def difference_of_seeds(
+def differences(
     found: Sequence[Evidence], other: Sequence[Evidence], key: str = "accuracy"
-) -> str:
-    """Return the mean difference to another row over the seeds of both in points, with its deviation.
+) -> list[float]:
+    """Return the difference to another row for every seed that both have.
 
     Seeds are compared one by one, so that a row of one seed is not held against a mean of several.
 
@@ -109,11 +109,14 @@ def difference_of_seeds(
         key: The score to compare, a fraction.
     """
     known = {evidence.seed: evidence.line[key] for evidence in other}
-    differences = [e.line[key] - known[e.seed] for e in found if e.seed in known]
-    if not differences:
+    return [e.line[key] - known[e.seed] for e in found if e.seed in known]
+
+
+def signed(values: Sequence[float]) -> str:
+    """Return the mean of differences in points with its sign and deviation, `-` without any."""
+    if not values:
         return "-"
-    sign = "+" if statistics.mean(differences) >= 0 else ""
-    return sign + percent_of_seeds(differences)
+    return ("+" if statistics.mean(values) >= 0 else "") + percent_of_seeds(values)
 
 
 def _cells(row: Row, found: Sequence[Evidence]) -> dict[str, str]:
