@@ -45,6 +45,8 @@ from longtail.evaluation import (
 )
 from longtail.evaluation.answer import Question, answer, find_pictures
 from longtail.methods import METHODS, Method, Setting
+from longtail.models.config import ModelConfig
+from longtail.models.weights import checksum
 from longtail.recipes import RunConfig, resolve
 from longtail.runs import Run, record, write_summary
 
@@ -136,11 +138,12 @@ def train(
     if resume:
         config = _continued(config, folder)
     config, data = _open(Run(folder, config), progress)
-    method = _build(config, data.manifest.class_counts()).to(place)
+    counts = data.manifest.class_counts()
+    method = _build(config, config.model, counts, data.pictures.size).to(place)
     protocol = Protocol(data.manifest.has("val"), config.training.select)
     if config.training.channels_last:
         method = method.to(memory_format=torch.channels_last)
-    data = replace(data, notes=(*data.notes, *method.remarks))
+    data = replace(data, notes=(*data.notes, *method.remarks, *_left_random(config, method)))
     _announce(data, config, log)
     if remark := remark_on_load(place):
         log.note(f"note: {remark}")
@@ -247,10 +250,10 @@ def load(run: Path | str, *, device: str | None = None, stage: int | None = None
     if stage is not None:
         checkpoint = opened.folder.checkpoints / ckpt.checkpoint_name(stage, 0, finished=True)
     card = ckpt.read_card(checkpoint)
-    method = _build(opened.config, ClassCounts(card.class_counts, card.classes), pretrained=False)
+    counts = ClassCounts(card.class_counts, card.classes)
+    method = _build(opened.config, opened.config.model.untrained(), counts, card.image_size)
     ckpt.load_weights(method, ckpt.read_weights(checkpoint), str(checkpoint))
     place = find_device(device)
-    counts = ClassCounts(card.class_counts, card.classes)
     groups = ShotGroups.from_counts(counts, opened.config.data.groups)
     return LoadedModel(method.to(place).eval(), card, groups, place)
 
@@ -264,17 +267,14 @@ def default_folder(config: RunConfig) -> Path:
     return path
 
 
-def _build(config: RunConfig, counts: ClassCounts, *, pretrained: bool | None = None) -> Method:
-    model = config.model
-    if pretrained is not None:
-        model = model.model_copy(update={"pretrained": pretrained})
+def _build(config: RunConfig, model: ModelConfig, counts: ClassCounts, image_size: int) -> Method:
     groups = ShotGroups.from_counts(counts, config.data.groups)
     training = config.training
     setting = Setting(
         counts,
         groups,
         training.epochs,
-        model.build,
+        lambda: model.build(image_size),
         model.build_experts,
         training.batch_size,
         training.weight_decay,
@@ -285,6 +285,22 @@ def _build(config: RunConfig, counts: ClassCounts, *, pretrained: bool | None = 
         kind: Any = METHODS[config.method_name]
         method: Method = kind(config.method, setting)
     return method
+
+
+def _left_random(config: RunConfig, method: Method) -> tuple[str, ...]:
+    """Say so if a part of the backbone begins with random weights and is never trained."""
+    trained = [stage.trainable for stage in method.stages() if stage.kind == "train"]
+    backbone = [name for name, _ in method.named_parameters() if name.startswith("backbone.")]
+    if config.model.begins_trained or config.start is not None or () in trained:
+        return ()
+    tops = tuple(f"{top}." for names in trained for top in names)
+    left = sum(not name.startswith(tops) for name in backbone)
+    if left == 0:
+        return ()
+    return (
+        f"{left} of the {len(backbone)} tensors of the backbone keep their random weights. Give it trained "
+        "ones: model.pretrained=true, or model.weights=FILE.",
+    )
 
 
 def _open(run: Run, progress: Progress) -> tuple[RunConfig, DataSet]:
@@ -329,6 +345,8 @@ def _begin(
     facts: dict[str, Any],
 ) -> None:
     folder.create()
+    if (weights := config.model.weights_file) is not None:
+        facts = {**facts, "weights": {"file": str(weights), "sha256": checksum(weights)}}
     folder.write_json(
         folder.environment,
         describe_environment(device)

@@ -109,6 +109,7 @@ def record(run: Run, split: str = "test") -> dict[str, Any]:
         else None,
         "found": [line for line in lines if "loss" not in line],
         "started_from": environment.get("started_from"),
+        "weights": environment.get("weights"),
         "checkpoint_sha256": scores["checkpoint_sha256"],
         "command": environment["command"],
         "commit": environment["commit"],

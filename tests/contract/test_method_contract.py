@@ -32,6 +32,9 @@ VARIANTS = {
     "balanced sampling": ("single-head", {"sampling": "class-balanced"}),
     "mixup": ("single-head", {"mixing": "mixup"}),
     "cutmix": ("single-head", {"mixing": "cutmix"}),
+    "last block alone": ("single-head", {"train": "last-block"}),
+    "head alone": ("single-head", {"train": "head", "loss": "balanced-softmax"}),
+    "head on features": ("single-head", {"train": "head", "augment": False}),
 }
 VARIANTS |= {
     "reslt convolution": ("reslt", {"head": "convolution", "branch_loss": "subset-means"}),
@@ -119,6 +122,9 @@ ALTERNATIVES = {
         "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
         "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
         "reduction": ({"class_weights": {}}, {"class_weights": {}, "reduction": "mean"}),
+        "train": ({}, {"train": "last-block"}),
+        "backbone_rate": ({}, {"backbone_rate": 0.1}),
+        "augment": ({"train": "head"}, {"train": "head", "augment": False}),
     },
     "reslt": {
         "alpha": ({}, {"alpha": 0.5}),
@@ -294,6 +300,9 @@ def first_step(method, given=None, epoch=2):
     streams = [given or batch() for _ in stage.samplings]
     streams = [Batch(s.views * len(stage.views), s.labels, s.ids) for s in streams]
     method.train()
+    if stage.features is not None:
+        part = method.get_submodule(stage.features)
+        streams = [Batch((part(s.images).detach(),), s.labels, s.ids) for s in streams]
     return method.training_step(streams, position(epoch))
 
 

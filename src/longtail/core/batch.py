@@ -13,7 +13,8 @@ class Batch:
     """Pictures of one step on the training device.
 
     Attributes:
-        views: One float tensor [B, 3, H, W] per view that the stage asks for, normalised.
+        views: One float tensor [B, 3, H, W] per view that the stage asks for, normalised; features [B, D]
+            in a stage that names `features`.
         labels: int64 [B].
         ids: int64 [B], `Manifest.ids` of the pictures.
     """

@@ -44,6 +44,8 @@ class Stage:
         epochs: Number of epochs; 0 for a stage that calls `fit`.
         samplings: One stream of pictures per entry; the step gets one batch per stream.
         views: Augmentation policy of each view; `default` is the data set's own.
+        features: Name of a frozen submodule whose outputs [B, D] the step gets in place of the pictures.
+            Pictures are not augmented then, and the submodule sees each of them once.
         trainable: Names of the submodules (or parameters) that are trained; empty means all.
         reset: Names of submodules that are initialised anew before the stage.
         update_norm: Frozen submodules whose normalisation statistics still follow the data. Any
@@ -65,6 +67,7 @@ class Stage:
     epochs: int
     samplings: tuple[Sampling, ...] = (Sampling(),)
     views: tuple[str, ...] = ("default",)
+    features: str | None = None
     trainable: tuple[str, ...] = ()
     reset: tuple[str, ...] = ()
     update_norm: tuple[str, ...] = ()
@@ -85,6 +88,10 @@ class Stage:
             )
         if not self.samplings or not self.views:
             raise ConfigError(f"Stage {self.name!r} must have at least one sampling and one view.")
+        if self.features is not None and self.views != ("none",):
+            raise ConfigError(
+                f"Stage {self.name!r} computes features once, so its only view must be 'none'."
+            )
 
 
 def epochs_of(duration: float, epochs: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,8 +29,59 @@ LARGEST_BATCH, PIXELS_ON_GPU = 1000, 256 * 224**2
 PIXELS_ON_CPU = 200 * 32**2
 
 
-class TrainingLoader:
+class Loader(ABC):
     """Makes the batches of one stream of one stage.
+
+    Args:
+        data: The train split.
+        sampler: Which pictures come when.
+        device: Where the batches go.
+    """
+
+    def __init__(self, data: DataSet, sampler: EpochSampler, device: torch.device) -> None:
+        self._data, self._sampler, self._device = data, sampler, device
+        self._labels = torch.from_numpy(np.array(data.manifest.labels)).to(device)
+        self._ids = torch.from_numpy(np.array(data.manifest.ids)).to(device)
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return self._sampler.steps
+
+    def ids_of(self, epoch: int, step: int) -> list[int]:
+        """Return the ids of the pictures of one batch of this process."""
+        rows = self._sampler.local_batches(epoch)[step]
+        return [int(number) for number in self._data.manifest.ids[rows]]
+
+    @abstractmethod
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of `epoch`."""
+
+
+class FeatureLoader(Loader):
+    """Makes batches of features that were computed once.
+
+    Args:
+        features: Of every picture of `data`, float [N, D], on the device.
+        data: The train split.
+        sampler: Which pictures come when.
+        device: Where the batches go.
+    """
+
+    def __init__(
+        self, features: Tensor, data: DataSet, sampler: EpochSampler, *, device: torch.device
+    ) -> None:
+        super().__init__(data, sampler, device)
+        self._features = features
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of `epoch`; their only view are features, [B, D]."""
+        for rows in send(self._sampler.local_batches(epoch), self._device):
+            yield Batch((self._features[rows],), self._labels[rows], self._ids[rows])
+
+
+class TrainingLoader(Loader):
+    """Makes the batches of pictures of one stream of one stage.
 
     Pictures that live in an array stay on the device: a batch is an index, a gather and a fused
     augmentation. Files are decoded by threads (decoders release the interpreter lock), some batches
@@ -58,26 +110,14 @@ class TrainingLoader:
         workers: int = 4,
         channels_last: bool = True,
     ) -> None:
-        self._data, self._sampler = data, sampler
+        super().__init__(data, sampler, device)
         names = [data.default_view if name == "default" else name for name in views]
         self._views = [(f"view {place}", find_policy(name)) for place, name in enumerate(names)]
-        self._device, self._seed, self._stage, self._workers = device, seed, stage, workers
+        self._seed, self._stage, self._workers = seed, stage, workers
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        self._labels = torch.from_numpy(np.array(data.manifest.labels)).to(device)
-        self._ids = torch.from_numpy(np.array(data.manifest.ids)).to(device)
         self._resident = (
             data.pictures.pixels.to(device) if isinstance(data.pictures, ArrayPictures) else None
         )
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return self._sampler.steps
-
-    def ids_of(self, epoch: int, step: int) -> list[int]:
-        """Return the ids of the pictures of one batch of this process."""
-        rows = self._sampler.local_batches(epoch)[step]
-        return [int(number) for number in self._data.manifest.ids[rows]]
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of `epoch`."""

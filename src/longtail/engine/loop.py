@@ -17,9 +17,9 @@ from longtail.core.errors import ConfigError, ProtocolError, TrainingError
 from longtail.core.protocol import Protocol
 from longtail.core.rng import derive_seed
 from longtail.core.stage import Stage
-from longtail.data.loader import TrainingLoader, evaluation_batches
+from longtail.core.words import counted
+from longtail.data.loader import Loader, evaluation_batches
 from longtail.data.pictures import DataSet
-from longtail.data.samplers import EpochSampler
 from longtail.engine import checkpoint as ckpt
 from longtail.engine.config import TrainingConfig
 from longtail.engine.log import Log
@@ -27,6 +27,7 @@ from longtail.engine.optimisation import build_optimizer, prepare_stage, seeded,
 from longtail.engine.run_folder import RunFolder
 from longtail.engine.schedule import learning_rate
 from longtail.engine.step import StepFunction, check_compiler, uncompiled
+from longtail.engine.streams import build_loaders, build_sampler
 from longtail.methods.method import Method
 
 STEPS_BETWEEN_CHECKS = 100  # of the loss being finite; reading it makes the host wait
@@ -102,7 +103,7 @@ class Trainer:
                     "of the method."
                 )
             for stream in range(len(stage.samplings)):
-                self._sampler(number, stage, stream)
+                build_sampler(self.train_set, self.config, number, stage, stream)
 
     def start_from(self, weights: Mapping[str, Tensor], epochs_done: int, source: str) -> None:
         """Take the first stage from another run instead of training it.
@@ -201,7 +202,13 @@ class Trainer:
             optimizer.load_state_dict(self._restored.pop("optimizer"))
             if ema is not None:
                 ema.load_state_dict(self._restored.pop("ema"))
-        loaders = self._loaders(number, stage)
+        self.protocol.may_train_on("train")
+        if stage.features is not None:
+            pictures = counted(len(self.train_set.manifest), "picture", "pictures")
+            self.log.note(f"stage {stage.name}: features of {pictures}, computed once")
+        loaders = build_loaders(
+            self.train_set, self.config, number, stage, self.method, self.device
+        )
         self.log.stage(stage.name, stage.epochs, self._at.epoch, loaders[0].steps)
         step = StepFunction(self.method, self.config, self.device)
         begun = self._at.epoch
@@ -223,7 +230,7 @@ class Trainer:
                 self.log.note(f"compiled in {step.compile_seconds:.0f} s, with the first step")
             self._at.epoch, self._at.epochs_done = epoch + 1, self._at.epochs_done + 1
             predictor: nn.Module = ema.module if ema is not None else self.method
-            improved = self._score(stage, line, predictor)
+            improved = self._score(stage, line, predictor, last=epoch + 1 == stage.epochs)
             if self.watch is not None:
                 line |= self._scores(self.watch, predictor, "test")
             finished = epoch + 1 == stage.epochs or self._at.stopped
@@ -241,34 +248,6 @@ class Trainer:
             if finished:
                 break
 
-    def _loaders(self, number: int, stage: Stage) -> list[TrainingLoader]:
-        self.protocol.may_train_on("train")
-        return [
-            TrainingLoader(
-                self.train_set,
-                self._sampler(number, stage, stream),
-                stage.views,
-                device=self.device,
-                seed=self.config.seed,
-                stage=_place(number, stream),
-                workers=self.config.workers,
-                channels_last=self.config.channels_last,
-            )
-            for stream in range(len(stage.samplings))
-        ]
-
-    def _sampler(self, number: int, stage: Stage, stream: int) -> EpochSampler:
-        manifest = self.train_set.manifest
-        return EpochSampler(
-            manifest.labels,
-            manifest.class_counts(),
-            stage.samplings[stream],
-            batch_size=self.config.batch_size,
-            epochs=stage.epochs,
-            seed=self.config.seed,
-            stage=_place(number, stream),
-        )
-
     # --- one epoch ----------------------------------------------------------------------------
 
     def _epoch(
@@ -276,7 +255,7 @@ class Trainer:
         number: int,
         stage: Stage,
         epoch: int,
-        loaders: Sequence[TrainingLoader],
+        loaders: Sequence[Loader],
         step_function: StepFunction,
         optimizer: torch.optim.Optimizer,
         ema: AveragedModel | None,
@@ -316,7 +295,7 @@ class Trainer:
         }
 
     def _require_finite(
-        self, losses: Tensor, loaders: Sequence[TrainingLoader], number: int, epoch: int
+        self, losses: Tensor, loaders: Sequence[Loader], number: int, epoch: int
     ) -> None:
         finite = torch.isfinite(distributed.mean(losses)).tolist()
         if all(finite):
@@ -337,10 +316,14 @@ class Trainer:
 
     # --- selection, checkpoints ---------------------------------------------------------------
 
-    def _score(self, stage: Stage, line: dict[str, Any], predictor: nn.Module) -> bool:
+    def _score(
+        self, stage: Stage, line: dict[str, Any], predictor: nn.Module, *, last: bool
+    ) -> bool:
         """Add val scores to the line; say whether this is the best epoch so far."""
         if self.validate is None:
             return False
+        if stage.features is not None and self.protocol.selection == "last" and not last:
+            return False  # a pass over val costs more than many epochs on features
         self.protocol.may_select_on("val")
         line |= self._scores(self.validate, predictor, "val")
         if self.protocol.selection == "last" or stage.whole:
@@ -437,8 +420,3 @@ class Trainer:
             self.method,
             multi_avg_fn=get_ema_multi_avg_fn(self.config.ema),  # type: ignore[no-untyped-call]
         )
-
-
-def _place(stage: int, stream: int) -> int:
-    """Return the number by which the random numbers of a stream are named."""
-    return 100 * stage + stream

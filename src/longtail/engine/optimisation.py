@@ -20,15 +20,24 @@ def prepare_stage(method: nn.Module, stage: Stage, seed: int, number: int) -> No
     """Freeze, unfreeze and re-initialise the parts of `method` as `stage` says.
 
     Raises:
-        ConfigError: If a name in the stage matches no module or parameter: a renamed module that
-            is silently never trained has ruined published baselines.
+        ConfigError: If a name in the stage matches no module or parameter (a renamed module that is
+            silently never trained has ruined published baselines), or a part is trained whose features
+            are computed once.
     """
     named = {kind: getattr(stage, kind) for kind in _NAMING}
-    for kind, names in {**named, "rates": [name for name, _ in stage.rates]}.items():
+    named["rates"] = [name for name, _ in stage.rates]
+    named["features"] = [] if stage.features is None else [stage.features]
+    for kind, names in named.items():
         _matching(method, names, f"{kind} of stage {stage.name!r}")
     trained = _below(stage.trainable)
     for name, parameter in method.named_parameters():
         parameter.requires_grad_(not stage.trainable or trained(name))
+    if stage.features is not None:
+        part = method.get_submodule(stage.features)
+        if any(parameter.requires_grad for parameter in part.parameters()):
+            raise ConfigError(
+                f"Stage {stage.name!r} trains {stage.features}, whose features it computes once."
+            )
     with seeded(derive_seed(seed, "reset", number)):
         for name in stage.reset:
             for module in method.get_submodule(name).modules():

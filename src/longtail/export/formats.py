@@ -132,10 +132,10 @@ def read_safetensors(file: Path, about: About) -> Callable[[Tensor], Tensor]:
         weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     config = validate_stored(json.loads(facts["config"]), str(file))
     counts = ClassCounts(json.loads(facts["class_counts"]), json.loads(facts["classes"]))
-    model = config.model.model_copy(update={"pretrained": False})
+    model = config.model.untrained()
     setting = Setting(
         counts, ShotGroups.from_counts(counts, config.data.groups), config.training.epochs,
-        model.build, model.build_experts,
+        lambda: model.build(about.image_size), model.build_experts,
     )  # fmt: skip
     kind: Any = METHODS[config.method_name]
     method = kind(config.method, setting)
@@ -148,32 +148,40 @@ def read_safetensors(file: Path, about: About) -> Callable[[Tensor], Tensor]:
 def write_timm(predictor: nn.Module, about: About, file: Path) -> None:
     """Write weights that `timm.create_model(name, checkpoint_path=...)` loads."""
     method: Any = predictor.method
-    name = _timm_name(about.backbone)
+    network = _timm_network(about)
     head = getattr(method, "head", None)
     if not isinstance(head, nn.Linear) or hasattr(method, "scales"):
         raise ConfigError(
             "timm has a backbone and one linear layer; this method predicts with more. Export it as "
             "onnx, torch-export or safetensors."
         )
-    import timm  # takes seconds
-
-    network: Any = timm.create_model(name, num_classes=about.num_classes)
     place = network.default_cfg["classifier"]
     weights = dict(method.backbone.network.state_dict())
     weights |= {f"{place}.{key}": value for key, value in head.state_dict().items()}
     plain = {key: value.contiguous() for key, value in weights.items()}
-    safetensors.torch.save_file(plain, file, metadata={**about.facts, "architecture": name})
+    architecture = {"architecture": _timm_name(about.backbone)}
+    safetensors.torch.save_file(plain, file, metadata={**about.facts, **architecture})
 
 
 def read_timm(file: Path, about: About) -> Callable[[Tensor], Tensor]:
     """Load the weights with timm."""
-    import timm  # takes seconds
-
-    network: Any = timm.create_model(_timm_name(about.backbone), num_classes=about.num_classes)
+    network = _timm_network(about)
     network.load_state_dict(safetensors.torch.load_file(file))
     network.eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in (about.mean, about.std))
     return _without_gradient(lambda pictures: network((pictures - mean) / std))
+
+
+def _timm_network(about: About) -> Any:  # noqa: ANN401 - timm has no common type
+    """Build timm's network; one that is made for a single size is told the size in use."""
+    import timm  # takes seconds
+
+    name = _timm_name(about.backbone)
+    known = timm.get_pretrained_cfg(name)
+    made_for: dict[str, Any] = {}
+    if known is not None and known.fixed_input_size:
+        made_for["img_size"] = about.image_size
+    return timm.create_model(name, num_classes=about.num_classes, **made_for)
 
 
 def _timm_name(backbone: str) -> str:

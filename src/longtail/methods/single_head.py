@@ -11,7 +11,9 @@ Symbols:
 
 Covers, as recipes: cross-entropy; focal; class-balanced cross-entropy and focal (Cui et al., CVPR
 2019); LDAM and LDAM-DRW (Cao et al., NeurIPS 2019); CE-DRW; CE-DRS; balanced softmax (Ren et al.,
-NeurIPS 2020); logit adjustment (Menon et al., ICLR 2021); mixup; cutmix.
+NeurIPS 2020); logit adjustment (Menon et al., ICLR 2021); mixup; cutmix. On a pretrained backbone:
+fine-tuning, its last block alone, or a head on frozen features, which without augmentation are
+computed once (f(x) is constant then).
 
 Where papers and code disagree: see the loss files. Deferred re-sampling follows the text of the
 LDAM paper, because in its released code the sampler never takes effect. The switch of a deferred
@@ -57,11 +59,33 @@ class SingleHeadOptions(Options):
     reduction: Literal["weighted-mean", "mean"] = Field(
         "weighted-mean", description="of weighted losses: divide by the batch's weights, or by B"
     )
+    train: Literal["all", "last-block", "head"] = Field(
+        "all", description="the rest of the backbone stays as pretrained"
+    )
+    backbone_rate: float = Field(1.0, gt=0, description="factor of the backbone's learning rate")
+    augment: bool = Field(True, description="false with train=head: features are computed once")
 
     @model_validator(mode="after")
     def _ldam_needs_cosines(self) -> SingleHeadOptions:
         if isinstance(self.loss, LDAMOptions) and self.head.name != "cosine":
             raise ValueError("loss ldam needs head cosine: its margins are in units of a cosine")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_backbone(self) -> SingleHeadOptions:
+        if self.train == "head" and self.backbone_rate != 1:
+            raise ValueError(
+                "backbone_rate is without effect where train=head freezes the backbone"
+            )
+        if self.augment:
+            return self
+        if self.train != "head":
+            raise ValueError(
+                "augment=false computes features once, so it needs train=head; where the backbone is "
+                "trained, data.augmentation=none leaves augmentation out"
+            )
+        if self.mixing is not None:
+            raise ValueError("mixing mixes pictures, so it needs augment=true")
         return self
 
 
@@ -90,13 +114,21 @@ class SingleHead(Method):
     def stages(self) -> Sequence[Stage]:
         """Train everything in one stage."""
         # the bias of a rare positive must not decay to zero (Cui et al.)
-        exempt = ("head.bias",) if isinstance(self.config.loss, SigmoidFocalOptions) else ()
+        config = self.config
+        exempt = ("head.bias",) if isinstance(config.loss, SigmoidFocalOptions) else ()
+        trainable: tuple[str, ...] = () if config.train == "all" else ("head",)
+        if config.train == "last-block":
+            trainable += (f"backbone.{self.backbone.last_block}",)
         return [
             Stage(
-                name="joint",
+                name="joint" if config.train == "all" else config.train,
                 epochs=self.epochs,
-                samplings=(self.config.sampling.build(self.epochs),),
+                samplings=(config.sampling.build(self.epochs),),
+                views=("default",) if config.augment else ("none",),
+                features=None if config.augment else "backbone",
+                trainable=trainable,
                 no_weight_decay=exempt,
+                rates=() if config.backbone_rate == 1 else (("backbone", config.backbone_rate),),
             )
         ]
 
@@ -104,7 +136,8 @@ class SingleHead(Method):
         """Return w_y L(z, y), mixed over the two labels of a pair where pictures were mixed."""
         (batch,) = batches
         mixed = mixed_batch(self.config.mixing, batch, at)
-        logits = self.head(self.backbone(mixed.images if mixed else batch.images))
+        pictures = mixed.images if mixed else batch.images
+        logits = self.head(self.backbone(pictures) if self.config.augment else pictures)
         weights = self._weights_at(at)
 
         def label_loss(labels: Tensor) -> Tensor:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from longtail.core.errors import ConfigError
 from longtail.models.resnet_cifar import DEPTHS, CifarResNet
+from longtail.models.weights import load_network
 
 if TYPE_CHECKING:
     from timm.models.resnet import ResNet
@@ -37,6 +40,7 @@ IMAGENET_RESNETS = {
     "resnext101": _Residual("Bottleneck", (3, 4, 23, 3), 32, 4, "resnext101_32x4d"),
     "resnext152": _Residual("Bottleneck", (3, 8, 36, 3), 32, 4),
 }
+OWN_NAMES = (*DEPTHS, *IMAGENET_RESNETS, SMALL_RESNET50)  # they take pictures of any size
 
 
 class Backbone(nn.Module):
@@ -88,7 +92,14 @@ class Backbone(nn.Module):
         return maps
 
 
-def build_backbone(name: str, *, pretrained: bool = False, width: int = 1) -> Backbone:
+def build_backbone(
+    name: str,
+    *,
+    pretrained: bool = False,
+    width: int = 1,
+    weights: Path | None = None,
+    image_size: int | None = None,
+) -> Backbone:
     """Build a backbone by name.
 
     Args:
@@ -97,11 +108,24 @@ def build_backbone(name: str, *, pretrained: bool = False, width: int = 1) -> Ba
             timm name.
         pretrained: Whether to load timm's published weights.
         width: Channel multiplier; CIFAR ResNets only.
+        weights: File to take the weights from, see `longtail.models.weights.load_network`.
+        image_size: Side of the pictures in pixels. Networks that are built for one size (most
+            transformers) are changed to it, after they got their weights.
 
     Raises:
         ConfigError: If there is no such backbone (the nearest names are shown), the weights do not
-            exist or cannot be fetched, or the width does not apply.
+            exist, cannot be fetched or are of another network, or width or size do not apply.
+        DataError: If the file of weights cannot be read.
     """
+    backbone = _by_name(name, pretrained, width)
+    if weights is not None:
+        load_network(backbone.network, weights)
+    if image_size is not None and name not in OWN_NAMES:
+        _fit_size(backbone, name, image_size)
+    return backbone
+
+
+def _by_name(name: str, pretrained: bool, width: int) -> Backbone:
     if name in DEPTHS:
         if pretrained:
             raise ConfigError(f"{name} has no published weights; set model.pretrained=false.")
@@ -157,7 +181,7 @@ def published_normalisation(name: str) -> tuple[Triple, Triple] | None:
 
 def known_names() -> tuple[str, ...]:
     """Return our names; every timm name works as well."""
-    return (*DEPTHS, *IMAGENET_RESNETS, SMALL_RESNET50)
+    return OWN_NAMES
 
 
 def _timm_name(name: str) -> str:
@@ -197,3 +221,25 @@ def _timm_backbone(name: str, *, pretrained: bool) -> Backbone:
     # some networks widen their features after pooling, where the classifier would read them
     width = getattr(network, "head_hidden_size", None) or network.num_features
     return Backbone(network, int(width))
+
+
+def _fit_size(backbone: Backbone, name: str, image_size: int) -> None:
+    """Change a network that is built for pictures of one size to another size."""
+    network: Any = backbone.network
+    settings: Any = network.default_cfg
+    side = settings["input_size"][-1]
+    if image_size == side or not settings.get("fixed_input_size"):
+        return
+    try:
+        if hasattr(network, "set_input_size"):
+            network.set_input_size(img_size=(image_size, image_size))
+        with torch.inference_mode():
+            # a patch or window that does not divide the size is found out by using it
+            backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+    except Exception as error:
+        # timm refuses by assertions and by errors of its layers
+        raise ConfigError(
+            f"Backbone {name!r} does not take pictures of {image_size} pixels ({error}). Set "
+            f"data.image_size={side}, for which it was made."
+        ) from error
+    backbone.train()

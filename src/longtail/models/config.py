@@ -1,6 +1,8 @@
 """The `model:` part of a recipe."""
 
-from pydantic import Field
+from pathlib import Path
+
+from pydantic import Field, model_validator
 
 from longtail.core.errors import ConfigError
 from longtail.data.options import Options
@@ -22,7 +24,33 @@ class ModelConfig(Options):
         None, description="name; resnet32 for small pictures and resnet50 for others if not given"
     )
     pretrained: bool = Field(False, description="load timm's published weights")
+    weights: str | None = Field(
+        None,
+        description="file with weights of the backbone, .safetensors or .pth, in place of timm's",
+    )
     width: int = Field(1, ge=1, le=16, description="channel multiplier of the CIFAR ResNets")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelConfig":
+        if self.weights is not None and self.pretrained:
+            raise ValueError("weights of a file or published ones: leave out weights or pretrained")
+        if self.weights is not None and self.backbone is None:
+            raise ValueError("weights need backbone=NAME, the network that they are of")
+        return self
+
+    @property
+    def begins_trained(self) -> bool:
+        """Whether the backbone has learnt something before its training here begins."""
+        return self.pretrained or self.weights is not None
+
+    @property
+    def weights_file(self) -> Path | None:
+        """Where the weights lie, if they come from a file."""
+        return None if self.weights is None else Path(self.weights).expanduser()
+
+    def untrained(self) -> "ModelConfig":
+        """Return the same network with fresh weights, for a checkpoint to be loaded into."""
+        return self.model_copy(update={"pretrained": False, "weights": None})
 
     def resolved(self, image_size: int) -> "ModelConfig":
         """Return the configuration with a backbone chosen for pictures of `image_size` pixels."""
@@ -32,15 +60,24 @@ class ModelConfig(Options):
         return self.model_copy(update={"backbone": name})
 
     def normalisation(self) -> tuple[Triple, Triple] | None:
-        """Return mean and standard deviation that published weights expect; None without such."""
-        if not self.pretrained or self.backbone is None:
+        """Return mean and standard deviation that published weights expect; None without such.
+
+        Weights of a file are taken to expect what the published ones of their network do.
+        """
+        if not self.begins_trained or self.backbone is None:
             return None
         return published_normalisation(self.backbone)
 
-    def build(self) -> Backbone:
-        """Build the backbone; see `build_backbone`."""
+    def build(self, image_size: int | None = None) -> Backbone:
+        """Build the backbone for pictures of `image_size` pixels; see `build_backbone`."""
         assert self.backbone is not None, "resolve the model configuration first"
-        return build_backbone(self.backbone, pretrained=self.pretrained, width=self.width)
+        return build_backbone(
+            self.backbone,
+            pretrained=self.pretrained,
+            width=self.width,
+            weights=self.weights_file,
+            image_size=image_size,
+        )
 
     def build_experts(self, count: int) -> Experts:
         """Build `count` experts on a shared trunk; see `longtail.models.experts.build_experts`.
@@ -49,8 +86,9 @@ class ModelConfig(Options):
             ConfigError: If there are none of this backbone, or it is to be pretrained.
         """
         assert self.backbone is not None, "resolve the model configuration first"
-        if self.pretrained:
+        if self.begins_trained:
             raise ConfigError(
-                "Experts are narrower than the published weights; set model.pretrained=false."
+                "Experts are narrower than any published network; set model.pretrained=false and leave "
+                "model.weights out."
             )
         return build_experts(self.backbone, count, width=self.width)

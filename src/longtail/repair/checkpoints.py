@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from longtail.core.counts import ClassCounts
@@ -19,12 +18,11 @@ from longtail.data.config import FolderData, TableData, open_data, read_files
 from longtail.engine import checkpoint as ckpt
 from longtail.engine.hardware import find_device
 from longtail.engine.run_folder import writing
+from longtail.models.weights import WRAPPERS, read_content, weights_in
 from longtail.recipes import RunConfig
 from longtail.repair.corrections import Corrected
 from longtail.repair.evidence import Evidence
 from longtail.repair.last_layer import LinearModel, collect, last_linear
-
-WRAPPERS = ("state_dict", "model", "model_state_dict")  # under which training scripts store weights
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class CheckpointModel:
                 )  # fmt: skip
             return [target]
         new = self.model.corrected_layer(corrected)
-        weights, prefix = _weights(self.content)
+        weights, prefix = _parallel(weights_in(self.content))
         changed = {prefix + key: value for key, value in new.items()}
         with writing(target) as file:
             if self.path.suffix == ".safetensors":
@@ -94,7 +92,7 @@ def read_checkpoint(
     Raises:
         LongtailError: If anything does not fit, in words.
     """
-    content = _read_content(path)
+    content = read_content(path)
     training = config.training
     if isinstance(config.data, FolderData | TableData):
         listed = read_files(config.data).manifest
@@ -114,7 +112,7 @@ def read_checkpoint(
         place = {name: number for number, name in enumerate(counts.names)}
         counts = ClassCounts([counts.values[place[name]] for name in classes], classes)
     network = _build(architecture, len(counts))
-    weights, prefix = _weights(content)
+    weights, prefix = _parallel(weights_in(content))
     own = {key.removeprefix(prefix): value for key, value in weights.items()}
     ckpt.load_weights(network, own, str(path))
     where = find_device(device)
@@ -124,32 +122,9 @@ def read_checkpoint(
     return CheckpointModel(path, content, LinearModel(network, layer, evidence))
 
 
-def _read_content(path: Path) -> dict[str, Any]:
-    try:
-        if path.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read ({error}).") from error
-    except Exception as error:
-        # torch reports foreign objects and damage by several kinds of errors
-        raise DataError(
-            f"{path} is damaged or holds more than tensors and plain values; pickled code is not "
-            "loaded. Save the weights alone: torch.save(model.state_dict(), path)."
-        ) from error
-    if not isinstance(content, dict):
-        raise DataError(
-            f"{path} holds no state_dict; save it with torch.save(model.state_dict(), path)."
-        )
-    return content
-
-
-def _weights(content: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
+def _parallel(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Return the weights and the prefix that a parallel wrapper has put before their names."""
-    inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
-    weights = {key: value for key, value in inner.items() if isinstance(value, Tensor)}
-    prefix = "module." if weights and all(key.startswith("module.") for key in weights) else ""
-    return weights, prefix
+    return weights, "module." if all(key.startswith("module.") for key in weights) else ""
 
 
 def _build(architecture: str, num_classes: int) -> nn.Module:

@@ -181,10 +181,14 @@ def learning_curves(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
     ]
     for begin in begins:
         axes.axvline(begin, color=INK, linewidth=0.8, linestyle=":")
-    if "val_macro_accuracy" in trained[0]:
+    if scored := [line for line in trained if "val_macro_accuracy" in line]:
         other = axes.twinx()
-        values = [100 * line["val_macro_accuracy"] for line in trained]
-        other.plot(epochs, values, color=CYCLE[1], label="macro accuracy on val")
+        values = [100 * line["val_macro_accuracy"] for line in scored]
+        places = [line["epochs_done"] for line in scored]
+        marker = "o" if len(scored) == 1 else ""
+        other.plot(
+            places, values, marker, linestyle="-", color=CYCLE[1], label="macro accuracy on val"
+        )
         other.set_ylabel("macro accuracy on val in %")
         other.spines["right"].set_visible(True)
         other.grid(visible=False)
