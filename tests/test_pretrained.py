@@ -1,7 +1,6 @@
 """Backbones that have learnt something already: weights of a file, sizes, heads on frozen features."""
 
 import hashlib
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -208,7 +207,8 @@ def test_val_is_scored_at_the_end_unless_it_selects(picture_folder, tmp_path):
     for select, scored in [("last", [False, False, True]), ("best-validation", [True] * 3)]:
         more = [*line, f"select={select}"]
         run = api.train(str(picture_folder), more, out=tmp_path / select, device="cpu")
-        lines = [json.loads(text) for text in run.folder.metrics.read_text().splitlines()]
+        features, *lines = run.folder.read_metrics()
+        assert features["features"] == run.open_data().manifest.class_counts().total
         assert ["val_macro_accuracy" in line for line in lines] == scored
 
 

@@ -345,7 +345,7 @@ def _begin(
     facts: dict[str, Any],
 ) -> None:
     folder.create()
-    if (weights := config.model.weights_file) is not None:
+    if (weights := config.model.weights) is not None:
         facts = {**facts, "weights": {"file": str(weights), "sha256": checksum(weights)}}
     folder.write_json(
         folder.environment,

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from longtail.core.errors import DataError
 from longtail.core.groups import GroupRule
@@ -31,7 +31,7 @@ from longtail.data.digits import read_digits
 from longtail.data.files import FileSet, read_folder, read_lists, read_table
 from longtail.data.kept_split import with_split
 from longtail.data.long_tail import Profile, cut
-from longtail.data.options import Options
+from longtail.data.options import Options, Place
 from longtail.data.pictures import RESIDENT_SIDE, DataSet, FilePictures, Pictures
 from longtail.data.splits import hold_out
 from longtail.data.together import (
@@ -45,8 +45,6 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INATURALIST_MEAN, INATURALIST_STD = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
 LARGE_SIDE = 224
 Progress = Callable[[int, int], None]  # pictures checked, pictures in all
-# absolute, so that a run finds its pictures from any working folder
-Place = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
 class LongTail(Options):

@@ -1,6 +1,12 @@
 """Base of all configuration classes: unknown keys are errors, values never change."""
 
-from pydantic import BaseModel, ConfigDict
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+# absolute, so that a run finds its files from any working folder
+Place = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
 class Options(BaseModel):

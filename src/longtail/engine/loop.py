@@ -203,12 +203,7 @@ class Trainer:
             if ema is not None:
                 ema.load_state_dict(self._restored.pop("ema"))
         self.protocol.may_train_on("train")
-        if stage.features is not None:
-            pictures = counted(len(self.train_set.manifest), "picture", "pictures")
-            self.log.note(f"stage {stage.name}: features of {pictures}, computed once")
-        loaders = build_loaders(
-            self.train_set, self.config, number, stage, self.method, self.device
-        )
+        loaders = self._loaders(number, stage)
         self.log.stage(stage.name, stage.epochs, self._at.epoch, loaders[0].steps)
         step = StepFunction(self.method, self.config, self.device)
         begun = self._at.epoch
@@ -247,6 +242,23 @@ class Trainer:
                 self._save(stage, state, self.method, finished=finished)
             if finished:
                 break
+
+    def _loaders(self, number: int, stage: Stage) -> list[Loader]:
+        parts = (self.train_set, self.config, number, stage, self.method, self.device)
+        if stage.features is None:
+            return build_loaders(*parts)
+        pictures = len(self.train_set.manifest)
+        self.log.note(
+            f"stage {stage.name}: features of {counted(pictures, 'picture', 'pictures')}, computed once"
+        )
+        begin = time.perf_counter()
+        loaders = build_loaders(*parts)
+        seconds = round(time.perf_counter() - begin, 3)
+        done = self._at.epochs_done
+        self._write_line(
+            {"stage": stage.name, "epochs_done": done, "seconds": seconds, "features": pictures}
+        )
+        return loaders
 
     # --- one epoch ----------------------------------------------------------------------------
 

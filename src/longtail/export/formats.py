@@ -155,6 +155,10 @@ def write_timm(predictor: nn.Module, about: About, file: Path) -> None:
             "timm has a backbone and one linear layer; this method predicts with more. Export it as "
             "onnx, torch-export or safetensors."
         )
+    if method.backbone.enlarge_to is not None:
+        raise ConfigError(
+            "timm's networks do not enlarge pictures; export it as onnx, torch-export or safetensors."
+        )
     place = network.default_cfg["classifier"]
     weights = dict(method.backbone.network.state_dict())
     weights |= {f"{place}.{key}": value for key, value in head.state_dict().items()}

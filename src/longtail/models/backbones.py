@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longtail.core.errors import ConfigError
@@ -48,12 +49,16 @@ class Backbone(nn.Module):
 
     Attributes:
         num_features: Width D of the features.
+        enlarge_to: Side in pixels to which pictures are enlarged before the network; None for none.
     """
 
-    def __init__(self, network: nn.Module, num_features: int) -> None:
+    def __init__(
+        self, network: nn.Module, num_features: int, enlarge_to: int | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.num_features = num_features
+        self.enlarge_to = enlarge_to
 
     @property
     def last_block(self) -> str:
@@ -73,6 +78,9 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor, *, pooled: bool = True) -> Tensor:
         """Map normalised pictures [B, 3, H, W] to features [B, D], or see `feature_map`."""
         network: Any = self.network
+        if self.enlarge_to is not None:
+            side = (self.enlarge_to, self.enlarge_to)
+            images = F.interpolate(images, side, mode="bilinear", align_corners=False)
         if pooled:
             features: Tensor = network(images)
             return features
@@ -99,6 +107,7 @@ def build_backbone(
     width: int = 1,
     weights: Path | None = None,
     image_size: int | None = None,
+    enlarge_to: int | None = None,
 ) -> Backbone:
     """Build a backbone by name.
 
@@ -111,6 +120,7 @@ def build_backbone(
         weights: File to take the weights from, see `longtail.models.weights.load_network`.
         image_size: Side of the pictures in pixels. Networks that are built for one size (most
             transformers) are changed to it, after they got their weights.
+        enlarge_to: Side to which pictures are enlarged (bilinear) before the network sees them.
 
     Raises:
         ConfigError: If there is no such backbone (the nearest names are shown), the weights do not
@@ -120,8 +130,9 @@ def build_backbone(
     backbone = _by_name(name, pretrained, width)
     if weights is not None:
         load_network(backbone.network, weights)
+    backbone.enlarge_to = enlarge_to
     if image_size is not None and name not in OWN_NAMES:
-        _fit_size(backbone, name, image_size)
+        _fit_size(backbone, name, enlarge_to or image_size)
     return backbone
 
 

@@ -1,11 +1,9 @@
 """The `model:` part of a recipe."""
 
-from pathlib import Path
-
 from pydantic import Field, model_validator
 
 from longtail.core.errors import ConfigError
-from longtail.data.options import Options
+from longtail.data.options import Options, Place
 from longtail.models.backbones import (
     Backbone,
     Triple,
@@ -24,9 +22,12 @@ class ModelConfig(Options):
         None, description="name; resnet32 for small pictures and resnet50 for others if not given"
     )
     pretrained: bool = Field(False, description="load timm's published weights")
-    weights: str | None = Field(
+    weights: Place | None = Field(
         None,
         description="file with weights of the backbone, .safetensors or .pth, in place of timm's",
+    )
+    enlarge_to: int | None = Field(
+        None, ge=8, description="side in pixels to which pictures are enlarged before the backbone"
     )
     width: int = Field(1, ge=1, le=16, description="channel multiplier of the CIFAR ResNets")
 
@@ -42,11 +43,6 @@ class ModelConfig(Options):
     def begins_trained(self) -> bool:
         """Whether the backbone has learnt something before its training here begins."""
         return self.pretrained or self.weights is not None
-
-    @property
-    def weights_file(self) -> Path | None:
-        """Where the weights lie, if they come from a file."""
-        return None if self.weights is None else Path(self.weights).expanduser()
 
     def untrained(self) -> "ModelConfig":
         """Return the same network with fresh weights, for a checkpoint to be loaded into."""
@@ -71,12 +67,17 @@ class ModelConfig(Options):
     def build(self, image_size: int | None = None) -> Backbone:
         """Build the backbone for pictures of `image_size` pixels; see `build_backbone`."""
         assert self.backbone is not None, "resolve the model configuration first"
+        if self.enlarge_to is not None and self.enlarge_to < (image_size or 0):
+            raise ConfigError(
+                f"model.enlarge_to={self.enlarge_to} is less than the {image_size} pixels of the pictures."
+            )
         return build_backbone(
             self.backbone,
             pretrained=self.pretrained,
             width=self.width,
-            weights=self.weights_file,
+            weights=self.weights,
             image_size=image_size,
+            enlarge_to=self.enlarge_to,
         )
 
     def build_experts(self, count: int) -> Experts:
@@ -91,4 +92,6 @@ class ModelConfig(Options):
                 "Experts are narrower than any published network; set model.pretrained=false and leave "
                 "model.weights out."
             )
+        if self.enlarge_to is not None:
+            raise ConfigError("Experts take pictures as they are; leave model.enlarge_to out.")
         return build_experts(self.backbone, count, width=self.width)
