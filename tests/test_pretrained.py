@@ -170,6 +170,44 @@ def test_a_transformer_is_trained_loaded_and_exported(picture_folder, longtail, 
         assert status == 0, said
 
 
+def test_pictures_are_enlarged_before_the_backbone():
+    backbone = build_backbone("resnet10t", enlarge_to=48).eval()
+    images = tiny.images(2, side=16)
+    larger = torch.nn.functional.interpolate(images, (48, 48), mode="bilinear")
+    with torch.inference_mode():
+        assert torch.equal(backbone(images), backbone.network(larger))
+        assert backbone.feature_map(images).shape == (2, 512, 2, 2)
+    # a transformer is built for the size that it gets
+    transformer = build_backbone("vit_tiny_patch16_224", image_size=16, enlarge_to=64).eval()
+    assert transformer(tiny.images(1, side=16)).shape == (1, 192)
+
+
+def test_enlarging_is_part_of_the_model(picture_folder, longtail, tmp_path):
+    line = [*SMALL, "backbone=resnet10t", "epochs=1", "enlarge_to=32"]
+    run = api.train(str(picture_folder), line, out=tmp_path / "run", device="cpu")
+    assert package.load(run.folder.path).card.image_size == 16
+    status, said, _ = longtail("export", run.folder.path, "--format", "onnx", "--out", "m.onnx")
+    assert status == 0, said  # it was loaded back and compared
+    status, _, said = longtail(
+        "export", run.folder.path, "--format", "timm", "--out", "m.safetensors"
+    )
+    assert status == 2
+    assert "do not enlarge pictures" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["enlarge_to=8", "backbone=resnet20"], "is less than the 16 pixels"),
+        (["enlarge_to=32", "backbone=resnet20", "method=reslt", "experts=2"], "Experts take"),
+    ],
+)
+def test_sizes_that_do_not_go_together(more, words, longtail, picture_folder):
+    status, _, said = longtail("train", picture_folder, *more, "--out", "run")
+    assert status == 2
+    assert words in " ".join(said.split())
+
+
 # --- heads on frozen features --------------------------------------------------------------------
 
 

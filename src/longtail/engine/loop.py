@@ -244,7 +244,15 @@ class Trainer:
                 break
 
     def _loaders(self, number: int, stage: Stage) -> list[Loader]:
-        parts = (self.train_set, self.config, number, stage, self.method, self.device)
+        parts = (
+            self.train_set,
+            self.config,
+            number,
+            stage,
+            self.method,
+            self.device,
+            self.log.note,
+        )
         if stage.features is None:
             return build_loaders(*parts)
         pictures = len(self.train_set.manifest)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +14,8 @@ from longtail.data.pictures import DataSet
 from longtail.data.samplers import EpochSampler
 from longtail.engine.config import TrainingConfig
 from longtail.engine.hardware import autocast, resolve_precision
+
+SECONDS_BETWEEN_NOTES = 30
 
 
 def build_sampler(
@@ -39,6 +44,7 @@ def build_loaders(
     stage: Stage,
     method: nn.Module,
     device: torch.device,
+    note: Callable[[str], None],
 ) -> list[Loader]:
     """Build one loader per stream: of pictures, or of what a frozen part makes of them.
 
@@ -49,12 +55,13 @@ def build_loaders(
         stage: What is drawn, and how it is augmented.
         method: On the device; its part `stage.features` is run once over all pictures.
         device: Where the batches go.
+        note: Told now and then how far a long pass is.
     """
     samplers = [
         build_sampler(data, config, number, stage, stream) for stream in range(len(stage.samplings))
     ]
     if stage.features is not None:
-        features = _features(method.get_submodule(stage.features), data, config, device)
+        features = _features(method.get_submodule(stage.features), data, config, device, note)
         return [FeatureLoader(features, data, sampler, device=device) for sampler in samplers]
     return [
         TrainingLoader(
@@ -73,17 +80,26 @@ def build_loaders(
 
 @torch.no_grad()
 def _features(
-    part: nn.Module, data: DataSet, config: TrainingConfig, device: torch.device
+    part: nn.Module,
+    data: DataSet,
+    config: TrainingConfig,
+    device: torch.device,
+    note: Callable[[str], None],
 ) -> Tensor:
     """Return what a frozen part makes of every picture, float [N, D], on the device."""
     part.eval()
     precision = resolve_precision(config.precision, device)
     found: list[Tensor] = []
+    done, told = 0, time.monotonic()
     with autocast(precision, device):
         for images, _ in evaluation_batches(
             data, device=device, workers=config.workers, everything=True
         ):  # in the order of the rows
             found.append(part(images).float())
+            done += len(images)
+            if time.monotonic() - told > SECONDS_BETWEEN_NOTES:
+                note(f"{done:,} of {len(data.manifest):,} pictures")
+                told = time.monotonic()
     return torch.cat(found)
 
 
