@@ -68,8 +68,11 @@ def main() -> None:
         for seed in range(arguments.seeds):
             folder = arguments.out / row.replace(", ", "-").replace(" ", "-") / f"seed-{seed}"
             line = [*COMMON, *overrides, *begins, f"seed={seed}"]
+            if (folder / "scores-test.json").exists():
+                continue
             run = api.train(f"cifar100-lt/{recipe}", line, out=folder, log=PlainLog())
-            facts = {"benchmark": "pretrained", "row": row, "weights_of": str(arguments.weights)}
+            given = "timm" if arguments.weights is None else arguments.weights.name
+            facts = {"benchmark": "pretrained", "row": row, "weights_of": given}
             append_record(arguments.record, facts | api.record(run))
 
 

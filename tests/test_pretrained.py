@@ -2,7 +2,9 @@
 
 import hashlib
 import re
+import shlex
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -114,6 +116,8 @@ def test_the_run_says_which_weights_it_began_with(picture_folder, weights, tmp_p
     run = api.train(str(picture_folder), line, out=tmp_path / "run", device="cpu")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert api.record(run, "test")["weights"] == {"file": str(weights), "sha256": digest}
+    # a Python program called, not the command line
+    assert api.record(run, "test")["command"] == shlex.join(["python", *sys.argv])
     assert run.config.model.normalisation() is not None  # pixels as the published weights expect
     weights.unlink()
     package.load(run.folder.path, device="cpu")  # what is trained needs no file

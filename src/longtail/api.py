@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -351,7 +352,7 @@ def _begin(
         folder.environment,
         describe_environment(device)
         | {
-            "command": " ".join(["longtail", *sys.argv[1:]]),
+            "command": _command(),
             "started": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
             "data_checksum": data.manifest.checksum(),
             "processes": distributed.world_size(),
@@ -365,6 +366,13 @@ def _begin(
         with writing(folder.split) as file:
             split_table(data.manifest).to_csv(file, index=False)
     folder.write_yaml(config.model_dump(mode="json"))  # last: it is what makes this a run
+
+
+def _command() -> str:
+    """Return what was typed: `longtail ...`, or the Python program that called `train`."""
+    program, *arguments = sys.argv
+    own = Path(program).name in ("longtail", "longtail.exe", "__main__.py")
+    return shlex.join(["longtail", *arguments] if own else ["python", program, *arguments])
 
 
 def _card(config: RunConfig, data: DataSet, method: Method) -> ckpt.CheckpointCard:
