@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics as oracle
 
 from longtail.core import ClassCounts, DataError, Predictions
@@ -21,6 +22,7 @@ from longtail.evaluation import (
     wilson_interval,
     write_predictions,
 )
+from longtail.evaluation.bootstrap import paired_intervals
 
 answers = st.integers(2, 6).flatmap(
     lambda c: st.tuples(
@@ -149,3 +151,48 @@ def test_predictions_survive_the_file(tmp_path):
     (tmp_path / "no.parquet").write_bytes(b"no")
     with pytest.raises(DataError, match="no predictions file"):
         read_predictions(tmp_path / "no.parquet")
+
+
+# --- intervals of classes that are always or never right -------------------------------------------
+
+EVERY = {"all": np.ones(3, dtype=bool), "last": np.array([False, False, True])}
+
+
+def test_classes_that_are_always_right_are_not_sure():
+    labels = np.repeat([0, 1, 2], [8, 5, 2])
+    right, wrong = np.ones(15, dtype=bool), np.zeros(15, dtype=bool)
+    found = paired_intervals(labels, right, right, EVERY)
+    # Wilson's lower limit of n hits in n is n / (n + z^2): 0.6756, 0.5655, 0.3424
+    assert found["last"]["after"]["interval"] == pytest.approx([0.3424, 1], abs=1e-4)
+    # a third of the root of 0.3244^2 + 0.4345^2 + 0.6576^2 below 1
+    assert found["all"]["after"]["interval"] == pytest.approx([0.7159, 1], abs=1e-4)
+    never = paired_intervals(labels, wrong, wrong, EVERY)["all"]["after"]["interval"]
+    assert never == pytest.approx([0, 1 - 0.7159], abs=1e-4)
+    # the difference of two such models: both distances, by squares
+    same = found["all"]["difference"]["interval"]
+    assert same == pytest.approx([-0.2841, 0.2841], abs=1e-4)
+    apart = paired_intervals(labels, wrong, right, EVERY)["all"]["difference"]["interval"]
+    assert apart == pytest.approx([1 - 2**0.5 * 0.2841, 1], abs=1e-4)
+    # units count, not the pictures in them
+    units = np.repeat(np.arange(3), [8, 5, 2])
+    of_units = paired_intervals(labels, right, right, EVERY, together=units)["last"]["after"]
+    assert of_units["interval"] == pytest.approx([1 / (1 + 1.96**2), 1], abs=1e-4)
+
+
+def test_classes_whose_pictures_differ_are_as_they_are_drawn():
+    labels = np.repeat([0, 1, 2], 20)
+    right = np.tile([True, True, False, True], 15)
+    interval = paired_intervals(labels, right, right, EVERY)["last"]["after"]["interval"]
+    # 20 pictures, 15 right: quantiles of a binomial, in twentieths
+    assert interval == pytest.approx(stats.binom.ppf([0.025, 0.975], 20, 0.75) / 20, abs=0.051)
+    assert {round(20 * limit, 3) % 1 for limit in interval} == {0}
+
+
+def test_intervals_of_few_pictures_hold_the_truth():
+    generator, labels, truth = np.random.default_rng(0), np.repeat([0, 1, 2], 5), 0.95
+    held = 0
+    for _ in range(200):
+        right = generator.random(15) < truth
+        low, high = paired_intervals(labels, right, right, EVERY)["all"]["after"]["interval"]
+        held += low <= truth <= high
+    assert held >= 190  # draws alone hold it in half of the cases

@@ -213,6 +213,11 @@ def test_own_pictures_names_and_lost_data(picture_folder, tmp_path):
     assert "<b>ant" not in text
     assert "data:image/jpeg;base64" in text
     assert 'id="data"' in text
+    perfect = RunView.open(run.folder.path, device="cpu")
+    perfect.__dict__["right"] = np.ones_like(perfect.right)  # as its cache would
+    text = render_run(perfect)
+    assert "no mistakes to show" in text
+    assert "could not be opened" not in text
     assert "No damaged, repeated or leaking picture" in text
     # the same picture under two names, one of them for test: found by the run's own split
     manifest = RunView.open(run.folder.path, device="cpu").data.manifest

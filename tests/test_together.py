@@ -206,12 +206,10 @@ def test_a_unit_of_two_classes_is_drawn_in_each():
     assert found["second"]["after"]["interval"] == [0.0, 1.0]
     assert drawn_again(labels, units).startswith("2 units of pictures that belong together")
     assert drawn_again(labels, np.array([5, 6, 5, 5, 5])).endswith(
-        "classes of one unit, whose spread is not known: 1"
+        "classes of one unit, which say little: 1"
     )
     assert drawn_again(labels, None) == "pictures drawn again within each class"
-    assert drawn_again(labels[1:], None).endswith(
-        "classes of one picture, whose spread is not known: 1"
-    )
+    assert drawn_again(labels[1:], None).endswith("classes of one picture, which say little: 1")
 
 
 def test_report_comparison_and_repair_say_what_their_intervals_draw(bursts, tmp_path, longtail):

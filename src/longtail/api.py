@@ -21,7 +21,7 @@ from longtail.core.errors import ConfigError
 from longtail.core.groups import ShotGroups
 from longtail.core.protocol import Protocol
 from longtail.core.rng import derive_seed
-from longtail.data.config import Progress
+from longtail.data.config import FolderData, Progress, TableData
 from longtail.data.kept_split import split_table
 from longtail.data.pictures import ArrayPictures, DataSet
 from longtail.engine import checkpoint as ckpt
@@ -144,10 +144,11 @@ def train(
     protocol = Protocol(data.manifest.has("val"), config.training.select)
     if config.training.channels_last:
         method = method.to(memory_format=torch.channels_last)
-    data = replace(data, notes=(*data.notes, *method.remarks, *_left_random(config, method)))
+    data = replace(data, notes=(*data.notes, *method.remarks))
     _announce(data, config, log)
-    if remark := remark_on_load(place):
-        log.note(f"note: {remark}")
+    for remark in (remark_on_load(place), _remark_on_weights(config, method)):
+        if remark:
+            log.note(f"note: {remark}")
     card = _card(config, data, method)
     trainer = Trainer(
         method,
@@ -288,20 +289,25 @@ def _build(config: RunConfig, model: ModelConfig, counts: ClassCounts, image_siz
     return method
 
 
-def _left_random(config: RunConfig, method: Method) -> tuple[str, ...]:
-    """Say so if a part of the backbone begins with random weights and is never trained."""
+def _remark_on_weights(config: RunConfig, method: Method) -> str:
+    """Say so if the backbone begins with random weights where trained ones are due."""
+    if config.model.begins_trained or config.start is not None:
+        return ""
     trained = [stage.trainable for stage in method.stages() if stage.kind == "train"]
-    backbone = [name for name, _ in method.named_parameters() if name.startswith("backbone.")]
-    if config.model.begins_trained or config.start is not None or () in trained:
-        return ()
     tops = tuple(f"{top}." for names in trained for top in names)
-    left = sum(not name.startswith(tops) for name in backbone)
-    if left == 0:
-        return ()
-    return (
-        f"{left} of the {len(backbone)} tensors of the backbone keep their random weights. Give it trained "
-        "ones: model.pretrained=true, or model.weights=FILE.",
-    )
+    backbone = [name for name, _ in method.named_parameters() if name.startswith("backbone.")]
+    left = 0 if () in trained else sum(not name.startswith(tops) for name in backbone)
+    if left:
+        return (
+            f"{left} of the {len(backbone)} tensors of the backbone keep their random weights. Give it "
+            "trained ones: model.pretrained=true, or model.weights=FILE."
+        )
+    if isinstance(config.data, FolderData | TableData):
+        return (
+            "the network begins with random weights. Small collections are mostly served better by "
+            "pretrained=true (fetched from the Hugging Face hub) or weights=FILE."
+        )
+    return ""
 
 
 def _open(run: Run, progress: Progress) -> tuple[RunConfig, DataSet]:

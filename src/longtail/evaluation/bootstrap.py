@@ -5,6 +5,10 @@ seeds of each model where there are several. Both models see the same draw of pi
 interval of their difference is that of a paired comparison. Pictures that belong together (of one animal,
 burst or patient) are drawn together, because they are no independent witnesses (the cluster bootstrap; Field
 and Welsh, JRSS B 2007).
+
+A class whose pictures were all answered alike is the same in every draw, which says nothing about how sure
+its accuracy is. Its part of the interval is Wilson's, joined with the rest by squares of the distances to
+the limits (MOVER; Zou and Donner, Statistics in Medicine 2008).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from numpy.typing import NDArray
 from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.rng import numpy_generator
 from longtail.core.words import counted
+from longtail.evaluation.metrics import wilson_interval
 
 DRAWS = 1000
 DRAWS_AT_ONCE = 50
@@ -47,7 +52,7 @@ def drawn_again(labels: NDArray[np.int64], together: NDArray[np.int64] | None) -
         )
         text, what = f"{text}within each class", "unit"
     single = int((units == 1).sum())
-    return f"{text}; classes of one {what}, whose spread is not known: {single}" if single else text
+    return f"{text}; classes of one {what}, which say little: {single}" if single else text
 
 
 def paired_intervals(
@@ -115,17 +120,62 @@ def paired_intervals(
     spread = [np.concatenate(kept) for kept in drawn]
     values.append(values[1] - values[0])
     spread.append(spread[1] - spread[0])
+    # squared distances to the limits that no draw shows, [2, groups]
+    unseen = [
+        _unseen(model / sizes, first, of_class, level) @ np.square(weights).T for model in hits
+    ]
+    unseen.append(unseen[1] + unseen[0][::-1])
     tail = (1 - level) / 2
     result: dict[str, dict[str, Any]] = {}
     for place, name in enumerate(groups):
         result[name] = {}
-        for key, value, draws in zip(
-            ("before", "after", "difference"), values, spread, strict=True
+        for key, value, draws, more in zip(
+            ("before", "after", "difference"), values, spread, unseen, strict=True
         ):
-            low, high = np.quantile(draws[:, place], [tail, 1 - tail])
+            limits = np.quantile(draws[:, place], [tail, 1 - tail])
+            least = -1.0 if key == "difference" else 0.0
+            interval = _widened(float(value[place]), limits, more[:, place], least)
             known = bool(inside[name].any())
             result[name][key] = {
                 "value": float(value[place]) if known else None,
-                "interval": [float(low), float(high)] if known else None,
+                "interval": interval if known else None,
             }
     return result
+
+
+def _unseen(
+    rates: NDArray[np.float32],
+    first: NDArray[np.int64],
+    of_class: NDArray[np.int64],
+    level: float,
+) -> NDArray[np.float64]:
+    """Return how far Wilson's limits are from classes whose units are all alike, squared.
+
+    Args:
+        rates: Share of hits of each unit, [S, U].
+        first: First unit of each class, [classes].
+        of_class: Number of units of each class, [classes].
+        level: Of the limits.
+
+    Returns:
+        Below and above, [2, classes]; 0 for a class whose units differ, which the draws show.
+    """
+    highest, lowest = (f.reduceat(rates, first, axis=-1) for f in (np.maximum, np.minimum))
+    found = np.zeros((2, len(first)))
+    for place in np.flatnonzero((highest == lowest).all(axis=0)):
+        share, units = float(highest[:, place].mean()), int(of_class[place])
+        low, high = wilson_interval(share * units, units, level)
+        found[:, place] = (share - low) ** 2, (high - share) ** 2
+    return found
+
+
+def _widened(
+    value: float, limits: NDArray[np.float64], more: NDArray[np.float64], least: float
+) -> list[float]:
+    """Join the limits of the draws with what they do not show (squared, below and above)."""
+    low, high = (float(limit) for limit in limits)
+    if more[0] > 0:
+        low = max(least, value - float(np.hypot(max(0.0, value - low), more[0] ** 0.5)))
+    if more[1] > 0:
+        high = min(1.0, value + float(np.hypot(max(0.0, high - value), more[1] ** 0.5)))
+    return [low, high]

@@ -81,7 +81,7 @@ def calibration_error(
     return float(np.abs(gap).sum() / len(confidence))
 
 
-def wilson_interval(hits: int, size: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(hits: float, size: int, level: float = 0.95) -> tuple[float, float]:
     """Return an interval for a share of `hits` in `size` pictures (Wilson, 1927)."""
     z = float(special.ndtri(0.5 + level / 2))
     share, factor = hits / size, 1 + z * z / size

@@ -185,10 +185,8 @@ def learning_curves(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
         other = axes.twinx()
         values = [100 * line["val_macro_accuracy"] for line in scored]
         places = [line["epochs_done"] for line in scored]
-        marker = "o" if len(scored) == 1 else ""
-        other.plot(
-            places, values, marker, linestyle="-", color=CYCLE[1], label="macro accuracy on val"
-        )
+        marker = "o" if len(scored) == 1 else None  # a line of one point is not seen
+        other.plot(places, values, color=CYCLE[1], marker=marker, label="macro accuracy on val")
         other.set_ylabel("macro accuracy on val in %")
         other.spines["right"].set_visible(True)
         other.grid(visible=False)
