@@ -40,11 +40,20 @@ def run(folder, out, processes, *more):
     return lines, read_predictions(out / "predictions-test.parquet"), done
 
 
-@pytest.mark.parametrize("loss", ["balanced-softmax", "class-weights"])
-def test_two_processes_equal_one(folder, tmp_path, loss):
-    more = ["loss=cross-entropy", "class_weights.name=inverse"] if loss == "class-weights" else []
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["loss=balanced-softmax"],
+        ["loss=cross-entropy", "class_weights.name=inverse"],
+        ["train=head", "augment=false", "select=best-validation"],
+    ],
+    ids=["loss", "weights", "features"],
+)
+def test_two_processes_equal_one(folder, tmp_path, more):
     one, predicted_one, _ = run(folder, tmp_path / "one", 1, *more)
     two, predicted_two, done = run(folder, tmp_path / "two", 2, *more)
+    if "train=head" in more:  # each process runs the backbone over all pictures
+        assert one.pop(0)["features"] == two.pop(0)["features"]
     assert [a["loss"] for a in one] == pytest.approx([b["loss"] for b in two], abs=1e-5)
     for key in ("val_accuracy", "val_macro_accuracy"):
         assert [a[key] for a in one] == pytest.approx([b[key] for b in two])
