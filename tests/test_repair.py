@@ -268,6 +268,54 @@ def test_a_table_of_logits_comes_back_as_it_came(suffix, tmp_path, monkeypatch, 
     assert call(monkeypatch, source, "--by", "logit-adjust", "--out", target) == 2
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "npz", "two files"])
+def test_tables_may_name_what_belongs_together(kind, tmp_path, longtail):
+    frame = table()
+    # bursts of three, which are cut off where a split ends; the last picture stands alone
+    rank = frame.groupby("split").cumcount() // 3
+    frame["together"] = frame["split"] + rank.astype(str)
+    frame.loc[frame.index[-1], "together"] = ""
+    logits = frame[[f"logit_{name}" for name in NAMES]].to_numpy()
+    if kind == "npz":
+        text = {name: frame[name].to_numpy(str) for name in ("split", "together")}
+        labels = frame["label"].to_numpy(str)
+        np.savez(tmp_path / "m.npz", logits=logits, labels=labels, classes=np.array(NAMES), **text)
+        sources = [tmp_path / "m.npz"]
+    elif kind == "two files":
+        sources = [tmp_path / "train.csv", tmp_path / "rest.csv"]
+        inside = frame["split"] == "train"
+        frame[inside].to_csv(sources[0], index=False)
+        frame[~inside].to_csv(sources[1], index=False)
+    else:
+        sources = [tmp_path / f"m.{kind}"]
+        frame.to_csv(sources[0], index=False) if kind == "csv" else frame.to_parquet(sources[0])
+    outputs = read_tables(sources).evidence.outputs("test")
+    test = frame[frame["split"] == "test"]
+    names = [name or f"alone {row}" for row, name in enumerate(test["together"])]
+    for name, number in zip(names, outputs.together, strict=True):
+        assert [n == name for n in names] == (outputs.together == number).tolist()
+    status, said, _ = longtail(
+        "adjust", *sources, "--by", "logit-adjust", "--strength", "1", "--out", "o"
+    )
+    assert status == 0
+    assert f"{len(set(names))} units of pictures that belong together" in " ".join(said.split())
+
+
+def test_tables_that_part_what_belongs_together(tmp_path, longtail):
+    frame = table()
+    frame["together"] = [f"animal {row % 50}" for row in range(len(frame))]
+    frame.to_csv(tmp_path / "m.csv", index=False)
+    status, _, said = longtail("adjust", "m.csv", "--by", "tau")
+    assert status == 2
+    assert "`together` names animal 0 in several splits" in " ".join(said.split())
+    inside = frame["split"] == "train"
+    frame[inside].to_csv(tmp_path / "train.csv", index=False)
+    frame[~inside].drop(columns="together").to_csv(tmp_path / "rest.csv", index=False)
+    status, _, said = longtail("adjust", "train.csv", "rest.csv", "--by", "tau")
+    assert status == 2
+    assert "rest.csv lacks `together`" in " ".join(said.split())
+
+
 def arrays_of(path):
     with np.load(path) as file:
         return dict(file)

@@ -12,7 +12,9 @@ from longtail import api
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.manifest import Manifest
 from longtail.data import open_data
+from longtail.data.files import read_table
 from longtail.data.splits import hold_out
+from longtail.data.together import together_by_column
 from longtail.evaluation.bootstrap import drawn_again, paired_intervals
 from longtail.report.compare import Comparison, render_comparison
 from longtail.report.page import render_run
@@ -150,6 +152,31 @@ def test_what_cannot_be_kept_together_is_told_in_words(bursts, tmp_path, source,
     with pytest.raises((ConfigError, DataError), match=words):
         api.train(str(bursts / source), [*LINE, f"keep_together={key}"], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series(["a", "a", None, " b"]),
+        pd.Series([1, 1, None, 2], dtype="Int64"),
+        pd.Series([1.0, 1.0, np.nan, 2.0]),
+        pd.Series(["a", "a", None, "b"], dtype="category"),
+    ],
+    ids=["text", "integers", "numbers", "categories"],
+)
+def test_columns_of_any_type_name_units(column, tmp_path):
+    frame = pd.DataFrame(
+        {"path": [f"{n}.png" for n in range(4)], "label": ["x", "y"] * 2, "animal": column}
+    )
+    frame.to_parquet(tmp_path / "t.parquet")
+    manifest = read_table(tmp_path / "t.parquet").manifest
+    found = together_by_column(manifest, tmp_path / "t.parquet", "animal")
+    assert [[a == b for a in found] for b in found] == [
+        [True, True, False, False],
+        [True, True, False, False],
+        [False, False, True, False],
+        [False, False, False, True],
+    ]
 
 
 GROUPS = {"all": np.ones(2, dtype=bool), "second": np.array([False, True])}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from longtail.core.errors import DataError
@@ -31,7 +33,7 @@ def together_by_pattern(manifest: Manifest, pattern: str) -> NDArray[np.int64]:
         raise DataError(
             f"data.keep_together={pattern!r} finds nothing in any path, for example {manifest.paths[0]!r}."
         )
-    return _numbers(names)
+    return numbered(names)
 
 
 def together_by_column(manifest: Manifest, table: Path, column: str) -> NDArray[np.int64]:
@@ -51,13 +53,12 @@ def together_by_column(manifest: Manifest, table: Path, column: str) -> NDArray[
             f"data.keep_together={column!r} is no column of {table}. It has: "
             f"{', '.join(map(str, content.columns))}."
         )
-    cells = content[column].fillna("").astype(str).str.strip()
     paths = content["path"].astype(str).str.strip()
-    value = dict(zip(paths, cells, strict=True))
+    value = dict(zip(paths, cells_as_text(content[column]), strict=True))
     names = [value[path] for path in manifest.paths]
     if not any(names):
         raise DataError(f"{table}: every cell of the column {column} is empty.")
-    return _numbers(names)
+    return numbered(names)
 
 
 def require_whole(manifest: Manifest, together: NDArray[np.int64]) -> None:
@@ -87,8 +88,13 @@ def describe_together(together: NDArray[np.int64]) -> str:
     )
 
 
-def _numbers(names: Sequence[str | None]) -> NDArray[np.int64]:
-    """Number what has the same name; what has none gets a number of its own."""
+def cells_as_text(column: pd.Series[Any]) -> list[str]:
+    """Return the cells of a column of any type as text without spaces around it; empty where none is."""
+    return column.astype(object).where(column.notna(), "").astype(str).str.strip().tolist()
+
+
+def numbered(names: Sequence[str | None]) -> NDArray[np.int64]:
+    """Return a number for every name, int64 [N]; what has none (or an empty one) gets a number of its own."""
     # a key of two parts, so that no name can be that of a picture that stands alone
     keys = [("", name) if name else (str(row), "") for row, name in enumerate(names)]
     number: dict[tuple[str, str], int] = {key: n for n, key in enumerate(sorted(set(keys)))}

@@ -1,14 +1,15 @@
 """Tables of logits or features with labels, from any framework: CSV, Parquet or npz.
 
     .npz            arrays `logits` [N, C] or `features` [N, D], `labels` [N]; if known `split` [N],
-                    `classes` [C], `class_counts` [C], `weight` [C, D] and `bias` [C]
-    .csv, .parquet  columns `label`, `split` (optional) and `logit_<class>` or `feature_<number>`;
-                    a Parquet file may hold one list column `logits` or `features` instead, as the
-                    prediction files of run folders do
+                    `together` [N], `classes` [C], `class_counts` [C], `weight` [C, D] and `bias` [C]
+    .csv, .parquet  columns `label`, `split` and `together` (optional) and `logit_<class>` or
+                    `feature_<number>`; a Parquet file may hold one list column `logits` or `features`
+                    instead, as the prediction files of run folders do
 
 Labels are class names or numbers 0..C-1; numbers that could be either are refused. Without a split the
-file name tells it (`x-val.csv`), and otherwise all rows are test rows. Several files, one a split, are
-read as one table.
+file name tells it (`x-val.csv`), and otherwise all rows are test rows. `together` names the animal, burst or
+patient of a picture; intervals draw such units as a whole, and an empty name stands alone. Several files, one
+a split, are read as one table.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import DataError
 from longtail.core.manifest import SPLITS
+from longtail.data.together import cells_as_text, numbered
 from longtail.engine.run_folder import writing
 from longtail.repair.corrections import Corrected
 from longtail.repair.evidence import Classifier, Evidence, Outputs
@@ -52,6 +54,7 @@ class Part:
         values: `logits` or `features`, float32 [N, width].
         classes: Names in the order of the logits, where the file says them.
         metadata: Of a Parquet file.
+        together: Name of what each picture belongs to, text [N], where the file says it.
     """
 
     path: Path
@@ -61,6 +64,7 @@ class Part:
     values: dict[str, NDArray[np.float32]]
     classes: tuple[str, ...] | None
     metadata: dict[bytes, bytes]
+    together: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -114,15 +118,17 @@ def read_tables(paths: Sequence[Path], class_counts: ClassCounts | None = None) 
         raise DataError("The tables name different classes, or name them in another order.")
     counts = _class_counts(parts, next(iter(named), None), class_counts)
     evidence = Evidence(counts, {}, _classifier(parts))
+    units = _units(parts)
     outputs: dict[str, Outputs] = {}
     for split in SPLITS:
         pieces = []
-        for part in parts:
+        for part, numbers in zip(parts, units, strict=True):
             rows = part.split == split
             if rows.any():
                 values = {kind: array[rows] for kind, array in part.values.items()}
                 kept = replace(part, labels=part.labels[rows], values=values)
-                pieces.append(_outputs(kept, evidence))
+                unit = None if numbers is None else numbers[rows]
+                pieces.append(replace(_outputs(kept, evidence), together=unit))
         if pieces:
             outputs[split] = _joined(pieces)
     return Tables(parts, replace(evidence, splits=outputs))
@@ -143,7 +149,8 @@ def _read_npz(path: Path) -> Part:
             f"{', '.join(arrays) or 'nothing'}."
         )
     labels = arrays["labels"]
-    for name, array in {**values, "split": arrays.get("split", labels)}.items():
+    known = {name: arrays[name] for name in ("split", "together") if name in arrays}
+    for name, array in {**values, **known}.items():
         if labels.ndim != 1 or array.shape[:1] != labels.shape:
             raise DataError(
                 f"{path}: {name} has shape {list(array.shape)}, but there are labels of shape "
@@ -152,7 +159,11 @@ def _read_npz(path: Path) -> Part:
     classes = tuple(str(name) for name in arrays["classes"]) if "classes" in arrays else None
     split = arrays.get("split")
     labels = _read_labels(labels, classes, path)
-    return Part(path, arrays, labels, _splits(split, path, len(labels)), values, classes, {})
+    together = arrays.get("together")
+    return Part(
+        path, arrays, labels, _splits(split, path, len(labels)), values, classes, {},
+        None if together is None else np.char.strip(together.astype(str)),
+    )  # fmt: skip
 
 
 def _read_frame(path: Path) -> Part:
@@ -191,7 +202,11 @@ def _read_frame(path: Path) -> Part:
     classes = tuple(described["classes"]) if "classes" in described else classes
     split = frame["split"].to_numpy() if "split" in frame else described.get("split")
     rest = frame.drop(columns=dropped)
-    return Part(path, rest, labels, _splits(split, path, len(frame)), values, classes, metadata)
+    together = np.array(cells_as_text(frame["together"])) if "together" in frame else None
+    return Part(
+        path, rest, labels, _splits(split, path, len(frame)), values, classes, metadata,
+        together,
+    )  # fmt: skip
 
 
 def _read_labels(labels: Array, classes: tuple[str, ...] | None, path: Path) -> Array:
@@ -228,6 +243,27 @@ def _splits(given: Any, path: Path, size: int) -> Array:  # noqa: ANN401 - array
             f"{path}: split must be one of {', '.join(SPLITS)}, but is also {', '.join(unknown[:5])}."
         )
     return split
+
+
+def _units(parts: Sequence[Part]) -> list[NDArray[np.int64] | None]:
+    """Return what belongs together as numbers that are the same in all parts, each [N]."""
+    named = [part.together for part in parts if part.together is not None]
+    if not named:
+        return [None] * len(parts)
+    if len(named) < len(parts):
+        without = next(part.path for part in parts if part.together is None)
+        raise DataError(f"{without} lacks `together`, which another table has.")
+    names = np.concatenate(named)
+    numbers, splits = numbered(names.tolist()), np.concatenate([part.split for part in parts])
+    pairs = np.unique(np.stack([numbers, np.searchsorted(np.sort(SPLITS), splits)]), axis=1)
+    unit, times = np.unique(pairs[0], return_counts=True)
+    if (times > 1).any():
+        parted = names[numbers == unit[times > 1][0]][0]
+        raise DataError(
+            f"`together` names {parted} in several splits. What belongs together must be in one split, or "
+            "what is chosen on val is tried on pictures that are nearly the same."
+        )
+    return list(np.split(numbers, np.cumsum([len(part.labels) for part in parts])[:-1]))
 
 
 def _class_counts(
@@ -304,7 +340,9 @@ def _joined(pieces: Sequence[Outputs]) -> Outputs:
         if tensors[0] is not None:
             joined[kind] = torch.cat(tensors)
     labels = torch.cat([piece.labels for piece in pieces])
-    return Outputs(labels, joined.get("logits"), joined.get("features"))
+    units = [piece.together for piece in pieces if piece.together is not None]
+    together = np.concatenate(units) if units else None
+    return Outputs(labels, joined.get("logits"), joined.get("features"), together)
 
 
 def _classifier(parts: Sequence[Part]) -> Classifier | None:
