@@ -8,7 +8,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
-from method_pages import write_pages  # noqa: E402 - found through the path above
+from method_pages import write_options, write_pages  # noqa: E402 - found through the path above
 
 project = "longtail"
 copyright = "the longtail authors"
@@ -19,3 +19,4 @@ exclude_patterns = ["build", "good-to-know"]
 myst_heading_anchors = 3
 
 write_pages(DOCS / "methods", DOCS / "good-to-know")
+write_options(DOCS / "options.md")

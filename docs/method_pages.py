@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pydantic_core import PydanticUndefined
-
-from longtail.data.options import Options
 from longtail.methods import METHODS
 from longtail.recipes import recipe_names, resolve
-from longtail.recipes.config import valid_keys
+from longtail.recipes.explain import Explained, explained, options_of_runs
 
 
 def write_pages(folder: Path, notes: Path) -> None:
@@ -32,24 +29,27 @@ def write_pages(folder: Path, notes: Path) -> None:
         if note.exists():
             lines += ["## Good to know", "", note.read_text(encoding="utf-8").strip(), ""]
         lines += ["## From the head of its file", "", title, "", "```text", rest.strip(), "```", ""]
-        lines += ["## Options", "", "| option | default | |", "|---|---|---|"]
-        lines += list(_options(method.Config, f"{name}"))
+        lines += ["## Options", "", *_options(explained(method.Config))]
         lines += ["", "## Recipes", ""]
         lines += [f"- `{recipe}`: {text}" for recipe, text in recipes[name]]
         (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _options(config: type[Options], name: str) -> Iterator[str]:
-    known = {key.removeprefix("method.") for key in valid_keys({"method": name})}
-    for key, field in config.model_fields.items():
-        if key == "name":
-            continue
-        default = "" if field.default is PydanticUndefined else field.default
-        shown = (
-            f"{getattr(default, 'name', 'see the recipes')}"
-            if isinstance(default, Options)
-            else default
-        )
-        below = sorted(k for k in known if k.startswith(f"{key}."))
-        text = field.description or (f"keys: {', '.join(below)}" if below else "")
-        yield f"| `{key}` | `{shown}` | {text.replace('|', '&#124;')} |"
+def write_options(file: Path) -> None:
+    """Write a page with every option of data, model and training."""
+    lines = [
+        "# Every option",
+        "",
+        "As `key=value` on the command line, where the last parts of a key will do if they are unambiguous",
+        "(`epochs=40`); or in a recipe. `longtail options WORD` finds them.",
+        "",
+    ]
+    file.write_text("\n".join([*lines, *_options(options_of_runs())]) + "\n", encoding="utf-8")
+
+
+def _options(rows: Iterable[Explained]) -> Iterator[str]:
+    yield "| option | default | values | |"
+    yield "|---|---|---|---|"
+    for row in rows:
+        values, meaning = (text.replace("|", "&#124;") for text in (row.values, row.meaning))
+        yield f"| `{row.key}` | `{row.default or '-'}` | {values} | {meaning} |"

@@ -63,6 +63,7 @@ app.command("mix")(mix.mix)
 app.command("adjust")(adjust.adjust)
 app.command("methods")(lists.methods)
 app.command("recipes")(lists.recipes)
+app.command("options")(lists.options)
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 

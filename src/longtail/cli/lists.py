@@ -1,17 +1,20 @@
-"""`longtail methods` and `longtail recipes`."""
+"""`longtail methods`, `longtail recipes` and `longtail options`: what there is to choose."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
-from pydantic_core import PydanticUndefined
+from rich.markup import escape
 from rich.table import Table
 
 from longtail.cli.show import console
 from longtail.core.errors import ConfigError
 from longtail.methods import METHODS
 from longtail.recipes import read_recipe, recipe_names
+from longtail.recipes.explain import Explained, explained, options_of_methods, options_of_runs
 from longtail.recipes.measured import measured_cost, measured_result
 
 
@@ -51,13 +54,46 @@ def _describe(name: str) -> None:
     out = console()
     out.print(f"{name}: {method.summary}. Use it when: {method.advice}.", markup=False)
     out.print(f"Cite: {method.citation}", markup=False)
-    table = Table("option", "default", "meaning")
-    for key, field in method.Config.model_fields.items():
-        if key != "name":
-            default = field.get_default(call_default_factory=True)
-            shown = "required" if default is PydanticUndefined else str(default)
-            table.add_row(key, shown, field.description or "")
-    out.print(table)
+    out.print(_table(explained(method.Config)))
+
+
+def _table(rows: Iterable[Explained]) -> Table:
+    table = Table("option", "default", "values", "meaning")
+    for row in rows:
+        # escaped: a list in brackets is no markup
+        table.add_row(*(escape(text) for text in (row.key, row.default, row.values, row.meaning)))
+    return table
+
+
+def options(
+    word: Annotated[
+        str | None, typer.Argument(help="Show options with this in the key or the meaning.")
+    ] = None,
+) -> None:
+    """Explain the options of a run: what each may be, and what it means.
+
+    Those of the methods are among them when a word is asked for, else see longtail methods NAME.
+
+    Examples:
+
+      longtail options
+
+      longtail options rate
+    """
+    rows = list(options_of_runs())
+    if word is not None:
+        rows += options_of_methods()
+        found = [row for row in rows if word.lower() in f"{row.key} {row.meaning}".lower()]
+        if not found:
+            words = {part for row in rows for part in row.key.split(".")}
+            near = difflib.get_close_matches(word, words, n=3)
+            hint = f" Did you mean {', '.join(near)}?" if near else " See longtail options."
+            raise ConfigError(f"No option has {word!r} in its key or meaning.{hint}")
+        rows = found
+    console().print(_table(rows))
+    console().print(
+        "set one: longtail train RECIPE KEY=VALUE; a key's last parts will do", markup=False
+    )
 
 
 def recipes(

@@ -13,7 +13,7 @@ the limits (MOVER; Zou and Donner, Statistics in Medicine 2008).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,25 +101,10 @@ def paired_intervals(
         of_groups: NDArray[np.float64] = (by_class[0] / by_class[1]) @ weights.T
         return of_groups
 
-    start, choices = np.repeat(first, of_class), np.repeat(of_class, of_class)
-    generator = numpy_generator(seed, "bootstrap")
-    drawn: list[list[NDArray[np.float64]]] = [[], []]
-    for _ in range(DRAWS // DRAWS_AT_ONCE):
-        shape = (DRAWS_AT_ONCE, len(sizes))
-        # a unit of the same class for every place
-        inside_class = (generator.random(shape, dtype=np.float32) * choices).astype(np.int64)
-        # rounding may reach the size of a large class
-        places = start + np.minimum(inside_class, choices - 1)
-        for kept, model in zip(drawn, hits, strict=True):
-            chosen = generator.integers(len(model), size=(DRAWS_AT_ONCE, len(model)))
-            by_seed = np.stack([accuracy(right[places], sizes[places]) for right in model])
-            kept.append(  # [S, draws, groups] -> [draws, groups]
-                np.stack([by_seed[seeds, d].mean(axis=0) for d, seeds in enumerate(chosen)])
-            )
+    drawn = _drawn(hits, sizes, first, of_class, accuracy, seed)
     values = [accuracy(model, sizes).mean(axis=0) for model in hits]
-    spread = [np.concatenate(kept) for kept in drawn]
     values.append(values[1] - values[0])
-    spread.append(spread[1] - spread[0])
+    spread = [*drawn, drawn[1] - drawn[0]]
     # squared distances to the limits that no draw shows, [2, groups]
     unseen = [
         _unseen(model / sizes, first, of_class, level) @ np.square(weights).T for model in hits
@@ -141,6 +126,42 @@ def paired_intervals(
                 "interval": interval if known else None,
             }
     return result
+
+
+def _drawn(
+    hits: Sequence[NDArray[np.float32]],
+    sizes: NDArray[np.float32],
+    first: NDArray[np.int64],
+    of_class: NDArray[np.int64],
+    accuracy: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]],
+    seed: int,
+) -> list[NDArray[np.float64]]:
+    """Draw units and seeds again and return the accuracies of each model, [draws, groups].
+
+    Args:
+        hits: Of each model, by seed and unit, [S, U].
+        sizes: Pictures of each unit, [U].
+        first: First unit of each class, [classes].
+        of_class: Number of units of each class, [classes].
+        accuracy: Of hits and sizes of drawn units, [..., U] -> [..., groups].
+        seed: Of the draws.
+    """
+    start, choices = np.repeat(first, of_class), np.repeat(of_class, of_class)
+    generator = numpy_generator(seed, "bootstrap")
+    drawn: list[list[NDArray[np.float64]]] = [[], []]
+    for _ in range(DRAWS // DRAWS_AT_ONCE):
+        shape = (DRAWS_AT_ONCE, len(sizes))
+        # a unit of the same class for every place
+        inside_class = (generator.random(shape, dtype=np.float32) * choices).astype(np.int64)
+        # rounding may reach the size of a large class
+        places = start + np.minimum(inside_class, choices - 1)
+        for kept, model in zip(drawn, hits, strict=True):
+            chosen = generator.integers(len(model), size=(DRAWS_AT_ONCE, len(model)))
+            by_seed = np.stack([accuracy(right[places], sizes[places]) for right in model])
+            kept.append(  # [S, draws, groups] -> [draws, groups]
+                np.stack([by_seed[seeds, d].mean(axis=0) for d, seeds in enumerate(chosen)])
+            )
+    return [np.concatenate(kept) for kept in drawn]
 
 
 def _unseen(

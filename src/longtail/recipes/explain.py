@@ -1,0 +1,136 @@
+"""What every option may be, for people."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from longtail.data.options import Options
+from longtail.methods import METHODS
+from longtail.recipes.config import RunConfig
+
+LIMITS = {Ge: (">=", "ge"), Gt: (">", "gt"), Le: ("<=", "le"), Lt: ("<", "lt")}
+PLAIN = {
+    int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One option.
+
+    Attributes:
+        key: Dotted.
+        default: As it is written in a recipe.
+        values: What it may be.
+        meaning: One line.
+    """
+
+    key: str
+    default: str
+    values: str
+    meaning: str
+
+
+def explained(config: type[Options], prefix: str = "") -> Iterator[Explained]:
+    """Yield every option of a configuration, those of its parts (`loss.tau`) after each part."""
+    for name, field in config.model_fields.items():
+        if name == "name":
+            continue
+        key, variants = prefix + (field.alias or name), _variants(field.annotation)
+        yield Explained(key, _written(field), _values(field), field.description or "")
+        options: dict[str, list[type[Options]]] = {}
+        for variant in variants:
+            for row in explained(variant):
+                options.setdefault(row.key, []).append(variant)
+        for below, having in options.items():
+            row = next(row for row in explained(having[0]) if row.key == below)
+            names = "" if len(having) == len(variants) else f"of {', '.join(map(_name, having))}"
+            meaning = "; ".join(text for text in (names, row.meaning) if text)
+            yield Explained(f"{key}.{below}", row.default, row.values, meaning)
+
+
+def options_of_runs() -> Iterator[Explained]:
+    """Yield every option of a run, those of the method excepted."""
+    for row in explained(RunConfig):
+        yield replace(row, values=", ".join(METHODS)) if row.key == "method" else row
+
+
+def options_of_methods() -> Iterator[Explained]:
+    """Yield the options of every method, as they are written in a recipe."""
+    for name, method in METHODS.items():
+        for row in explained(method.Config, "method."):
+            meaning = "; ".join(text for text in (f"of {name}", row.meaning) if text)
+            yield replace(row, meaning=meaning)
+
+
+def _variants(annotation: Any) -> list[type[Options]]:  # noqa: ANN401 - any annotation
+    """Return the classes of options that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return [annotation]
+    return [found for part in typing.get_args(annotation) for found in _variants(part)]
+
+
+def _name(variant: type[Options]) -> str:
+    return ", ".join(_words(variant.model_fields["name"].annotation))
+
+
+def _default(field: FieldInfo) -> Any:  # noqa: ANN401 - any value
+    return field.get_default(call_default_factory=True)
+
+
+def _written(field: FieldInfo) -> str:
+    default = _default(field)
+    if default is PydanticUndefined:
+        return "required"
+    if isinstance(default, Options):
+        return str(getattr(default, "name", "see below"))
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple):
+        return f"[{', '.join(map(str, default))}]"
+    return "none" if default is None else str(default)
+
+
+def _values(field: FieldInfo) -> str:
+    """Return the values of a field: names, or a type with its limits."""
+    words = list(dict.fromkeys(_words(field.annotation)))
+    limits = [
+        f"{sign} {getattr(limit, attribute):g}"
+        for limit in field.metadata
+        for kind, (sign, attribute) in LIMITS.items()
+        if isinstance(limit, kind)
+    ]
+    optional = [word for word in words if word == "none"]
+    rest = [word for word in words if word != "none"]
+    if limits:
+        rest = [f"{', '.join(rest)} {' and '.join(limits)}"]
+    return ", ".join([*rest, *optional])
+
+
+def _words(annotation: Any) -> Sequence[str]:  # noqa: ANN401 - any annotation
+    if annotation is type(None):
+        return ["none"]
+    if annotation in PLAIN:
+        return [PLAIN[annotation]]
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return [str(part) for part in parts]
+    if origin is tuple:
+        inner = ", ".join(dict.fromkeys(w for p in parts if p is not ... for w in _words(p)))
+        return [f"[{inner}, ...]" if ... in parts else f"[{inner}]"]
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return [word for part in parts for word in _words(part)]
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        if "name" in annotation.model_fields:
+            return _words(annotation.model_fields["name"].annotation)
+        return ["options below"]
+    return []
