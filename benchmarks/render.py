@@ -334,7 +334,7 @@ def cost_table(name: str) -> str:
 
 
 def gamma_table(name: str) -> str:
-    """Return what test-time gamma does to trained networks: the newest record of every seed."""
+    """Return what choices at test time do to trained networks: the newest record of every seed."""
     newest = {(line["pictures"], line["seed"]): line["accuracy"] for line in records(name)}
     by_pictures: dict[str, list[dict[str, Any]]] = {"left out": [], "test": []}
     for (pictures, _), accuracy in newest.items():
@@ -385,6 +385,7 @@ TABLES = {
     "reslt-table-9": lambda: short_table("reslt-table-9"),
     "reslt-disagreements": lambda: short_table("reslt-disagreements"),
     "reslt-gamma": lambda: gamma_table("reslt-gamma.jsonl"),
+    "reslt-pooling": lambda: gamma_table("reslt-pooling.jsonl"),
     "do-ablations": lambda: short_table("do-ablations"),
     "do-mixtures": lambda: mixtures_table("do-mixtures.jsonl", "do"),
     "do-held-out": lambda: mixtures_table(
