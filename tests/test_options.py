@@ -40,8 +40,13 @@ def test_values_and_limits_are_those_of_the_configuration():
     assert found["method"].values == ", ".join(METHODS)
     assert found["from"].default == "none"
     assert found["method.loss"].values.split(", ")[0] == "cross-entropy"
-    assert found["method.loss.max_margin"].meaning.startswith("of ldam; ")
-    assert found["data.keep_together"].meaning.startswith("of folder, table; ")
+    assert found["method.loss.max_margin"].meaning.startswith("of ldam: ")
+    assert found["data.keep_together"].meaning.startswith("of folder, table: ")
+    epochs = rows_of(explained(METHODS["decoupling"].Config))["classifier.epochs"]
+    assert (epochs.default, epochs.meaning) == ("10 or 5", "of crt, lws")
+    root = found["data.root"].meaning
+    assert "of table: folder that relative paths start from" in root
+    assert root.startswith("of cifar10, cifar100: folder of the archive")
     assert {row.meaning.split(";")[0] for row in options_of_methods() if row.key == "method.train"} == {
         "of single-head", "of paco",
     }  # fmt: skip
@@ -62,7 +67,7 @@ def test_defaults_are_written_as_they_are_read(key):
     )
     base = ["head=cosine", "class_weights=inverse", "mixing=mixup"]
     if key.startswith("method.loss"):
-        loss = found[key].meaning.split(";")[0].removeprefix("of ").split(", ")[0]
+        loss = found[key].meaning.split(":")[0].removeprefix("of ").split(", ")[0]
         base = [f"loss={loss}"] if key.count(".") == 2 else []
         base += ["head=cosine"] if loss == "ldam" else []
     try:

@@ -60,7 +60,9 @@ class _Common(Options):
     """What every data set may be asked."""
 
     groups: GroupRule = Field("threshold", description="rule of many, medium and few shot")
-    augmentation: str | None = Field(None, description="policy of the training pictures")
+    augmentation: str | None = Field(
+        None, description=f"policy of the training pictures: {', '.join(sorted(POLICIES))}"
+    )
     validation_per_class: int | None = Field(
         None, ge=1, description="training pictures of each class to hold out as val"
     )

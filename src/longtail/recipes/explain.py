@@ -47,15 +47,27 @@ def explained(config: type[Options], prefix: str = "") -> Iterator[Explained]:
             continue
         key, variants = prefix + (field.alias or name), _variants(field.annotation)
         yield Explained(key, _written(field), _values(field), field.description or "")
-        options: dict[str, list[type[Options]]] = {}
+        below: dict[str, list[tuple[type[Options], Explained]]] = {}
         for variant in variants:
             for row in explained(variant):
-                options.setdefault(row.key, []).append(variant)
-        for below, having in options.items():
-            row = next(row for row in explained(having[0]) if row.key == below)
-            names = "" if len(having) == len(variants) else f"of {', '.join(map(_name, having))}"
-            meaning = "; ".join(text for text in (names, row.meaning) if text)
-            yield Explained(f"{key}.{below}", row.default, row.values, meaning)
+                below.setdefault(row.key, []).append((variant, row))
+        for row_key, having in below.items():
+            first = having[0][1]
+            default = " or ".join(dict.fromkeys(row.default for _, row in having))
+            meaning = _joined(having, len(variants))
+            yield replace(first, key=f"{key}.{row_key}", default=default, meaning=meaning)
+
+
+def _joined(having: Sequence[tuple[type[Options], Explained]], variants: int) -> str:
+    """Say which variants have an option, and what it means in each."""
+    meanings = {row.meaning for _, row in having}
+    if len(having) == variants and len(meanings) == 1:
+        return meanings.pop()
+    owners: dict[str, list[str]] = {}
+    for variant, row in having:
+        owners.setdefault(row.meaning, []).append(_name(variant))
+    said = [(f"of {', '.join(names)}", meaning) for meaning, names in owners.items()]
+    return "; ".join(": ".join(part for part in parts if part) for parts in said)
 
 
 def options_of_runs() -> Iterator[Explained]:
