@@ -14,6 +14,7 @@ from longtail.data.pictures import DataSet
 from longtail.data.samplers import EpochSampler
 from longtail.engine.config import TrainingConfig
 from longtail.engine.hardware import autocast, resolve_precision
+from longtail.engine.step import uncompiled
 
 SECONDS_BETWEEN_NOTES = 30
 
@@ -91,7 +92,7 @@ def _features(
     precision = resolve_precision(config.precision, device)
     found: list[Tensor] = []
     done, told = 0, time.monotonic()
-    with autocast(precision, device):
+    with uncompiled(config), autocast(precision, device):
         for images, _ in evaluation_batches(
             data, device=device, workers=config.workers, everything=True
         ):  # in the order of the rows

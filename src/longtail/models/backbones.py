@@ -221,8 +221,8 @@ def _timm_backbone(name: str, *, pretrained: bool) -> Backbone:
     except Exception as error:
         # timm and the hub raise their own kinds of errors for missing tags, files and networks
         where = (
-            "Its weights could not be loaded; without a connection put them into the Hugging Face "
-            "cache first, or set model.pretrained=false."
+            "Its weights could not be loaded; without a connection name a file with model.weights=FILE "
+            "or put them into the Hugging Face cache first; or set model.pretrained=false."
             if pretrained
             else "timm could not build it."
         )
