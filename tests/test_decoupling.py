@@ -5,6 +5,7 @@ Facts 1 to 7, 20, 21 and 23 are in test_samplers and test_core, 8, 9, 14, 16, 17
 
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -179,20 +180,23 @@ def test_places_trains_its_last_block_only(tmp_path):
         assert torch.equal(value, first[name]) != moves, name
 
 
-def test_cached_features_give_the_classifier_of_the_plain_functions(tmp_path):
-    method, run = trained(tmp_path, crt(augment=False, stage2_bn="eval", epochs=4))
-    first, second = ends(run)
-    for name in first:  # nothing but the classifier moved, not even statistics
-        assert torch.equal(first[name], second[name]) != name.startswith("head."), name
-    data = tiny.data()
-    features = torch.cat([method.backbone(x) for x in torch.split(normalised(data), 32)]).detach()
-    labels = torch.tensor(data.manifest.labels)
-    how = Retraining(epochs=4, batch_size=16, weight_decay=5e-4)
-    weight, bias = retrain_classifier(features, labels, tiny.COUNTS, how)
-    torch.testing.assert_close(method.head.weight, weight)
-    torch.testing.assert_close(method.head.bias, bias)
-    found = run.read_metrics()[-1]
-    assert (found["stage"], found["features"], found["epochs_on_features"]) == ("classifier", 77, 4)
+@pytest.mark.parametrize("name", ["crt", "lws"])
+def test_features_that_are_computed_once_give_the_same_classifier(name, tmp_path):
+    still = replace(tiny.data(), default_view="none")  # the same pictures in every epoch
+    found = {}
+    for augment in (True, False):
+        options = {"name": name, "augment": augment, "stage2_bn": "eval", "epochs": 4}
+        method, run = trained(tmp_path / str(augment), {"classifier": options}, train_set=still)
+        first, second = ends(run)
+        moved = {name for name in first if not torch.equal(first[name], second[name])}
+        assert moved == ({"head.weight", "head.bias"} if name == "crt" else {"scales"})
+        found[augment] = tiny.weights(method)
+    for key, value in found[True].items():
+        torch.testing.assert_close(found[False][key], value, atol=1e-5, rtol=1e-4)
+    passes = [line for line in run.read_metrics() if "features" in line]
+    assert [(line["stage"], line["features"]) for line in passes] == [
+        ("classifier" if name == "crt" else "scales", 77)
+    ]
 
 
 def normalised(data):

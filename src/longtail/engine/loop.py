@@ -263,9 +263,10 @@ class Trainer:
         loaders = build_loaders(*parts)
         seconds = round(time.perf_counter() - begin, 3)
         done = self._at.epochs_done
-        self._write_line(
-            {"stage": stage.name, "epochs_done": done, "seconds": seconds, "features": pictures}
-        )
+        if self._at.epoch == 0:  # a resumed stage has its line already
+            self._write_line(
+                {"stage": stage.name, "epochs_done": done, "seconds": seconds, "features": pictures}
+            )
         return loaders
 
     # --- one epoch ----------------------------------------------------------------------------

@@ -25,8 +25,8 @@ Where paper and published code disagree, and what happens here:
 - The released stage 2 begins from the epoch that was best on val: training.select=best-validation.
 - Fine-tuning more than the classifier (table 1) was not released. Here the classifier is drawn anew in
   all four rows, `last-block` is the last group of layers, and the factor 0.1 is for everything.
-Without augmentation and with stage2_bn=eval the features of stage 2 are constant: they are computed
-once, in one pass of the backbone.
+Without augmentation and with stage2_bn=eval the features of stage 2 are constant: the backbone sees each
+picture once.
 """
 
 from __future__ import annotations
@@ -40,10 +40,7 @@ from torch import Tensor, nn
 
 from longtail.adjust import (
     NearestClassMean,
-    Retraining,
-    learn_scales,
     nearest_class_mean,
-    retrain_classifier,
     scaled_learning_rate,
     tau_curve,
     tau_normalize,
@@ -90,7 +87,12 @@ class Stage2Options(Options):
     stage2_bn: Literal["train", "eval"] = Field(
         "train", description="whether the frozen BatchNorm statistics follow the batches (code)"
     )
-    augment: bool = Field(True, description="false with stage2_bn=eval: features are cached")
+    augment: bool = Field(True, description="false with stage2_bn=eval: features are computed once")
+
+    @property
+    def features_stay(self) -> bool:
+        """Whether a picture has the same features in every epoch."""
+        return self.stage2_bn == "eval" and not self.augment
 
 
 class RetrainingOptions(Stage2Options):
@@ -207,8 +209,6 @@ class Decoupling(Method):
         if isinstance(second, MeansOptions):
             return [representation, Stage(name="class means", epochs=0, kind="fit")]
         name = "scales" if isinstance(second, ScalingOptions) else "classifier"
-        if second.stage2_bn == "eval" and not second.augment:
-            return [representation, Stage(name=name, epochs=0, kind="fit")]
         return [representation, self._second_stage(name, second)]
 
     def _second_stage(self, name: str, second: RetrainingOptions | ScalingOptions) -> Stage:
@@ -228,6 +228,7 @@ class Decoupling(Method):
             epochs=second.epochs,
             samplings=(second.sampling.build(second.epochs),),
             views=("default",) if second.augment else ("none",),
+            features="backbone" if second.features_stay else None,
             trainable=trainable,
             reset=reset,
             update_norm=("backbone",) if second.stage2_bn == "train" else (),
@@ -250,8 +251,10 @@ class Decoupling(Method):
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
         """Return CE(z, y); z is scaled in the second stage of LWS."""
         (batch,) = batches
-        logits = self.head(self.backbone(batch.images))
-        if at.stage > 0 and isinstance(self.config.classifier, ScalingOptions):
+        second = self.config.classifier
+        computed = at.stage > 0 and isinstance(second, Stage2Options) and second.features_stay
+        logits = self.head(batch.images if computed else self.backbone(batch.images))
+        if at.stage > 0 and isinstance(second, ScalingOptions):
             logits = self.scales * logits
         return StepOutput(cross_entropy(logits, batch.labels))
 
@@ -264,10 +267,8 @@ class Decoupling(Method):
         second = self.config.classifier
         if isinstance(second, TauOptions):
             return self._choose_tau(second.tau, features, labels, split)
-        if isinstance(second, MeansOptions):
-            return self._take_means(second, features, labels)
-        assert isinstance(second, RetrainingOptions | ScalingOptions), "joint has no second stage"
-        return self._train_on_features(second, features, labels)
+        assert isinstance(second, MeansOptions), "the others are trained"
+        return self._take_means(second, features, labels)
 
     def _choose_tau(
         self, fixed: float | None, features: Tensor, labels: Tensor, split: str
@@ -297,28 +298,6 @@ class Decoupling(Method):
         self.centre.copy_(classifier.centre)
         self.means_known.fill_(True)
         return {"features": len(features)}
-
-    def _train_on_features(
-        self, second: RetrainingOptions | ScalingOptions, features: Tensor, labels: Tensor
-    ) -> Facts:
-        how = Retraining(
-            epochs=second.epochs,
-            batch_size=self.setting.batch_size,
-            learning_rate=self._learning_rate(second),
-            weight_decay=self.setting.weight_decay,
-            sampling=second.sampling.build(second.epochs),
-            seed=self.setting.seed,
-        )
-        counts = self.setting.class_counts
-        with torch.enable_grad():
-            if isinstance(second, ScalingOptions):
-                logits = self.head(features).detach()
-                self.scales.data.copy_(learn_scales(logits, labels, counts, how))
-            else:
-                weight, bias = retrain_classifier(features, labels, counts, how)
-                self.head.weight.data.copy_(weight)
-                self.head.bias.data.copy_(bias)
-        return {"features": len(features), "epochs_on_features": second.epochs}
 
     # --- prediction ---------------------------------------------------------------------------
 
