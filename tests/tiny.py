@@ -38,8 +38,7 @@ def experts(count) -> Experts:
 def setting(counts=COUNTS, epochs=3) -> Setting:
     return Setting(
         counts, ShotGroups.from_counts(counts), epochs, backbone, experts,
-        OPTIONS.batch_size, OPTIONS.weight_decay, OPTIONS.seed,
-        OPTIONS.learning_rate,
+        OPTIONS.batch_size, OPTIONS.learning_rate,
     )  # fmt: skip
 
 

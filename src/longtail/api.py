@@ -279,8 +279,6 @@ def _build(config: RunConfig, model: ModelConfig, counts: ClassCounts, image_siz
         lambda: model.build(image_size),
         model.build_experts,
         training.batch_size,
-        training.weight_decay,
-        training.seed,
         training.learning_rate,
     )
     with seeded(derive_seed(training.seed, "initialisation")):

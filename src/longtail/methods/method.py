@@ -32,9 +32,7 @@ class Setting:
         build_backbone: Makes a new backbone; may be called several times.
         build_experts: Makes a network of so many experts on a shared trunk.
         batch_size: Pictures of one optimiser step, for linear scaling of learning rates.
-        weight_decay: Of the training configuration.
-        learning_rate: Likewise.
-        seed: Of the run, for what a method draws outside the steps.
+        learning_rate: Of the training configuration.
     """
 
     class_counts: ClassCounts
@@ -43,8 +41,6 @@ class Setting:
     build_backbone: Callable[[], Backbone]
     build_experts: Callable[[int], Experts]
     batch_size: int = 128
-    weight_decay: float = 5e-4
-    seed: int = 0
     learning_rate: float = 0.1
 
 
