@@ -33,12 +33,12 @@ def test_values_and_limits_are_those_of_the_configuration():
     )
     assert found["training.schedule"].values == "step, cosine, constant"
     assert found["training.momentum"].values == "number >= 0 and < 1"
-    assert found["training.early_stopping"].values == "whole number >= 1, none"
+    assert found["training.early_stopping"].values == "whole number >= 1, null"
     assert found["training.nesterov"].default == "true"
     assert found["training.milestones"].default == "[0.8, 0.9]"
-    assert found["model.weights"].values == "path, none"
+    assert found["model.weights"].values == "path, null"
     assert found["method"].values == ", ".join(METHODS)
-    assert found["from"].default == "none"
+    assert found["from"].default == "null"
     assert found["method.loss"].values.split(", ")[0] == "cross-entropy"
     assert found["method.loss.max_margin"].meaning.startswith("of ldam: ")
     assert found["data.keep_together"].meaning.startswith("of folder, table: ")
@@ -58,7 +58,7 @@ def test_values_and_limits_are_those_of_the_configuration():
         row.key
         for row in [*options_of_runs(), *explained(METHODS["single-head"].Config, "method.")]
         if row.key.startswith(("training.", "model.", "method."))
-        and row.default not in ("required", "see below", "none", "")
+        and row.default not in ("required", "see below", "")
     ],
 )
 def test_defaults_are_written_as_they_are_read(key):
@@ -70,10 +70,20 @@ def test_defaults_are_written_as_they_are_read(key):
         loss = found[key].meaning.split(":")[0].removeprefix("of ").split(", ")[0]
         base = [f"loss={loss}"] if key.count(".") == 2 else []
         base += ["head=cosine"] if loss == "ldam" else []
+    if key in ("method.class_weights", "method.mixing"):
+        base = ["head=cosine"]
     try:
         resolve("digits-lt/balanced-softmax", [*base, f"{key}={found[key].default}"])
     except ConfigError as error:
         pytest.fail(str(error))
+
+
+def test_null_is_not_the_policy_that_is_called_none():
+    augmentation = rows_of(options_of_runs())["data.augmentation"]
+    assert (augmentation.default, augmentation.values) == ("null", "text, null")
+    for value, kept in (("null", None), ("none", "none")):
+        config = resolve("digits-lt/balanced-softmax", [f"data.augmentation={value}"])
+        assert config.data.augmentation == kept
 
 
 def test_words_are_looked_for_in_keys_and_meanings(longtail):

@@ -146,7 +146,7 @@ def train(
         method = method.to(memory_format=torch.channels_last)
     data = replace(data, notes=(*data.notes, *method.remarks))
     _announce(data, config, log)
-    for remark in (remark_on_load(place), _remark_on_weights(config, method)):
+    for remark in (remark_on_load(place), "" if resume else _remark_on_weights(config, method)):
         if remark:
             log.note(f"note: {remark}")
     card = _card(config, data, method)
@@ -302,7 +302,7 @@ def _remark_on_weights(config: RunConfig, method: Method) -> str:
         )
     if isinstance(config.data, FolderData | TableData):
         return (
-            "the network begins with random weights. Small collections are mostly served better by "
+            "the network begins with random weights. With few pictures trained ones may do much better: "
             "pretrained=true (fetched from the Hugging Face hub) or weights=FILE."
         )
     return ""

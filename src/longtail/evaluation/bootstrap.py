@@ -47,10 +47,8 @@ def drawn_again(labels: NDArray[np.int64], together: NDArray[np.int64] | None) -
     text, what = "pictures drawn again within each class", "picture"
     if together is not None:
         found = counted(len(np.unique(together)), "unit", "units")
-        text = (
-            f"{found} of pictures that belong together (data.keep_together) drawn again as a whole "
-        )
-        text, what = f"{text}within each class", "unit"
+        text = f"{found} of pictures that belong together drawn again as a whole within each class"
+        what = "unit"
     single = int((units == 1).sum())
     return f"{text}; classes of one {what}, which say little: {single}" if single else text
 

@@ -52,13 +52,11 @@ class Backbone(nn.Module):
         enlarge_to: Side in pixels to which pictures are enlarged before the network; None for none.
     """
 
-    def __init__(
-        self, network: nn.Module, num_features: int, enlarge_to: int | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, num_features: int) -> None:
         super().__init__()
         self.network = network
         self.num_features = num_features
-        self.enlarge_to = enlarge_to
+        self.enlarge_to: int | None = None
 
     @property
     def last_block(self) -> str:

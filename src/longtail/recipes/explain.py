@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -17,7 +16,8 @@ from longtail.data.options import Options
 from longtail.methods import METHODS
 from longtail.recipes.config import RunConfig
 
-LIMITS = {Ge: (">=", "ge"), Gt: (">", "gt"), Le: ("<=", "le"), Lt: ("<", "lt")}
+LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+NULL = "null"  # as YAML writes it: `none` is text, and the name of a policy
 PLAIN = {
     int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path",
 }  # fmt: skip
@@ -109,20 +109,20 @@ def _written(field: FieldInfo) -> str:
         return str(default).lower()
     if isinstance(default, tuple):
         return f"[{', '.join(map(str, default))}]"
-    return "none" if default is None else str(default)
+    return NULL if default is None else str(default)
 
 
 def _values(field: FieldInfo) -> str:
     """Return the values of a field: names, or a type with its limits."""
     words = list(dict.fromkeys(_words(field.annotation)))
     limits = [
-        f"{sign} {getattr(limit, attribute):g}"
+        f"{sign} {getattr(limit, kind):g}"
         for limit in field.metadata
-        for kind, (sign, attribute) in LIMITS.items()
-        if isinstance(limit, kind)
+        for kind, sign in LIMITS.items()
+        if hasattr(limit, kind)
     ]
-    optional = [word for word in words if word == "none"]
-    rest = [word for word in words if word != "none"]
+    optional = [word for word in words if word == NULL]
+    rest = [word for word in words if word != NULL]
     if limits:
         rest = [f"{', '.join(rest)} {' and '.join(limits)}"]
     return ", ".join([*rest, *optional])
@@ -130,7 +130,7 @@ def _values(field: FieldInfo) -> str:
 
 def _words(annotation: Any) -> Sequence[str]:  # noqa: ANN401 - any annotation
     if annotation is type(None):
-        return ["none"]
+        return [NULL]
     if annotation in PLAIN:
         return [PLAIN[annotation]]
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)

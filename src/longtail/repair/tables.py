@@ -261,7 +261,7 @@ def _units(parts: Sequence[Part]) -> list[NDArray[np.int64] | None]:
         parted = names[numbers == unit[times > 1][0]][0]
         raise DataError(
             f"`together` names {parted} in several splits. What belongs together must be in one split, or "
-            "what is chosen on val is tried on pictures that are nearly the same."
+            "scores are of pictures that are nearly those that were learnt or chosen on."
         )
     return list(np.split(numbers, np.cumsum([len(part.labels) for part in parts])[:-1]))
 
