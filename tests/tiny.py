@@ -29,10 +29,11 @@ def backbone() -> Backbone:
     return Backbone(network, network.num_features)
 
 
-def experts(count) -> Experts:
-    networks = [CifarResNet(1, channels=(16, 24, 48)) for _ in range(count)]
+def experts(count, *, narrow=True) -> Experts:
+    channels = (16, 24, 48) if narrow else (16, 32, 64)
+    networks = [CifarResNet(1, channels=channels) for _ in range(count)]
     trunk = torch.nn.Sequential(networks[0].conv1, networks[0].bn1, networks[0].layer1)
-    return Experts(trunk, [torch.nn.Sequential(n.layer2, n.layer3) for n in networks], 48)
+    return Experts(trunk, [torch.nn.Sequential(n.layer2, n.layer3) for n in networks], channels[-1])
 
 
 def setting(counts=COUNTS, epochs=3) -> Setting:

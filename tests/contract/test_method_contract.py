@@ -41,6 +41,14 @@ VARIANTS |= {
     "reslt experts": ("reslt", {"experts": 3}),
     "reslt mixup": ("reslt", {"mixing": "mixup", "alpha": 0.7}),
 }
+RIDE = {"losses": ["ldam", "ldam", "ldam"], "class_weights": {"start": 1}, "diversity": 0.45}
+BALPOE = {
+    "losses": [{"name": "logit-adjusted", "tau": tau} for tau in (0, 1, 2)],
+    "total": "mean",
+    "narrow": False,
+    "mixing": {"name": "mixup", "alpha": 0.4},
+}
+VARIANTS |= {"ride": ("experts", RIDE), "balpoe": ("experts", BALPOE)}
 VARIANTS |= {
     f"decoupling {name}": ("decoupling", {"classifier": options})
     for name, options in {
@@ -94,6 +102,10 @@ ALTERNATIVES = {
         "loss.label_smoothing": ({}, {"loss": {"label_smoothing": 0.2, "name": "cross-entropy"}}),
         "loss.gamma": ({"loss": "focal"}, {"loss": {"name": "focal", "gamma": 2.0}}),
         "loss.tau": ({"loss": "logit-adjusted"}, {"loss": {"name": "logit-adjusted", "tau": 2}}),
+        "loss.reversal": (
+            {"loss": "inverse-softmax"},
+            {"loss": {"name": "inverse-softmax", "reversal": 1.0}},
+        ),
         "loss.max_margin": (LDAM, LDAM | {"loss": {"name": "ldam", "max_margin": 0.2}}),
         "head": ({}, {"head": "cosine"}),
         "head.name": ({}, {"head": {"name": "cosine"}}),
@@ -142,6 +154,25 @@ ALTERNATIVES = {
         "mixing.name": ({"mixing": "mixup"}, {"mixing": "cutmix"}),
         "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
         "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
+    },
+    "experts": {
+        "losses": ({}, {"losses": ["balanced-softmax"] * 2}),
+        "total": ({}, {"total": "mean"}),
+        "narrow": ({}, {"narrow": False}),
+        "head": ({}, {"head": "linear"}),
+        "head.name": ({}, {"head": {"name": "linear"}}),
+        "head.scale": ({}, {"head": {"name": "cosine", "scale": 10.0}}),
+        "class_weights": ({}, {"class_weights": {}}),
+        "class_weights.name": ({"class_weights": {}}, {"class_weights": {"name": "inverse"}}),
+        "class_weights.beta": ({"class_weights": {}}, {"class_weights": {"beta": 0.9}}),
+        "class_weights.start": ({"class_weights": {}}, {"class_weights": {"start": 2}}),
+        "diversity": ({}, {"diversity": 0.45}),
+        "tilt": (RIDE, RIDE | {"tilt": 0.5}),
+        "mixing": ({}, {"mixing": "mixup"}),
+        "mixing.name": ({"mixing": "mixup"}, {"mixing": "cutmix"}),
+        "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
+        "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
+        "backbone_rate": ({}, {"backbone_rate": 0.1}),
     },
     "do": {
         option: (QUICK | base, QUICK | changed)
@@ -273,7 +304,8 @@ ALTERNATIVES = {
 }
 # options that change something with several processes only: see test_distributed
 SEVERAL_PROCESSES = {"paco": {"contrast"}}
-LOSS_OPTIONS = [{"loss": name} for name in ("cross-entropy", "focal", "logit-adjusted", "ldam")]
+LOSSES = ("cross-entropy", "focal", "logit-adjusted", "inverse-softmax", "ldam")
+LOSS_OPTIONS = [{"loss": name} for name in LOSSES]
 
 CLASSIFIER_OPTIONS = [{"classifier": name} for name in ("crt", "lws", "tau", "ncm", "joint")]
 

@@ -58,3 +58,20 @@ def class_accuracy(answered: Iterable[tuple[Tensor, Tensor]], num_classes: int) 
         seen += torch.bincount(known, minlength=num_classes)
     assert hits is not None, "there is at least one batch"
     return hits.double() / torch.where(seen > 0, seen, torch.nan)
+
+
+def accuracy_by_group(
+    accuracy: Tensor, names: Sequence[str], groups: Mapping[str, Tensor]
+) -> tuple[list[str], dict[str, list[float | None]]]:
+    """Return places and series of a panel: class-averaged accuracy over all classes and by group.
+
+    Args:
+        accuracy: Of R classifiers on every class, [R, C]; NaN where there is no picture.
+        names: Of the classifiers.
+        groups: Name -> bool [C].
+    """
+    series = {
+        name: [measured_mean(row), *(measured_mean(row[mask]) for mask in groups.values())]
+        for name, row in zip(names, accuracy, strict=True)
+    }
+    return ["all", *groups], series

@@ -10,7 +10,9 @@ from longtail.losses.compensation import (
 )
 from longtail.losses.contrast import Contrast, contrast
 from longtail.losses.cross_entropy import CrossEntropy, cross_entropy
+from longtail.losses.diversity import diversity, diversity_temperature
 from longtail.losses.focal import Focal, SigmoidFocal, focal, rare_positive_bias, sigmoid_focal
+from longtail.losses.inverse_softmax import InverseSoftmax, inverse_softmax
 from longtail.losses.ldam import LDAM, ldam, ldam_margins
 from longtail.losses.logit_adjusted import LogitAdjusted, balanced_softmax, logit_adjusted
 from longtail.losses.paco import PaCoTerms, paco
@@ -21,6 +23,7 @@ __all__ = [
     "Contrast",
     "CrossEntropy",
     "Focal",
+    "InverseSoftmax",
     "LabelLoss",
     "LogitAdjusted",
     "PaCoTerms",
@@ -34,7 +37,10 @@ __all__ = [
     "compensated_cross_entropy",
     "contrast",
     "cross_entropy",
+    "diversity",
+    "diversity_temperature",
     "focal",
+    "inverse_softmax",
     "ldam",
     "ldam_margins",
     "logit_adjusted",

@@ -2,6 +2,7 @@
 
 from longtail.methods.decoupling import Decoupling
 from longtail.methods.do import DO
+from longtail.methods.experts import MultiExpert
 from longtail.methods.method import Method, Setting
 from longtail.methods.paco import PaCo
 from longtail.methods.reslt import ResLT
@@ -10,6 +11,7 @@ from longtail.methods.single_head import SingleHead
 METHODS: dict[str, type[Method]] = {
     "single-head": SingleHead,
     "decoupling": Decoupling,
+    "experts": MultiExpert,
     "reslt": ResLT,
     "paco": PaCo,
     "do": DO,

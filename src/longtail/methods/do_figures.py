@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longtail.adjust import instance_weights
-from longtail.core.panel import Panel, class_accuracy, measured_mean
+from longtail.core.panel import Panel, accuracy_by_group, class_accuracy
 from longtail.losses import cross_entropy
 from longtail.models.allotment import Allotment
 from longtail.models.importance import importance
@@ -51,11 +51,8 @@ def sub_models_and_weights(
             yield torch.stack(rows), labels
 
     accuracy = class_accuracy(answered(), classes)
-    places = ["all", *(f"group {t + 1}" for t in range(count))]
-    series = {
-        name: [measured_mean(row), *(measured_mean(row[mask]) for mask in masks)]
-        for name, row in zip([*_numbered(count), mixture], accuracy, strict=True)
-    }
+    groups = {f"group {t + 1}": mask for t, mask in enumerate(masks)}
+    places, series = accuracy_by_group(accuracy, [*_numbered(count), mixture], groups)
     best = [_largest([series[name][t + 1] for name in _numbered(count)]) for t in range(count)]
     sizes = masks.sum(dim=1).tolist()
     known = [(value, size) for value, size in zip(best, sizes, strict=True) if value is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -16,6 +17,8 @@ from longtail.losses import (
     LDAM,
     CrossEntropy,
     Focal,
+    InverseSoftmax,
+    LabelLoss,
     LogitAdjusted,
     SigmoidFocal,
     WeightScheme,
@@ -40,7 +43,7 @@ class CrossEntropyOptions(Options):
     name: Literal["cross-entropy"] = "cross-entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share spread over all classes")
 
-    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
         """Build the loss."""
         return CrossEntropy(self.label_smoothing)
 
@@ -51,7 +54,7 @@ class FocalOptions(Options):
     name: Literal["focal"] = "focal"
     gamma: float = Field(1.0, ge=0, description="0 is cross-entropy")
 
-    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
         """Build the loss."""
         return Focal(self.gamma)
 
@@ -62,7 +65,7 @@ class SigmoidFocalOptions(Options):
     name: Literal["sigmoid-focal"] = "sigmoid-focal"
     gamma: float = Field(1.0, ge=0, description="0 is the sum of binary cross-entropies")
 
-    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
         """Build the loss."""
         return SigmoidFocal(self.gamma)
 
@@ -72,7 +75,7 @@ class BalancedSoftmaxOptions(Options):
 
     name: Literal["balanced-softmax"] = "balanced-softmax"
 
-    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
         """Build the loss."""
         return LogitAdjusted(counts, tau=1.0)
 
@@ -81,11 +84,24 @@ class LogitAdjustedOptions(Options):
     """CE(z + tau log pi, y); tau 1 is balanced softmax."""
 
     name: Literal["logit-adjusted"] = "logit-adjusted"
-    tau: float = Field(1.0, ge=0, description="0 is cross-entropy")
+    tau: float = Field(1.0, description="0 is cross-entropy; below 0 prefers frequent classes")
 
-    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
         """Build the loss."""
         return LogitAdjusted(counts, tau=self.tau)
+
+
+class InverseSoftmaxOptions(Options):
+    """CE(z + log pi - reversal log R(pi), y), R the frequencies in reverse order: SADE's third expert."""
+
+    name: Literal["inverse-softmax"] = "inverse-softmax"
+    reversal: float = Field(
+        2.0, ge=0, description="2 on CIFAR and ImageNet-LT, 1 on iNaturalist; 0 is balanced softmax"
+    )
+
+    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
+        """Build the loss."""
+        return InverseSoftmax(counts, tau=self.reversal)
 
 
 class LDAMOptions(Options):
@@ -94,7 +110,7 @@ class LDAMOptions(Options):
     name: Literal["ldam"] = "ldam"
     max_margin: float = Field(0.5, gt=0, le=2, description="of the rarest class, cosine units")
 
-    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
         """Build the loss."""
         return LDAM(counts, self.max_margin, scale)
 
@@ -106,6 +122,7 @@ LossOptions = Annotated[
         | SigmoidFocalOptions
         | BalancedSoftmaxOptions
         | LogitAdjustedOptions
+        | InverseSoftmaxOptions
         | LDAMOptions,
         Field(discriminator="name"),
     ],
@@ -127,6 +144,18 @@ class HeadOptions(Options):
         return LinearHead(
             num_features, num_classes, rare_positive_bias(num_classes) if rare else None
         )
+
+
+def refuse_ldam_without_cosines(losses: Sequence[Options], head: HeadOptions) -> None:
+    """Raise a ValueError if a loss is LDAM and the head has no cosines."""
+    if head.name != "cosine" and any(isinstance(loss, LDAMOptions) for loss in losses):
+        raise ValueError("loss ldam needs head cosine: its margins are in units of a cosine")
+
+
+def losses_that_correct(losses: Sequence[Options]) -> tuple[str, ...]:
+    """Name the losses that correct for the class prior, each once."""
+    correcting = (BalancedSoftmaxOptions, LogitAdjustedOptions, InverseSoftmaxOptions, LDAMOptions)
+    return tuple(dict.fromkeys(loss.name for loss in losses if isinstance(loss, correcting)))
 
 
 class ClassWeightOptions(Options):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -21,6 +21,14 @@ FitBatches = Iterable[tuple[Tensor, Tensor]]  # pictures [B, 3, H, W] and labels
 Facts = Mapping[str, Any]  # what a stage found out, as JSON
 
 
+class ExpertBuilder(Protocol):
+    """Makes a network of experts on a shared trunk, narrower than the plain network or as wide."""
+
+    def __call__(self, count: int, *, narrow: bool = True) -> Experts:
+        """Build `count` experts."""
+        ...
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a method is told about its task when it is built.
@@ -30,7 +38,7 @@ class Setting:
         groups: Many-, medium- and few-shot classes.
         epochs: Epochs of the training configuration, for the method to spend on its stages.
         build_backbone: Makes a new backbone; may be called several times.
-        build_experts: Makes a network of so many experts on a shared trunk.
+        build_experts: Makes a network of several experts on a shared trunk.
         batch_size: Pictures of one optimiser step, for linear scaling of learning rates.
         learning_rate: Of the training configuration.
     """
@@ -39,7 +47,7 @@ class Setting:
     groups: ShotGroups
     epochs: int
     build_backbone: Callable[[], Backbone]
-    build_experts: Callable[[int], Experts]
+    build_experts: ExpertBuilder
     batch_size: int = 128
     learning_rate: float = 0.1
 

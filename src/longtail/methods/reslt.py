@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.counts import ClassCounts
 from longtail.core.groups import ShotGroups
-from longtail.core.panel import Panel, class_accuracy, measured_mean
+from longtail.core.panel import Panel, accuracy_by_group, class_accuracy
 from longtail.core.stage import Stage
 from longtail.data.options import Options
 from longtail.losses import cross_entropy
@@ -194,18 +194,15 @@ class ResLT(Method):
             return torch.cat([self.branch_logits(images).argmax(dim=2), summed[None]])
 
         accuracy = class_accuracy(((answers(x), y) for x, y in batches), len(self.group_of))
-        groups = [self.group_of.cpu() == g for g in range(branches)]
+        names = [*(f"branch {g}" for g in range(branches)), "sum"]
+        groups = {f"group {g}": self.group_of.cpu() == g for g in range(branches)}
+        places, series = accuracy_by_group(accuracy, names, groups)
         alone = Panel(
             title="Branches alone and summed",
             text="Class-averaged accuracy of each branch and of their sum, by the groups that the "
             "branches were made for (figure 6 of the paper). The paper says that each branch is best "
             "among the branches on the group it was made for.",
-            x="classes", y="accuracy", kind="bars", percent=True,
-            places=["all", *(f"group {g}" for g in range(branches))],
-            series={
-                name: [measured_mean(accuracy[row]), *(measured_mean(accuracy[row][mask]) for mask in groups)]
-                for row, name in enumerate([*(f"branch {g}" for g in range(branches)), "sum"])
-            },
+            x="classes", y="accuracy", kind="bars", percent=True, places=places, series=series,
         )  # fmt: skip
         trained = [line for line in lines if "branch_0_share" in line]
         shares = Panel(

@@ -37,12 +37,13 @@ from longtail.methods.ingredients import (
     ClassWeightOptions,
     CrossEntropyOptions,
     HeadOptions,
-    LDAMOptions,
     LossOptions,
     MixingOptions,
     SamplingOptions,
     SigmoidFocalOptions,
+    losses_that_correct,
     mixed_batch,
+    refuse_ldam_without_cosines,
 )
 from longtail.methods.method import Method, Setting
 
@@ -67,8 +68,7 @@ class SingleHeadOptions(Options):
 
     @model_validator(mode="after")
     def _ldam_needs_cosines(self) -> SingleHeadOptions:
-        if isinstance(self.loss, LDAMOptions) and self.head.name != "cosine":
-            raise ValueError("loss ldam needs head cosine: its margins are in units of a cosine")
+        refuse_ldam_without_cosines((self.loss,), self.head)
         return self
 
     @model_validator(mode="after")
@@ -155,8 +155,7 @@ class SingleHead(Method):
     def corrections(self) -> tuple[str, ...]:
         """Name the loss, weights and sampler that correct for the prior."""
         config = self.config
-        loss: str = config.loss.name
-        named = [loss] if loss in ("balanced-softmax", "logit-adjusted", "ldam") else []
+        named = [*losses_that_correct((config.loss,))]
         if config.class_weights:
             named.append(f"{config.class_weights.name} class weights")
         if config.sampling.name != "instance":

@@ -80,18 +80,20 @@ class ModelConfig(Options):
             enlarge_to=self.enlarge_to,
         )
 
-    def build_experts(self, count: int) -> Experts:
+    def build_experts(self, count: int, *, narrow: bool = True) -> Experts:
         """Build `count` experts on a shared trunk; see `longtail.models.experts.build_experts`.
 
         Raises:
-            ConfigError: If there are none of this backbone, or it is to be pretrained.
+            ConfigError: If there are none of this backbone, or narrow ones are to be pretrained.
         """
         assert self.backbone is not None, "resolve the model configuration first"
-        if self.begins_trained:
-            raise ConfigError(
-                "Experts are narrower than any published network; set model.pretrained=false and leave "
-                "model.weights out."
-            )
         if self.enlarge_to is not None:
             raise ConfigError("Experts take pictures as they are; leave model.enlarge_to out.")
-        return build_experts(self.backbone, count, width=self.width)
+        return build_experts(
+            self.backbone,
+            count,
+            width=self.width,
+            narrow=narrow,
+            pretrained=self.pretrained,
+            weights=self.weights,
+        )

@@ -5,16 +5,21 @@ than in the plain network, so that two or three experts cost little more than on
 
     resnet20 .. resnet56     shared stem, layer1 (16);             own layer2 (24), layer3 (48)
     resnet10 .. resnext152   shared stem, layer1, layer2;          own layer3 (192), layer4 (384)
+
+At full width (BalPoE; SADE on CIFAR-10-LT and Places-LT) the own groups are those of the plain network, so
+published weights fit, and every expert begins with a copy of them.
 """
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from longtail.core.errors import ConfigError
-from longtail.models.backbones import IMAGENET_RESNETS, residual_network
+from longtail.models.backbones import IMAGENET_RESNETS, build_backbone, residual_network
 from longtail.models.resnet_cifar import DEPTHS, CifarResNet
 
 CIFAR_CHANNELS = (16, 24, 48)
@@ -40,34 +45,61 @@ class Experts(nn.Module):
         return [tail(shared) for tail in self.tails]
 
 
-def build_experts(name: str, count: int, *, width: int = 1) -> Experts:
+def build_experts(
+    name: str,
+    count: int,
+    *,
+    width: int = 1,
+    narrow: bool = True,
+    pretrained: bool = False,
+    weights: Path | None = None,
+) -> Experts:
     """Build a network of experts.
 
     Args:
-        name: A CIFAR ResNet or one of the field's ImageNet ResNets; not pretrained.
+        name: A CIFAR ResNet or one of the field's ImageNet ResNets.
         count: Number of experts E.
         width: Channel multiplier of the CIFAR ResNets.
+        narrow: Whether the tails are narrower than the plain network's.
+        pretrained: Whether every expert begins with timm's published weights; at full width only.
+        weights: File to take the weights from, likewise.
 
     Raises:
-        ConfigError: If the network is none that is divided here.
+        ConfigError: If the network is none that is divided here, or weights are asked for that do not fit.
+        DataError: If the file of weights cannot be read.
     """
-    if name in DEPTHS:
-        channels = tuple(width * c for c in CIFAR_CHANNELS)
-        small = [CifarResNet(DEPTHS[name], channels=channels) for _ in range(count)]
-        first = small[0]
-        trunk = nn.Sequential(first.conv1, first.bn1, nn.ReLU(), first.layer1)
-        return Experts(trunk, [nn.Sequential(n.layer2, n.layer3) for n in small], channels[-1])
-    if name in IMAGENET_RESNETS and width == 1:
-        large = [residual_network(name, IMAGENET_CHANNELS) for _ in range(count)]
-        root: Any = large[0]
-        trunk = nn.Sequential(
-            root.conv1, root.bn1, root.act1, root.maxpool, root.layer1, root.layer2
+    if name not in DEPTHS and (name not in IMAGENET_RESNETS or width != 1):
+        raise ConfigError(
+            f"There are no experts of {name}"
+            + (f" at width {width}" if width != 1 else "")
+            + f"; choose a backbone among {', '.join([*DEPTHS, *IMAGENET_RESNETS])}."
         )
-        parts = [dict(network.named_children()) for network in large]
-        tails: list[nn.Module] = [nn.Sequential(p["layer3"], p["layer4"]) for p in parts]
-        return Experts(trunk, tails, int(root.num_features))
-    raise ConfigError(
-        f"There are no experts of {name}"
-        + (f" at width {width}" if width != 1 else "")
-        + f"; choose a backbone among {', '.join([*DEPTHS, *IMAGENET_RESNETS])}."
-    )
+    trained = pretrained or weights is not None
+    if trained and narrow:
+        raise ConfigError(
+            "These experts are narrower than any published network; begin with random weights "
+            "(model.pretrained=false, no model.weights), or use method=experts with method.narrow=false."
+        )
+    if trained:
+        whole = build_backbone(name, pretrained=pretrained, width=width, weights=weights)
+        networks: list[Any] = [copy.deepcopy(whole.network) for _ in range(count)]
+    else:
+        networks = [_network(name, width, narrow=narrow) for _ in range(count)]
+    first = networks[0]
+    if name in DEPTHS:
+        trunk = nn.Sequential(first.conv1, first.bn1, nn.ReLU(), first.layer1)
+        tails: list[nn.Module] = [nn.Sequential(n.layer2, n.layer3) for n in networks]
+    else:
+        trunk = nn.Sequential(
+            first.conv1, first.bn1, first.act1, first.maxpool, first.layer1, first.layer2
+        )
+        tails = [nn.Sequential(n.layer3, n.layer4) for n in networks]
+    return Experts(trunk, tails, int(first.num_features))
+
+
+def _network(name: str, width: int, *, narrow: bool) -> nn.Module:
+    """Build one network with fresh weights, of which an expert gets the last groups."""
+    if name in DEPTHS:
+        channels = CIFAR_CHANNELS if narrow else (16, 32, 64)
+        return CifarResNet(DEPTHS[name], width, channels)
+    return residual_network(name, IMAGENET_CHANNELS) if narrow else residual_network(name)

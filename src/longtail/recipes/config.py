@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
@@ -46,7 +46,7 @@ class RunConfig(Options):
             return raw
         name = raw.get("name")
         if name not in METHODS:
-            raise ValueError(_not_one_of(str(name), METHODS))
+            raise ValueError(f"there is no method {_not_one_of(str(name), METHODS)}")
         return METHODS[name].Config.model_validate(raw)
 
     @property
@@ -217,6 +217,8 @@ def _choose(annotation: Any, metadata: Any, raw: Any, default: Any) -> type[Opti
 
 
 def _classes(annotation: Any) -> Iterator[type[Options]]:  # noqa: ANN401 - any type expression
+    if typing.get_origin(annotation) is tuple:
+        return  # what a list holds has no keys of its own
     if isinstance(annotation, type) and typing.get_origin(annotation) is None:
         if issubclass(annotation, Options):
             yield annotation
@@ -228,6 +230,9 @@ def _classes(annotation: Any) -> Iterator[type[Options]]:  # noqa: ANN401 - any 
 def _describe(detail: ErrorDetails, valid: set[str]) -> str:
     place = [str(part) for part in detail["loc"]]
     parts = _kept(place, valid)
+    listed = next((part + 1 for part in detail["loc"] if isinstance(part, int)), None)
+    if detail["type"] == "extra_forbidden" and listed is not None:
+        return f"{'.'.join(parts)}, number {listed}: {place[-1]} is not a key"
     if detail["type"] == "extra_forbidden":
         return _unknown(".".join([*parts, place[-1]]), sorted(valid))
     key = ".".join(parts) or "the recipe"
@@ -235,6 +240,9 @@ def _describe(detail: ErrorDetails, valid: set[str]) -> str:
         return f"{key} is missing"
     if detail["type"] == "union_tag_not_found":
         return f"{key} is missing its name"
+    if detail["type"] == "union_tag_invalid":
+        known = [tag.strip("' ") for tag in detail["ctx"]["expected_tags"].split(",")]
+        return f"{key}: there is no {_not_one_of(detail['ctx']['tag'], known)}"
     message = detail["msg"].removeprefix("Value error, ")
     given = detail.get("input")
     shown = "" if isinstance(given, Mapping | Options) else f", but got {given!r}"
@@ -250,7 +258,8 @@ def _kept(parts: Sequence[str], valid: set[str]) -> list[str]:
     return kept
 
 
-def _not_one_of(name: str, known: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+def _not_one_of(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"there is no method {name!r}{hint} (known: {', '.join(known)})"
+    return f"{name!r}{hint} (known: {', '.join(names)})"

@@ -85,7 +85,9 @@ def options_of_methods() -> Iterator[Explained]:
 
 
 def _variants(annotation: Any) -> list[type[Options]]:  # noqa: ANN401 - any annotation
-    """Return the classes of options that a field may hold."""
+    """Return the classes of options that a field may hold; those in a list have no keys of their own."""
+    if typing.get_origin(annotation) is tuple:
+        return []
     if isinstance(annotation, type) and issubclass(annotation, Options):
         return [annotation]
     return [found for part in typing.get_args(annotation) for found in _variants(part)]
@@ -104,12 +106,16 @@ def _written(field: FieldInfo) -> str:
     if default is PydanticUndefined:
         return "required"
     if isinstance(default, Options):
-        return str(getattr(default, "name", "see below"))
+        return _named(default)
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, tuple):
-        return f"[{', '.join(map(str, default))}]"
+        return f"[{', '.join(map(_named, default))}]"
     return NULL if default is None else str(default)
+
+
+def _named(value: Any) -> str:  # noqa: ANN401 - any value
+    return str(getattr(value, "name", "see below") if isinstance(value, Options) else value)
 
 
 def _values(field: FieldInfo) -> str:
