@@ -24,6 +24,7 @@ from longtail.reproduce import Records, differences, read_table, render, signed,
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "notes-on-results.md")
+COSTS = {"reslt": "reslt, batchnorm head", "experts": "three narrow experts (SADE)"}  # method: row
 FIGURE = ROOT / "docs" / "figures" / "overview.svg"
 RECORDS = Records(sorted((ROOT / "results").glob("*.jsonl")))
 
@@ -63,12 +64,17 @@ def measured() -> str:
                     "schedule": f"{lines[0]['epochs']} epochs, {seeds}",
                 }
                 found.setdefault(row.recipe, entry)
-    reslt = next(r for r in records("reslt-cost.jsonl")[-1]["lines"] if "batchnorm" in r["row"])
+    networks = {line["row"]: line for line in records("network-cost.jsonl")[-1]["lines"]}
     do = {line["measure"]: line["ratio"] for line in records("do-cost.jsonl")[-1]["lines"]}
     costs = {
         "paco": {"training step": records("paco-cost.jsonl")[-1]["step_ratio"]["median"]},
-        "reslt": {
-            "training": reslt["training"]["ratio"], "prediction": reslt["inference"]["ratio"]
+        **{
+            method: {
+                "training": networks[row]["training"]["ratio"],
+                "prediction": networks[row]["inference"]["ratio"],
+            }
+            for method, row in COSTS.items()
+            if row in networks
         },
         "do": {"prediction": do["averaging, against one network"]},
     }  # fmt: skip
@@ -316,7 +322,7 @@ def features_table(name: str) -> str:
 
 
 def cost_table(name: str) -> str:
-    """Return the newest record of ResLT's cost."""
+    """Return the newest record of what branches and experts cost."""
     table = [
         "| | parameters | FLOPs a picture | inference, ratio | training, ratio |",
         "|---|---|---|---|---|",
@@ -379,11 +385,12 @@ TABLES = {
     "features": lambda: features_table("features.jsonl"),
     "pretrained": lambda: pretrained_table("pretrained.jsonl", "test"),
     "pretrained-rates": lambda: pretrained_table("pretrained.jsonl", "val"),
-    "reslt-cost": lambda: cost_table("reslt-cost.jsonl"),
+    "network-cost": lambda: cost_table("network-cost.jsonl"),
     "pictures": lambda: pictures_table("pictures.jsonl"),
     "do-cost": lambda: do_cost_table("do-cost.jsonl"),
     "baselines": lambda: short_table("baselines-cifar100"),
     "paco-ablation": lambda: short_table("paco-ablation"),
+    "experts": lambda: short_table("experts-cifar100"),
     "reslt-table-9": lambda: short_table("reslt-table-9"),
     "reslt-disagreements": lambda: short_table("reslt-disagreements"),
     "reslt-gamma": lambda: gamma_table("reslt-gamma.jsonl"),

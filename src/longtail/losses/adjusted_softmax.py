@@ -99,10 +99,6 @@ class LabelLoss(nn.Module):
         """Return the unweighted loss of each picture, [B], for logits [B, C] and labels [B]."""
         raise NotImplementedError
 
-    def shift(self, num_classes: int) -> Tensor | None:
-        """Return what is added to every row of logits, [C]; None where the loss is no shifted softmax."""
-        return None
-
     def forward(
         self,
         logits: Tensor,

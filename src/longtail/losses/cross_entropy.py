@@ -1,6 +1,5 @@
 """Cross-entropy with class weights and label smoothing."""
 
-import torch
 from torch import Tensor
 
 from longtail.losses.adjusted_softmax import LabelLoss, Reduction, adjusted_cross_entropy, reduce
@@ -37,7 +36,3 @@ class CrossEntropy(LabelLoss):
     def per_picture(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each picture, [B]."""
         return adjusted_cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-
-    def shift(self, num_classes: int) -> Tensor:
-        """Return zeros, [C]."""
-        return torch.zeros(num_classes)

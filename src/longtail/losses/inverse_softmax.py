@@ -60,7 +60,3 @@ class InverseSoftmax(LabelLoss):
     def per_picture(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each picture, [B]."""
         return adjusted_cross_entropy(logits, labels, bias=self.bias)
-
-    def shift(self, num_classes: int) -> Tensor:
-        """Return log pi - tau log R(pi), [C]."""
-        return self.bias

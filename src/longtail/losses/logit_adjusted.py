@@ -68,7 +68,3 @@ class LogitAdjusted(LabelLoss):
     def per_picture(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each picture, [B]."""
         return adjusted_cross_entropy(logits, labels, bias=self.tau * self.log_prior)
-
-    def shift(self, num_classes: int) -> Tensor:
-        """Return tau log pi, [C]."""
-        return self.tau * self.log_prior

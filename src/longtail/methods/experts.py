@@ -44,7 +44,7 @@ from longtail.core.groups import GROUP_NAMES
 from longtail.core.panel import Panel, accuracy_by_group, class_accuracy
 from longtail.core.stage import Sampling, Stage, epochs_of
 from longtail.data.options import Options
-from longtail.losses import LabelLoss, diversity, diversity_temperature
+from longtail.losses import diversity, diversity_temperature
 from longtail.methods.ingredients import (
     BalancedSoftmaxOptions,
     ByName,
@@ -167,13 +167,6 @@ class MultiExpert(Method):
         maps = self.backbone(images)  # E times [B, D, h, w]
         pairs = zip(self.heads, maps, strict=True)
         return torch.stack([head(m.mean(dim=(2, 3))) for head, m in pairs], dim=1)
-
-    def known_bias(self) -> Tensor | None:
-        """Return what each loss lets its expert leave out, [E, C]; None for margins as in LDAM."""
-        losses = [loss for loss in self.losses if isinstance(loss, LabelLoss)]
-        shifts = [loss.shift(len(self.temperature)) for loss in losses]
-        known = [-shift.to(self.temperature) for shift in shifts if shift is not None]
-        return torch.stack(known) if len(known) == len(shifts) else None
 
     def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
         """Return the accuracy of each expert alone beside their mean."""

@@ -18,7 +18,6 @@ from longtail.losses import (
     CrossEntropy,
     Focal,
     InverseSoftmax,
-    LabelLoss,
     LogitAdjusted,
     SigmoidFocal,
     WeightScheme,
@@ -43,7 +42,7 @@ class CrossEntropyOptions(Options):
     name: Literal["cross-entropy"] = "cross-entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share spread over all classes")
 
-    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
         """Build the loss."""
         return CrossEntropy(self.label_smoothing)
 
@@ -54,7 +53,7 @@ class FocalOptions(Options):
     name: Literal["focal"] = "focal"
     gamma: float = Field(1.0, ge=0, description="0 is cross-entropy")
 
-    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
         """Build the loss."""
         return Focal(self.gamma)
 
@@ -65,7 +64,7 @@ class SigmoidFocalOptions(Options):
     name: Literal["sigmoid-focal"] = "sigmoid-focal"
     gamma: float = Field(1.0, ge=0, description="0 is the sum of binary cross-entropies")
 
-    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
         """Build the loss."""
         return SigmoidFocal(self.gamma)
 
@@ -75,7 +74,7 @@ class BalancedSoftmaxOptions(Options):
 
     name: Literal["balanced-softmax"] = "balanced-softmax"
 
-    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
         """Build the loss."""
         return LogitAdjusted(counts, tau=1.0)
 
@@ -86,7 +85,7 @@ class LogitAdjustedOptions(Options):
     name: Literal["logit-adjusted"] = "logit-adjusted"
     tau: float = Field(1.0, description="0 is cross-entropy; below 0 prefers frequent classes")
 
-    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
         """Build the loss."""
         return LogitAdjusted(counts, tau=self.tau)
 
@@ -99,7 +98,7 @@ class InverseSoftmaxOptions(Options):
         2.0, ge=0, description="2 on CIFAR and ImageNet-LT, 1 on iNaturalist; 0 is balanced softmax"
     )
 
-    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
         """Build the loss."""
         return InverseSoftmax(counts, tau=self.reversal)
 
@@ -110,7 +109,7 @@ class LDAMOptions(Options):
     name: Literal["ldam"] = "ldam"
     max_margin: float = Field(0.5, gt=0, le=2, description="of the rarest class, cosine units")
 
-    def build(self, counts: ClassCounts, scale: float) -> LabelLoss:
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
         """Build the loss."""
         return LDAM(counts, self.max_margin, scale)
 

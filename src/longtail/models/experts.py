@@ -77,8 +77,8 @@ def build_experts(
     trained = pretrained or weights is not None
     if trained and narrow:
         raise ConfigError(
-            "These experts are narrower than any published network; begin with random weights "
-            "(model.pretrained=false, no model.weights), or use method=experts with method.narrow=false."
+            "Experts are narrower than any published network: begin with random weights "
+            "(model.pretrained=false, no model.weights), or take method=experts with method.narrow=false."
         )
     if trained:
         whole = build_backbone(name, pretrained=pretrained, width=width, weights=weights)

@@ -1,9 +1,9 @@
-"""What ResLT's branches cost: parameters, FLOPs, and time of training and inference.
+"""What ResLT's branches and several experts cost: parameters, FLOPs, time of training and inference.
 
-python benchmarks/reslt_cost.py        # about two minutes on two cores
+python benchmarks/network_cost.py        # about five minutes on two cores
 
-ResNet-32 on pictures of 32 pixels, 100 classes. Plain cross-entropy and ResLT run in turns in one
-process; ratios are medians over the pairs. Appends a record to results/reslt-cost.jsonl.
+ResNet-32 on pictures of 32 pixels, 100 classes. Plain cross-entropy and the others run in turns in one
+process; ratios are medians over the pairs. Appends a record to results/network-cost.jsonl.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "reslt, batchnorm head": ("reslt", {}),
     "reslt, convolution head": ("reslt", {"head": "convolution"}),
     "reslt, three experts": ("reslt", {"experts": 3}),
+    "three narrow experts (SADE)": ("experts", {}),
+    "three experts of full width (BalPoE)": ("experts", {"narrow": False}),
 }
 TARGETS = {"inference": 1.05, "training": 1.15}
 
@@ -75,7 +77,7 @@ def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--record", type=Path, default=Path("results/reslt-cost.jsonl"))
+    parser.add_argument("--record", type=Path, default=Path("results/network-cost.jsonl"))
     args = parser.parse_args()
     images = torch.randn(128, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     batch = Batch((images,), torch.randint(100, (128,)), torch.arange(128))
