@@ -16,8 +16,10 @@ from longtail import api
 from longtail.cli import main
 from longtail.core import ClassCounts, ShotGroups
 from longtail.core.errors import DataError
+from longtail.core.panel import Panel
 from longtail.report import figures
 from longtail.report.compare import Comparison, expand, judged
+from longtail.report.figures import panel
 from longtail.report.page import drawings, render_run
 from longtail.report.text import listing, verdict
 from longtail.report.view import RunView
@@ -339,3 +341,25 @@ def test_the_comparison_works_in_a_browser(runs, browser, tmp_path, monkeypatch)
     assert len(values) == 3
     assert values == sorted(values)
     quiet(browser)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["expert 1, cross-entropy", "expert 2, balanced-softmax", "expert 3, inverse-softmax", "mean"],
+        ["sub-model 1", "sub-model 2", "sub-model 3", "average", "oracle: best for each group"],
+        ["a run with a name of more than forty letters", "and another one, which is as long as that"],
+    ],
+)  # fmt: skip
+def test_a_legend_stays_inside_its_figure(names):
+    shown = Panel(
+        title="t", text="", x="x", y="y", kind="bars", places=["all", "few"],
+        series={name: [0.5, 0.4] for name in names},
+    )  # fmt: skip
+    figure = panel(shown)
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1
+    assert [text.get_text() for text in legend.get_texts()] == names

@@ -27,6 +27,7 @@ INK = "#1c1f24"  # of the page; becomes the text colour of a light or dark page
 # colour-blind safe (Okabe and Ito), beside those of the groups
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1")
 HOVERED_CLASSES = 1000  # above it, the points of the classes get no text of their own
+LEGEND_LETTERS = 96  # that a line of a legend above a figure holds
 STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -256,7 +257,7 @@ def panel(shown: Panel) -> Figure:
         axes.set_xticks(range(len(shown.places)), [str(place) for place in shown.places])
         axes.grid(visible=False, axis="x")
     axes.set(xlabel=shown.x, ylabel=f"{shown.y} in %" if shown.percent else shown.y)
-    figure.legend(loc="outside upper left", ncols=4)  # beside the bars, however many
+    _legend_above(figure, list(shown.series))
     return figure
 
 
@@ -282,5 +283,11 @@ def compared(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
     )
     axes.set_ylabel("class-averaged accuracy in %")
     axes.grid(visible=False, axis="x")
-    figure.legend(loc="outside upper left", ncols=1 if max(len(n) for n, _ in rows) > 30 else 3)
+    _legend_above(figure, [name for name, _ in rows])
     return figure
+
+
+def _legend_above(figure: Figure, names: Sequence[str]) -> None:
+    """Put the legend beside what is drawn, however many entries, in as many columns as the width holds."""
+    columns = LEGEND_LETTERS // (max(len(name) for name in names) + 6)  # 6 for the key
+    figure.legend(loc="outside upper left", ncols=min(4, max(1, columns)))
