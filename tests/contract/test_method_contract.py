@@ -155,6 +155,17 @@ ALTERNATIVES = {
         "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
         "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
     },
+    "mislas": {
+        "mixing": ({}, {"mixing": None}),
+        "mixing.name": ({}, {"mixing": "cutmix"}),
+        "mixing.alpha": ({}, {"mixing": {"alpha": 0.2}}),
+        "mixing.probability": ({}, {"mixing": {"probability": 0.3}}),
+        "smoothing": ({}, {"smoothing": (0.3, 0.0)}),
+        "second": ({}, {"second": 2}),
+        "second_rate": ({}, {"second_rate": 0.05}),
+        "classifier_rate": ({}, {"classifier_rate": 0.05}),
+        "shift": ({}, {"shift": False}),
+    },
     "experts": {
         "losses": ({}, {"losses": ["balanced-softmax"] * 2}),
         "total": ({}, {"total": "mean"}),

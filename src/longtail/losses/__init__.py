@@ -13,6 +13,7 @@ from longtail.losses.cross_entropy import CrossEntropy, cross_entropy
 from longtail.losses.diversity import diversity, diversity_temperature
 from longtail.losses.focal import Focal, SigmoidFocal, focal, rare_positive_bias, sigmoid_focal
 from longtail.losses.inverse_softmax import InverseSoftmax, inverse_softmax
+from longtail.losses.label_aware_smoothing import LabelAwareSmoothing, smoothing_by_class
 from longtail.losses.ldam import LDAM, ldam, ldam_margins
 from longtail.losses.logit_adjusted import LogitAdjusted, balanced_softmax, logit_adjusted
 from longtail.losses.paco import PaCoTerms, paco
@@ -24,6 +25,7 @@ __all__ = [
     "CrossEntropy",
     "Focal",
     "InverseSoftmax",
+    "LabelAwareSmoothing",
     "LabelLoss",
     "LogitAdjusted",
     "PaCoTerms",
@@ -49,5 +51,6 @@ __all__ = [
     "rare_positive_bias",
     "reversed_prior",
     "sigmoid_focal",
+    "smoothing_by_class",
     "supervised_contrastive",
 ]

@@ -24,7 +24,7 @@ def adjusted_cross_entropy(
     *,
     bias: Tensor | None = None,
     margin: Tensor | None = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
     focal_gamma: float = 0.0,
 ) -> Tensor:
     """Return the loss of each picture, [B].
@@ -37,7 +37,8 @@ def adjusted_cross_entropy(
         labels: int64 [B].
         bias: Added to every row, [C].
         margin: Subtracted from the logit of the label, [C].
-        label_smoothing: Share of the target spread evenly over all classes, in [0, 1).
+        label_smoothing: Share of the target spread evenly over all classes, in [0, 1), or that of
+            each class, [C].
         focal_gamma: Exponent of the focal factor, at least 0.
     """
     z = at_least_float32(logits)
@@ -49,7 +50,9 @@ def adjusted_cross_entropy(
     log_p = z.log_softmax(dim=1)
     log_p_label = log_p.gather(1, labels[:, None]).squeeze(1)
     loss = -log_p_label
-    if label_smoothing:
+    if isinstance(label_smoothing, Tensor):
+        label_smoothing = label_smoothing.to(z.dtype)[labels]  # [B]
+    if isinstance(label_smoothing, Tensor) or label_smoothing:
         loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(dim=1)
     if focal_gamma:
         # 1 - exp(log p) loses everything near p = 1; expm1 does not

@@ -4,6 +4,7 @@ from longtail.methods.decoupling import Decoupling
 from longtail.methods.do import DO
 from longtail.methods.experts import MultiExpert
 from longtail.methods.method import Method, Setting
+from longtail.methods.mislas import MiSLAS
 from longtail.methods.paco import PaCo
 from longtail.methods.reslt import ResLT
 from longtail.methods.single_head import SingleHead
@@ -11,6 +12,7 @@ from longtail.methods.single_head import SingleHead
 METHODS: dict[str, type[Method]] = {
     "single-head": SingleHead,
     "decoupling": Decoupling,
+    "mislas": MiSLAS,
     "experts": MultiExpert,
     "reslt": ResLT,
     "paco": PaCo,
