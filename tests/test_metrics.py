@@ -169,11 +169,12 @@ def test_classes_that_are_always_right_are_not_sure():
     assert found["all"]["after"]["interval"] == pytest.approx([0.7159, 1], abs=1e-4)
     never = paired_intervals(labels, wrong, wrong, EVERY)["all"]["after"]["interval"]
     assert never == pytest.approx([0, 1 - 0.7159], abs=1e-4)
-    # the difference of two such models: both distances, by squares
+    # no picture tells two such models apart: z^2 / (n + z^2) on both sides, joined in the same way
     same = found["all"]["difference"]["interval"]
     assert same == pytest.approx([-0.2841, 0.2841], abs=1e-4)
+    # and where one is right on every picture and the other on none: as sure as of one of them
     apart = paired_intervals(labels, wrong, right, EVERY)["all"]["difference"]["interval"]
-    assert apart == pytest.approx([1 - 2**0.5 * 0.2841, 1], abs=1e-4)
+    assert apart == pytest.approx([0.7159, 1], abs=1e-4)
     # units count, not the pictures in them
     units = np.repeat(np.arange(3), [8, 5, 2])
     of_units = paired_intervals(labels, right, right, EVERY, together=units)["last"]["after"]
@@ -201,3 +202,38 @@ def test_intervals_of_few_pictures_hold_the_truth(draws_alone, monkeypatch):
         low, high = paired_intervals(labels, right, right, EVERY)["all"]["after"]["interval"]
         held += low <= truth <= high
     assert held < 120 if draws_alone else held >= 190
+
+
+# --- differences of two models that few pictures tell apart ----------------------------------------
+
+
+def test_models_that_no_picture_tells_apart_may_differ():
+    labels = np.repeat([0, 1, 2], [8, 5, 2])
+    right = np.arange(15) % 2 == 0  # classes with hits and misses
+    found = paired_intervals(labels, right, right, EVERY)
+    assert found["last"]["difference"]["value"] == 0
+    # Tango's limits without a discordant pair: z^2 / (n + z^2), 0.6576 for two pictures
+    assert found["last"]["difference"]["interval"] == pytest.approx([-0.6576, 0.6576], abs=1e-4)
+    assert found["all"]["difference"]["interval"] == pytest.approx([-0.2841, 0.2841], abs=1e-4)
+    # a class where pictures differ is as it is drawn
+    other = right.copy()
+    other[:8] = ~right[:8]
+    first = {"first": np.array([True, False, False])}
+    drawn = paired_intervals(labels, right, other, first)["first"]["difference"]["interval"]
+    assert drawn == pytest.approx([-0.75, 0.75], abs=0.26)
+
+
+@pytest.mark.parametrize("draws_alone", [False, True])
+def test_intervals_of_small_differences_hold_the_truth(draws_alone, monkeypatch):
+    """The second model is right on three of a hundred pictures more, and wrong on none more."""
+    if draws_alone:
+        keep = lambda rates, either, *_: either  # noqa: E731
+        monkeypatch.setattr(bootstrap, "_unseen_difference", keep)
+    generator, labels, truth = np.random.default_rng(0), np.repeat([0, 1, 2], 10), 0.03
+    held = 0
+    for _ in range(200):
+        better, before = generator.random(30) < truth, generator.random(30) < 0.6
+        before &= ~better
+        found = paired_intervals(labels, before, before | better, EVERY)["all"]["difference"]
+        held += found["interval"][0] <= truth <= found["interval"][1]
+    assert held < 140 if draws_alone else held >= 190

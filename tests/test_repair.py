@@ -126,6 +126,8 @@ def test_a_temperature_changes_no_answer_but_the_confidence():
     done = repair(known, "temperature")
     after, before = done.corrected.logits(known, "test"), known.logits("test")
     assert torch.equal(after.argmax(1), before.argmax(1))
+    # by construction, not by what was drawn
+    assert done.scores["groups"]["all"]["difference"] == {"value": 0.0, "interval": [0.0, 0.0]}
     error = done.scores["calibration_error"]
     assert error["after"] != error["before"]
     balanced = repair(known, "balanced-temperature").corrected.facts["strength"]

@@ -7,8 +7,9 @@ burst or patient) are drawn together, because they are no independent witnesses 
 and Welsh, JRSS B 2007).
 
 A class whose pictures were all answered alike is the same in every draw, which says nothing about how sure
-its accuracy is. Its part of the interval is Wilson's, joined with the rest by squares of the distances to
-the limits (MOVER; Zou and Donner, Statistics in Medicine 2008).
+its accuracy is; nor does a class in which no picture tells two models apart say that they are equal. Its part
+of the interval is Wilson's, joined with the rest by squares of the distances to the limits (MOVER; Zou and
+Donner, Statistics in Medicine 2008).
 """
 
 from __future__ import annotations
@@ -103,11 +104,12 @@ def paired_intervals(
     values = [accuracy(model, sizes).mean(axis=0) for model in hits]
     values.append(values[1] - values[0])
     spread = [*drawn, drawn[1] - drawn[0]]
-    # squared distances to the limits that no draw shows, [2, groups]
-    unseen = [
-        _unseen(model / sizes, first, of_class, level) @ np.square(weights).T for model in hits
-    ]
-    unseen.append(unseen[1] + unseen[0][::-1])
+    # squared distances to the limits that no draw shows, [2, classes]
+    rates = [model / sizes for model in hits]
+    of_classes = [_unseen(each, first, of_class, level) for each in rates]
+    either = of_classes[1] + of_classes[0][::-1]
+    of_classes.append(_unseen_difference(rates, either, first, of_class, level))
+    unseen = [each @ np.square(weights).T for each in of_classes]  # [2, groups]
     tail = (1 - level) / 2
     result: dict[str, dict[str, Any]] = {}
     for place, name in enumerate(groups):
@@ -163,7 +165,7 @@ def _drawn(
 
 
 def _unseen(
-    rates: NDArray[np.float32],
+    rates: NDArray[np.floating[Any]],
     first: NDArray[np.int64],
     of_class: NDArray[np.int64],
     level: float,
@@ -185,6 +187,43 @@ def _unseen(
         share, units = float(highest[:, place].mean()), int(of_class[place])
         low, high = wilson_interval(share * units, units, level)
         found[:, place] = (share - low) ** 2, (high - share) ** 2
+    return found
+
+
+def _unseen_difference(
+    rates: Sequence[NDArray[np.floating[Any]]],
+    either: NDArray[np.float64],
+    first: NDArray[np.int64],
+    of_class: NDArray[np.int64],
+    level: float,
+) -> NDArray[np.float64]:
+    """Return how far the limits of the difference are from classes where it is that of every unit, squared.
+
+    Most often no unit of such a class tells the models apart. That is no hit in n units for either of them,
+    so the limits are Wilson's of 0 hits on both sides, which are Tango's for paired shares (Statistics in
+    Medicine 1998).
+
+    Args:
+        rates: Share of hits of each unit, [S, U], of both models; the numbers of seeds may differ.
+        either: What is unseen of the models apart, [2, classes]; kept where the differences differ.
+        first: First unit of each class, [classes].
+        of_class: Number of units of each class, [classes].
+        level: Of the limits.
+
+    Returns:
+        Below and above, [2, classes].
+    """
+    before, after = rates
+    largest = np.maximum.reduceat(after.max(axis=0) - before.min(axis=0), first)
+    smallest = np.minimum.reduceat(after.min(axis=0) - before.max(axis=0), first)
+    found = either.copy()
+    for place in np.flatnonzero(largest == smallest):
+        units, share = int(of_class[place]), abs(float(largest[place]))
+        low, high = wilson_interval(share * units, units, level)
+        near, far = (share - low) ** 2, (high - share) ** 2
+        if share == 0:
+            near = far
+        found[:, place] = (near, far) if largest[place] >= 0 else (far, near)
     return found
 
 

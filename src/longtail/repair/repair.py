@@ -80,7 +80,8 @@ def repair(
     after = corrected.logits(evidence, split)
     before = evidence.logits(split) if evidence.has_predictions() else None
     warnings = _warnings(evidence, name, corrected, split)
-    scores = _compare(evidence, outputs, before, after, rule)
+    keeps_answers = name not in CHANGES_THE_PRIOR
+    scores = _compare(evidence, outputs, before, after, rule, keeps_answers=keeps_answers)
     return Repair(name, corrected, split, scores, warnings)
 
 
@@ -103,8 +104,15 @@ def tau_oracle(evidence: Evidence) -> dict[str, Any]:
 
 
 def _compare(
-    evidence: Evidence, outputs: Outputs, before: Tensor | None, after: Tensor, rule: GroupRule
+    evidence: Evidence,
+    outputs: Outputs,
+    before: Tensor | None,
+    after: Tensor,
+    rule: GroupRule,
+    *,
+    keeps_answers: bool,
 ) -> dict[str, Any]:
+    """Score before and after; a correction that keeps answers changes no accuracy, whatever is drawn."""
     groups = group_masks(ShotGroups.from_counts(evidence.class_counts, rule))
     labels = outputs.labels
     right_after = (after.argmax(dim=1) == labels).numpy()
@@ -124,6 +132,10 @@ def _compare(
         for row in scores["groups"].values():
             row["before"] = row["difference"] = {"value": None, "interval": None}
     else:
+        if keeps_answers:
+            for row in scores["groups"].values():
+                if row["difference"]["value"] is not None:
+                    row["difference"]["interval"] = [0.0, 0.0]
         scores["calibration_error"]["before"] = _calibration(before, right_before)
     return scores
 
