@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from longtail.core import ClassCounts
 from longtail.data.long_tail import profile_counts
 from longtail.losses import (
+    LADE,
     LDAM,
     CrossEntropy,
     Focal,
@@ -20,6 +21,7 @@ from longtail.losses import (
     class_weights,
     cross_entropy,
     focal,
+    lade_regulariser,
     ldam,
     ldam_margins,
     logit_adjusted,
@@ -309,3 +311,40 @@ def test_module_forms_equal_functions():
     torch.testing.assert_close(
         LDAM(COUNTS, 0.5, 30.0)(30 * u, y), ldam(u, y, ldam_margins(COUNTS), scale=30.0)
     )
+
+
+# --- LADE (entry 21 of the baselines) ---------------------------------------------------------------
+
+LADE_Z = torch.tensor([[2, 1, 0], [0, 1, 1], [1, -1, 2], [0.5, 0.5, 0.5]], dtype=torch.float64)
+LADE_Y = torch.tensor([0, 0, 1, 2])
+
+
+@pytest.mark.parametrize(("form", "golden"), [("code", -0.392788), ("paper", 2.940036)])
+def test_the_golden_values_of_lade(form, golden):
+    found = lade_regulariser(LADE_Z, LADE_Y, LOG_PRIOR, quadratic=0.1, form=form)
+    assert float(found) == pytest.approx(golden, abs=1e-6)
+    loss = LADE(COUNTS, alpha=0.3, quadratic=0.1, form=form)(LADE_Z, LADE_Y)
+    assert float(loss) == pytest.approx(2.337765 + 0.3 * golden, abs=1e-5)
+    without = LADE(COUNTS, alpha=0.0, form=form)(LADE_Z, LADE_Y)
+    assert float(without) == pytest.approx(
+        float(balanced_softmax(LADE_Z, LADE_Y, COUNTS)), abs=1e-5
+    )
+
+
+def test_both_forms_of_lade_agree_on_uniform_classes():
+    log_prior = ClassCounts([8] * 3).log_prior(torch.float64)
+    found = [
+        lade_regulariser(LADE_Z, LADE_Y, log_prior, quadratic=0.5, form=form)
+        for form in ("code", "paper")
+    ]
+    torch.testing.assert_close(*found)
+
+
+def test_a_constant_in_a_column_moves_the_quadratic_term_of_lade_only():
+    moved = LADE_Z + torch.tensor([0.0, 3.0, 0.0])
+    before, after = (lade_regulariser(z, LADE_Y, LOG_PRIOR, quadratic=0.0) for z in (LADE_Z, moved))
+    torch.testing.assert_close(before, after)
+    # a class without a picture keeps its T: there the constant stays
+    absent = torch.zeros(4, dtype=torch.int64)
+    gone = [lade_regulariser(z, absent, LOG_PRIOR, quadratic=0.0) for z in (LADE_Z, moved)]
+    torch.testing.assert_close(gone[1] - gone[0], 3 * LOG_PRIOR.exp()[1])

@@ -23,6 +23,7 @@ VARIANTS = {
     "balanced-softmax": ("single-head", {"loss": "balanced-softmax"}),
     "logit-adjusted": ("single-head", {"loss": {"name": "logit-adjusted", "tau": 1.5}}),
     "focal": ("single-head", {"loss": {"name": "focal", "gamma": 2.0}}),
+    "lade": ("single-head", {"loss": "lade"}),
     "ldam": ("single-head", LDAM),
     "ldam-drw": ("single-head", LDAM | {"class_weights": {"start": 1}}),
     "class-balanced-focal": (
@@ -106,6 +107,9 @@ ALTERNATIVES = {
             {"loss": "inverse-softmax"},
             {"loss": {"name": "inverse-softmax", "reversal": 1.0}},
         ),
+        "loss.alpha": ({"loss": "lade"}, {"loss": {"name": "lade", "alpha": 1.0}}),
+        "loss.quadratic": ({"loss": "lade"}, {"loss": {"name": "lade", "quadratic": 0.5}}),
+        "loss.form": ({"loss": "lade"}, {"loss": {"name": "lade", "form": "paper"}}),
         "loss.max_margin": (LDAM, LDAM | {"loss": {"name": "ldam", "max_margin": 0.2}}),
         "head": ({}, {"head": "cosine"}),
         "head.name": ({}, {"head": {"name": "cosine"}}),
@@ -315,7 +319,7 @@ ALTERNATIVES = {
 }
 # options that change something with several processes only: see test_distributed
 SEVERAL_PROCESSES = {"paco": {"contrast"}}
-LOSSES = ("cross-entropy", "focal", "logit-adjusted", "inverse-softmax", "ldam")
+LOSSES = ("cross-entropy", "focal", "logit-adjusted", "inverse-softmax", "lade", "ldam")
 LOSS_OPTIONS = [{"loss": name} for name in LOSSES]
 
 CLASSIFIER_OPTIONS = [{"classifier": name} for name in ("crt", "lws", "tau", "ncm", "joint")]

@@ -14,12 +14,14 @@ from longtail.losses.diversity import diversity, diversity_temperature
 from longtail.losses.focal import Focal, SigmoidFocal, focal, rare_positive_bias, sigmoid_focal
 from longtail.losses.inverse_softmax import InverseSoftmax, inverse_softmax
 from longtail.losses.label_aware_smoothing import LabelAwareSmoothing, smoothing_by_class
+from longtail.losses.lade import LADE, lade_regulariser
 from longtail.losses.ldam import LDAM, ldam, ldam_margins
 from longtail.losses.logit_adjusted import LogitAdjusted, balanced_softmax, logit_adjusted
 from longtail.losses.paco import PaCoTerms, paco
 from longtail.losses.supcon import supervised_contrastive
 
 __all__ = [
+    "LADE",
     "LDAM",
     "Contrast",
     "CrossEntropy",
@@ -43,6 +45,7 @@ __all__ = [
     "diversity_temperature",
     "focal",
     "inverse_softmax",
+    "lade_regulariser",
     "ldam",
     "ldam_margins",
     "logit_adjusted",

@@ -14,6 +14,7 @@ from longtail.core.rng import numpy_generator
 from longtail.core.stage import SamplerName, Sampling, epochs_of
 from longtail.data.options import Options
 from longtail.losses import (
+    LADE,
     LDAM,
     CrossEntropy,
     Focal,
@@ -103,6 +104,23 @@ class InverseSoftmaxOptions(Options):
         return InverseSoftmax(counts, tau=self.reversal)
 
 
+class LADEOptions(Options):
+    """Balanced softmax and a term for what the label distribution does not say."""
+
+    name: Literal["lade"] = "lade"
+    alpha: float = Field(
+        0.1, ge=0, description="weight of the term: .1 on CIFAR, .05 on ImageNet-LT and iNaturalist"
+    )
+    quadratic: float = Field(
+        0.01, ge=0, description="lam: .01 on CIFAR, .5 on ImageNet-LT and iNaturalist"
+    )
+    form: Literal["code", "paper"] = Field("code", description="of the mean in the term")
+
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+        """Build the loss."""
+        return LADE(counts, self.alpha, self.quadratic, self.form)
+
+
 class LDAMOptions(Options):
     """Margins that grow with rarity; needs the cosine head."""
 
@@ -122,6 +140,7 @@ LossOptions = Annotated[
         | BalancedSoftmaxOptions
         | LogitAdjustedOptions
         | InverseSoftmaxOptions
+        | LADEOptions
         | LDAMOptions,
         Field(discriminator="name"),
     ],
@@ -153,7 +172,13 @@ def refuse_ldam_without_cosines(losses: Sequence[Options], head: HeadOptions) ->
 
 def losses_that_correct(losses: Sequence[Options]) -> tuple[str, ...]:
     """Name the losses that correct for the class prior, each once."""
-    correcting = (BalancedSoftmaxOptions, LogitAdjustedOptions, InverseSoftmaxOptions, LDAMOptions)
+    correcting = (
+        BalancedSoftmaxOptions,
+        LogitAdjustedOptions,
+        InverseSoftmaxOptions,
+        LADEOptions,
+        LDAMOptions,
+    )
     return tuple(dict.fromkeys(loss.name for loss in losses if isinstance(loss, correcting)))
 
 

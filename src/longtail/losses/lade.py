@@ -1,0 +1,80 @@
+"""LADE: disentangling the label distribution (Hong et al., CVPR 2021, arXiv 2012.00321).
+
+L = CE(z + log pi, y) + alpha R: balanced softmax, and a term that brings raw logits near the logarithm of
+p(x | y) / p(x) under uniform classes (Donsker and Varadhan's bound), so that any class distribution can be
+put in at test time:
+
+    R = sum_c pi_c ( -mean of z_c over the pictures of class c + T_c + lam T_c^2 )
+
+    code    T_c = log mean_i e^{z_ic} - log pi_c + log 1/C        weighted by the class of the column
+    paper   T_c = log mean_i (1/C) / pi_{y_i} e^{z_ic}            weighted by the class of the picture
+
+The two agree for uniform pi only, and are up to several units apart on a batch. A class without a picture in
+the batch keeps its T_c. Means are over the batch of one process.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from longtail.core.counts import ClassCounts
+from longtail.losses.adjusted_softmax import LabelLoss, adjusted_cross_entropy, at_least_float32
+
+Form = Literal["code", "paper"]
+
+
+def lade_regulariser(
+    logits: Tensor, labels: Tensor, log_prior: Tensor, *, quadratic: float, form: Form = "code"
+) -> Tensor:
+    """Return R of a batch, a scalar.
+
+    Args:
+        logits: Raw, [B, C].
+        labels: int64 [B].
+        log_prior: log pi, [C].
+        quadratic: lam, at least 0.
+        form: Of T, see the head of this file.
+    """
+    z = at_least_float32(logits)
+    log_pi = log_prior.to(z)
+    size, classes = z.shape
+    weight = log_pi if form == "code" else log_pi[labels][:, None]
+    t = (z - weight).logsumexp(dim=0) - math.log(size) - math.log(classes)  # [C]
+    own = z.gather(1, labels[:, None])[:, 0]  # [B]
+    summed, seen = z.new_zeros(2, classes).unbind()
+    summed = summed.index_add(0, labels, own)
+    seen = seen.index_add(0, labels, torch.ones_like(own))
+    return (log_pi.exp() * (t + quadratic * t**2 - summed / seen.clamp_min(1))).sum()
+
+
+class LADE(LabelLoss):
+    """Balanced softmax with the regulariser.
+
+    Args:
+        counts: Training pictures per class.
+        alpha: Weight of R.
+        quadratic: lam.
+        form: Of T.
+    """
+
+    log_prior: Tensor
+
+    def __init__(
+        self,
+        counts: ClassCounts,
+        alpha: float = 0.1,
+        quadratic: float = 0.01,
+        form: Form = "code",
+    ) -> None:
+        super().__init__()
+        self.alpha, self.quadratic, self.form = alpha, quadratic, form
+        self.register_buffer("log_prior", counts.log_prior())
+
+    def per_picture(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each picture, [B]; R, which is of the batch, is added to each."""
+        shared = lade_regulariser(
+            logits, labels, self.log_prior, quadratic=self.quadratic, form=self.form
+        )
+        return adjusted_cross_entropy(logits, labels, bias=self.log_prior) + self.alpha * shared
