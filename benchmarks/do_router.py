@@ -4,7 +4,7 @@
 
 f(x) holds, of each sub-model, the logarithm of the probability that it gives to each shot group, its largest
 probability and its entropy; and how far each pair agrees. Fitted like `longtail.adjust.fit_stacking`: on
-held-out pictures, every class alike. `do_mixtures.py` scores it beside the stacking.
+held-out pictures, every class alike. `mixtures.py` scores it beside the stacking.
 """
 
 from __future__ import annotations

@@ -180,9 +180,9 @@ def do_cost_table(name: str) -> str:
     return "\n".join(rows)
 
 
-def mixtures_table(name: str, row: str, sees: tuple[str, ...] = ()) -> str:
-    """Return the mixtures of a row of DO on left-out pictures and on test; some or all of them."""
-    chosen = [line for line in records(name) if line["row"] == row and line["views"] == "mirror"]
+def mixtures_table(name: str, row: str, sees: tuple[str, ...] = (), views: str = "mirror") -> str:
+    """Return the mixtures of a row on left-out pictures and on test; some or all of them."""
+    chosen = [line for line in records(name) if line["row"] == row and line["views"] == views]
     names = [(r["name"], r["sees"]) for r in chosen[0]["mixtures"] if not sees or r["sees"] in sees]
     seeds = len({line["seed"] for line in chosen})
     rows = [

@@ -1,10 +1,12 @@
-"""Score every mixture of the sub-models of DO's runs: on left-out training pictures, then on test.
+"""Score every mixture of the sub-models of runs (DO, SADE): on left-out training pictures, then on test.
 
-    python benchmarks/do_mixtures.py runs/reproduce/do-ablations/short/*/seed-*
+    python benchmarks/mixtures.py runs/reproduce/do-ablations/short/*/seed-*
+    python benchmarks/mixtures.py runs/reproduce/experts-cifar100/short/sade/seed-* \\
+        --record results/experts-mixtures.jsonl
 
 Left-out pictures (see left_out.py) are where choices are made here; test is scored beside them and chooses
 nothing. Where a run has a val split, a stacking and a router are fitted on it. Each line of
-results/do-mixtures.jsonl is one run, one set of pictures and one pair of views.
+the record is one run, one set of pictures and one pair of views.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ def main() -> None:
                 if held_out is not None:
                     mixtures.append(routed(answers, held_out, counts))
                 line = {
-                    **of_runs.facts("do-mixtures", run, model.card.weights_sha256),
+                    **of_runs.facts("mixtures", run, model.card.weights_sha256),
                     "row": path.parent.name,
                     "pictures": name,
                     "size": len(part.manifest),
