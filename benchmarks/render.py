@@ -391,6 +391,7 @@ TABLES = {
     "baselines": lambda: short_table("baselines-cifar100"),
     "paco-ablation": lambda: short_table("paco-ablation"),
     "experts": lambda: short_table("experts-cifar100"),
+    "experts-mixtures": lambda: mixtures_table("experts-mixtures.jsonl", "sade", views="sade"),
     "reslt-table-9": lambda: short_table("reslt-table-9"),
     "reslt-disagreements": lambda: short_table("reslt-disagreements"),
     "reslt-gamma": lambda: gamma_table("reslt-gamma.jsonl"),
