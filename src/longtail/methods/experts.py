@@ -107,7 +107,7 @@ class MultiExpert(Method):
 
     Config = ExpertsOptions
     summary = "experts on one trunk with losses of their own, averaged: RIDE, SADE, BalPoE"
-    advice = "accuracy matters more than speed, or the class distribution in use is not known"
+    advice = "few-shot classes matter most, and twice the time does not"
     citation = "RIDE, ICLR 2021; SADE, NeurIPS 2022; BalPoE, CVPR 2023; see the recipe"
 
     weights: Tensor | None
