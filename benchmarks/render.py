@@ -74,7 +74,6 @@ def measured() -> str:
                 "prediction": networks[row]["inference"]["ratio"],
             }
             for method, row in COSTS.items()
-            if row in networks
         },
         "do": {"prediction": do["averaging, against one network"]},
     }  # fmt: skip

@@ -198,3 +198,24 @@ def test_keys_cover_the_resolved_configuration():
 
     assert set(dotted(config)) <= set(valid_keys(config))
     assert "description" in read_recipe("cifar100-lt/cross-entropy")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("loss=ldma", "method.loss: there is no 'ldma'; did you mean ldam"),
+        (
+            "method={name: experts, losses: [ldma]}",
+            "method.losses: there is no 'ldma'; did you mean",
+        ),
+        ("method={name: experts, losses: []}", "needs a loss for each expert, at least one"),
+        (
+            "method={name: experts, losses: [ldam, {name: focal, gama: 2}]}",
+            "method.losses, number 2: gama is not a key",
+        ),
+    ],
+)
+def test_a_wrong_loss_is_answered_in_words(override, said):
+    with pytest.raises(ConfigError) as caught:
+        resolve("digits-lt/balanced-softmax", [override])
+    assert said in str(caught.value)

@@ -12,7 +12,7 @@ from longtail.losses.contrast import Contrast, contrast
 from longtail.losses.cross_entropy import CrossEntropy, cross_entropy
 from longtail.losses.diversity import diversity, diversity_temperature
 from longtail.losses.focal import Focal, SigmoidFocal, focal, rare_positive_bias, sigmoid_focal
-from longtail.losses.inverse_softmax import InverseSoftmax, inverse_softmax
+from longtail.losses.inverse_softmax import InverseSoftmax, inverse_bias
 from longtail.losses.label_aware_smoothing import LabelAwareSmoothing, smoothing_by_class
 from longtail.losses.lade import LADE, lade_regulariser
 from longtail.losses.ldam import LDAM, ldam, ldam_margins
@@ -44,7 +44,7 @@ __all__ = [
     "diversity",
     "diversity_temperature",
     "focal",
-    "inverse_softmax",
+    "inverse_bias",
     "lade_regulariser",
     "ldam",
     "ldam_margins",

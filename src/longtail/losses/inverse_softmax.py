@@ -2,54 +2,31 @@
 
 CE(z + log pi - tau log R(pi), y), with R(pi) the frequencies given to the classes in reverse order: as if the
 rarest class were the most frequent one when the model is used. tau = 0 is balanced softmax; where the counts
-are exactly geometric it is logit adjustment of strength 1 + tau.
+are exactly geometric it is logit adjustment of strength 1 + tau. As a function it is
+`logit_adjusted(z, y, inverse_bias(counts, tau))`.
 """
 
 import torch
 from torch import Tensor
 
 from longtail.core.counts import ClassCounts
-from longtail.losses.adjusted_softmax import LabelLoss, Reduction, adjusted_cross_entropy, reduce
+from longtail.losses.adjusted_softmax import LabelLoss, adjusted_cross_entropy
 from longtail.losses.compensation import reversed_prior
 
 
-def inverse_softmax(
-    logits: Tensor,
-    labels: Tensor,
-    counts: ClassCounts,
-    *,
-    tau: float = 2.0,
-    class_weights: Tensor | None = None,
-    reduction: Reduction = "weighted-mean",
-) -> Tensor:
-    """Return CE(z + log pi - tau log R(pi), y).
+def inverse_bias(counts: ClassCounts, tau: float) -> Tensor:
+    """Return log pi - tau log R(pi), float64 [C].
 
     Args:
-        logits: [B, C].
-        labels: int64 [B].
         counts: Training pictures per class.
         tau: How much rarer than alike frequent classes are to be; 2 on CIFAR and ImageNet-LT, 1 on
             iNaturalist and Places-LT.
-        class_weights: [C].
-        reduction: See `reduce`.
     """
-    bias = inverse_bias(counts, tau).to(logits)
-    losses = adjusted_cross_entropy(logits, labels, bias=bias)
-    return reduce(losses, labels, class_weights, reduction)
-
-
-def inverse_bias(counts: ClassCounts, tau: float) -> Tensor:
-    """Return log pi - tau log R(pi), float64 [C]."""
     return counts.prior(torch.float64).log() - tau * reversed_prior(counts).log()
 
 
 class InverseSoftmax(LabelLoss):
-    """Module form of `inverse_softmax`.
-
-    Args:
-        counts: Training pictures per class.
-        tau: See `inverse_softmax`.
-    """
+    """CE(z + log pi - tau log R(pi), y); arguments as for `inverse_bias`."""
 
     bias: Tensor
 

@@ -42,11 +42,9 @@ def lade_regulariser(
     size, classes = z.shape
     weight = log_pi if form == "code" else log_pi[labels][:, None]
     t = (z - weight).logsumexp(dim=0) - math.log(size) - math.log(classes)  # [C]
-    own = z.gather(1, labels[:, None])[:, 0]  # [B]
-    summed, seen = z.new_zeros(2, classes).unbind()
-    summed = summed.index_add(0, labels, own)
-    seen = seen.index_add(0, labels, torch.ones_like(own))
-    return (log_pi.exp() * (t + quadratic * t**2 - summed / seen.clamp_min(1))).sum()
+    own = (labels[:, None] == torch.arange(classes, device=z.device)).to(z.dtype)  # [B, C]
+    mean = (own * z).sum(dim=0) / own.sum(dim=0).clamp_min(1)  # [C]
+    return (log_pi.exp() * (t + quadratic * t**2 - mean)).sum()
 
 
 class LADE(LabelLoss):

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.groups import GROUP_NAMES
 from longtail.core.panel import Panel, accuracy_by_group, class_accuracy
-from longtail.core.stage import Sampling, Stage, epochs_of
+from longtail.core.stage import Sampling, Stage
 from longtail.data.options import Options
 from longtail.losses import diversity, diversity_temperature
 from longtail.methods.ingredients import (
@@ -138,7 +138,8 @@ class MultiExpert(Method):
         (batch,) = batches
         mixed = mixed_batch(self.config.mixing, batch, at)
         logits = self.answers(mixed.images if mixed else batch.images)  # [B, E, C]
-        weighted = self._is_weighted(at)
+        weighting = self.config.class_weights
+        weighted = weighting is not None and weighting.has_started(at)
 
         def label_loss(labels: Tensor) -> Tensor:
             weights = self.weights if weighted else None
@@ -194,7 +195,3 @@ class MultiExpert(Method):
         if self.config.class_weights:
             named += (f"{self.config.class_weights.name} class weights",)
         return named
-
-    def _is_weighted(self, at: Position) -> bool:
-        weighting = self.config.class_weights
-        return weighting is not None and at.epoch >= epochs_of(weighting.start, at.epochs)

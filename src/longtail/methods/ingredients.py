@@ -195,6 +195,10 @@ class ClassWeightOptions(Options):
         """Return the weights, [C]."""
         return class_weights(counts, self.name, beta=self.beta)
 
+    def has_started(self, at: Position) -> bool:
+        """Say whether the weights count in this epoch."""
+        return at.epoch >= epochs_of(self.start, at.epochs)
+
 
 class SamplingOptions(Options):
     """How training pictures are drawn, from an epoch on (deferred re-sampling)."""

@@ -70,7 +70,7 @@ class MiSLAS(Method):
 
     Config = MiSLASOptions
     summary = "mixup for the representation, then a classifier on smoothed labels"
-    advice = "confidence shall be honest as well as rare classes recognised"
+    advice = "made for honest confidence beside rare classes; not measured here yet"
     citation = "Zhong et al., Improving Calibration for Long-Tailed Recognition, CVPR 2021"
 
     def __init__(self, config: MiSLASOptions, setting: Setting) -> None:

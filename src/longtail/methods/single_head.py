@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from longtail.core.batch import Batch, Position, StepOutput
-from longtail.core.stage import Stage, epochs_of
+from longtail.core.stage import Stage
 from longtail.data.options import Options
 from longtail.losses import Reduction
 from longtail.methods.ingredients import (
@@ -164,5 +164,4 @@ class SingleHead(Method):
 
     def _weights_at(self, at: Position) -> Tensor | None:
         weighting = self.config.class_weights
-        started = weighting and at.epoch >= epochs_of(weighting.start, at.epochs)
-        return self.weights if started else None
+        return self.weights if weighting and weighting.has_started(at) else None
