@@ -390,6 +390,20 @@ def test_cutmix_share_is_the_area_that_is_left():
     assert 0.5 < np.mean(shares) < 0.75
 
 
+@pytest.mark.parametrize("mix", [mixup, cutmix])
+def test_partners_of_another_stream_are_mixed_in_as_they_come(mix):
+    images, labels = torch.zeros(5, 3, 8, 8), torch.arange(5)
+    others = torch.arange(1.0, 6.0)[:, None, None, None].expand(5, 3, 8, 8), torch.arange(5) + 10
+    mixed = mix(images, labels, 1.0, numpy_generator(3, "cmo"), others)
+    assert torch.equal(mixed.labels, labels)
+    assert torch.equal(mixed.partners, others[1])
+    # the share of the partner is what it contributed, whether blended or pasted
+    share = mixed.images.mean(dim=(1, 2, 3)) / torch.arange(1.0, 6.0)
+    assert 0 < float(mixed.share) < 1
+    torch.testing.assert_close(share, (1 - mixed.share.float()).expand(5))
+    assert not images.any()
+
+
 def test_mixing_shares_follow_beta():
     draws_ = [
         float(mixup(torch.zeros(2, 1, 1, 1), torch.arange(2), 0.4, numpy_generator(n, "b")).share)

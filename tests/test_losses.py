@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,18 +16,25 @@ from longtail.losses import (
     LDAM,
     CrossEntropy,
     Focal,
+    GaussianClouded,
     LogitAdjusted,
     SigmoidFocal,
+    SoftmaxBinary,
+    SoftmaxEqualization,
     balanced_softmax,
     class_weights,
+    cloud_sizes,
     cross_entropy,
     focal,
+    gaussian_clouded,
     lade_regulariser,
     ldam,
     ldam_margins,
     logit_adjusted,
     rare_positive_bias,
     sigmoid_focal,
+    softmax_binary,
+    softmax_equalization,
 )
 
 # Toy G and toy H of the specification of the baselines, section 2.0
@@ -348,3 +356,99 @@ def test_a_constant_in_a_column_moves_the_quadratic_term_of_lade_only():
     absent = torch.zeros(4, dtype=torch.int64)
     gone = [lade_regulariser(z, absent, LOG_PRIOR, quadratic=0.0) for z in (LADE_Z, moved)]
     torch.testing.assert_close(gone[1] - gone[0], 3 * LOG_PRIOR.exp()[1])
+
+
+# --- softmax equalization (entry 18) ----------------------------------------------------------------
+
+
+def test_the_golden_values_of_softmax_equalization():
+    loss = SoftmaxEqualization(COUNTS, spared=1.0, threshold=0.05)
+    assert loss.rare.tolist() == [False, False, True]
+    assert loss(Z, Y, None, "none").tolist() == pytest.approx(
+        [0.313262, 1.313262, 2.407606], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("never", [{"spared": 0.0}, {"threshold": 0.0}])
+def test_nothing_spared_is_cross_entropy(never):
+    found = SoftmaxEqualization(COUNTS, **never)(Z, Y, None, "none")
+    torch.testing.assert_close(found, F.cross_entropy(Z, Y, reduction="none"))
+
+
+@pytest.mark.parametrize(("ratio", "rare"), [(100, 52), (50, 47), (10, 29)])
+def test_rare_classes_of_cifar(ratio, rare):
+    counts = ClassCounts(profile_counts("exponential", 100, 500, ratio))
+    assert int(SoftmaxEqualization(counts).rare.sum()) == rare
+
+
+def test_a_spared_class_is_not_pushed():
+    z = torch.randn(64, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    z.requires_grad_()
+    labels = torch.arange(64) % 2  # never the rare class
+    spared = torch.zeros(64, 3, dtype=torch.bool)
+    spared[::2, 2] = True
+    spared[:, 0] = labels == 0  # a picture's own class always counts
+    found = softmax_equalization(z, labels, spared)
+    assert (found <= F.cross_entropy(z, labels, reduction="none") + 1e-12).all()
+    found.sum().backward()
+    assert (z.grad[::2, 2] == 0).all()
+    assert (z.grad[1::2, 2] > 0).all()
+    assert (z.grad.gather(1, labels[:, None]) < 0).all()
+
+
+# --- Gaussian clouded logits (entry 26) -------------------------------------------------------------
+
+
+def test_the_golden_values_of_gaussian_clouded_logits():
+    delta = cloud_sizes(COUNTS)
+    assert delta.tolist() == pytest.approx([0, 0.5, 1])
+    found = gaussian_clouded(30 * COSINES, Y, torch.full((3, 3), 0.5), 30 * 0.5 * delta)
+    assert found.tolist() == pytest.approx([0.000003, 12.750003, 31.500003], abs=1e-6)
+    assert cloud_sizes(ClassCounts([7, 7])).tolist() == [0, 0]
+
+
+def test_clouds_hit_every_column_but_that_of_the_most_frequent_class():
+    loss = GaussianClouded(COUNTS)
+    flat = torch.zeros(20_000, 3)
+    torch.manual_seed(0)
+    noise = (torch.randn(20_000, 3) / 3).abs().clamp_max(1)
+    shift = noise * loss.spread
+    assert not shift[:, 0].any()
+    # 30 * 0.5 * E|eps| = 3.99, worked out from the half-normal distribution
+    assert float(shift[:, 2].mean()) == pytest.approx(15 * (2 / math.pi) ** 0.5 / 3, rel=0.02)
+    torch.manual_seed(0)
+    labels = torch.zeros(20_000, dtype=torch.int64)
+    expected = F.cross_entropy(flat - shift, labels)
+    torch.testing.assert_close(loss(flat, labels), expected)
+
+
+def test_without_cloud_and_margin_it_is_cross_entropy():
+    plain = F.cross_entropy(30 * COSINES, Y, reduction="none")
+    found = GaussianClouded(COUNTS, sigma=0.0)(30 * COSINES, Y, None, "none")
+    torch.testing.assert_close(found, plain)
+    # a margin that is alike for all classes, at the label only: LDAM with equal margins
+    found = GaussianClouded(COUNTS, sigma=0.0, margin=0.1)(30 * COSINES, Y, None, "none")
+    torch.testing.assert_close(found, ldam(COSINES, Y, torch.full((3,), 0.1), reduction="none"))
+
+
+# --- binary cross-entropy on softmax's outputs ------------------------------------------------------
+
+
+def test_softmax_binary_is_what_it_says():
+    z = torch.randn(9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    labels = torch.arange(9) % 5
+    hot = F.one_hot(labels, 5).double()
+    expected = F.binary_cross_entropy(z.softmax(1), hot, reduction="none").mean(dim=1)
+    torch.testing.assert_close(softmax_binary(z, labels), expected)
+    weights = torch.linspace(0.5, 1.5, 5, dtype=torch.float64)
+    torch.testing.assert_close(
+        SoftmaxBinary()(z, labels, weights), (expected * weights[labels]).mean()
+    )
+
+
+def test_softmax_binary_is_finite_where_one_class_takes_all():
+    z = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    for label in (0, 1):
+        loss = softmax_binary(z, torch.tensor([label])).sum()
+        assert torch.isfinite(loss)
+        assert torch.isfinite(torch.autograd.grad(loss, z)[0]).all()

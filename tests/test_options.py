@@ -69,7 +69,7 @@ def test_defaults_are_written_as_they_are_read(key):
     if key.startswith("method.loss"):
         loss = found[key].meaning.split(":")[0].removeprefix("of ").split(", ")[0]
         base = [f"loss={loss}"] if key.count(".") == 2 else []
-        base += ["head=cosine"] if loss == "ldam" else []
+        base += ["head=cosine"] if loss in ("ldam", "gaussian-clouded") else []
     if key in ("method.class_weights", "method.mixing"):
         base = ["head=cosine"]
     try:

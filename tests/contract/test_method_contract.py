@@ -19,12 +19,16 @@ from longtail.recipes import valid_keys
 from tests import tiny
 
 LDAM = {"loss": "ldam", "head": "cosine"}
+CLOUDED = {"loss": "gaussian-clouded", "head": "cosine"}
+EQUAL = {"loss": {"name": "softmax-equalization", "threshold": 0.1}}
 VARIANTS = {
     "balanced-softmax": ("single-head", {"loss": "balanced-softmax"}),
     "logit-adjusted": ("single-head", {"loss": {"name": "logit-adjusted", "tau": 1.5}}),
     "focal": ("single-head", {"loss": {"name": "focal", "gamma": 2.0}}),
     "lade": ("single-head", {"loss": "lade"}),
     "ldam": ("single-head", LDAM),
+    "gaussian-clouded": ("single-head", CLOUDED),
+    "softmax-equalization": ("single-head", EQUAL),
     "ldam-drw": ("single-head", LDAM | {"class_weights": {"start": 1}}),
     "class-balanced-focal": (
         "single-head",
@@ -33,6 +37,7 @@ VARIANTS = {
     "balanced sampling": ("single-head", {"sampling": "class-balanced"}),
     "mixup": ("single-head", {"mixing": "mixup"}),
     "cutmix": ("single-head", {"mixing": "cutmix"}),
+    "cmo": ("single-head", {"mixing": {"name": "cutmix", "partners": "class-balanced"}}),
     "last block alone": ("single-head", {"train": "last-block"}),
     "head alone": ("single-head", {"train": "head", "loss": "balanced-softmax"}),
     "head on features": ("single-head", {"train": "head", "augment": False}),
@@ -91,6 +96,36 @@ BY_PICTURE = {"mixture": "instance"}
 SUPCON = {"objective": "supcon", "probe_epochs": 2}
 
 
+MIXUP = {"mixing": "mixup"}
+MIXING = {
+    "mixing.name": (MIXUP, {"mixing": "cutmix"}),
+    "mixing.alpha": (MIXUP, {"mixing": {"alpha": 0.2}}),
+    "mixing.probability": (MIXUP, {"mixing": {"probability": 0.3}}),
+    "mixing.partners": (MIXUP, {"mixing": {"partners": "class-balanced"}}),
+    "mixing.start": (MIXUP, {"mixing": {"start": 2}}),
+    "mixing.rest": (MIXUP, {"mixing": {"rest": 1}}),
+}
+
+
+BALANCED = {"sampling": "class-balanced"}
+SAMPLING = {
+    f"sampling.{option}": choices
+    for option, choices in {
+        "name": (BALANCED, {"sampling": {"name": "reversed"}}),
+        "form": (BALANCED, {"sampling": {"name": "class-balanced", "form": "multinomial"}}),
+        "draws_per_class": (
+            BALANCED,
+            {"sampling": {"name": "class-balanced", "draws_per_class": 2}},
+        ),
+        "beta": (
+            {"sampling": "effective-number"},
+            {"sampling": {"name": "effective-number", "beta": 0.5}},
+        ),
+        "start": (BALANCED, {"sampling": {"name": "class-balanced", "start": 2}}),
+    }.items()
+}
+
+
 def crt(**options):
     return {"classifier": {"name": "crt"} | options}
 
@@ -110,33 +145,21 @@ ALTERNATIVES = {
         "loss.alpha": ({"loss": "lade"}, {"loss": {"name": "lade", "alpha": 1.0}}),
         "loss.quadratic": ({"loss": "lade"}, {"loss": {"name": "lade", "quadratic": 0.5}}),
         "loss.form": ({"loss": "lade"}, {"loss": {"name": "lade", "form": "paper"}}),
+        "loss.spared": (EQUAL, {"loss": EQUAL["loss"] | {"spared": 0.2}}),
+        "loss.threshold": (EQUAL, {"loss": EQUAL["loss"] | {"threshold": 0.2}}),
+        "loss.sigma": (CLOUDED, CLOUDED | {"loss": {"name": "gaussian-clouded", "sigma": 0.1}}),
         "loss.max_margin": (LDAM, LDAM | {"loss": {"name": "ldam", "max_margin": 0.2}}),
         "head": ({}, {"head": "cosine"}),
         "head.name": ({}, {"head": {"name": "cosine"}}),
         "head.scale": ({"head": "cosine"}, {"head": {"name": "cosine", "scale": 10.0}}),
         "sampling": ({}, {"sampling": "class-balanced"}),
-        "sampling.name": ({}, {"sampling": {"name": "reversed"}}),
-        "sampling.form": ({}, {"sampling": {"form": "multinomial"}}),
-        "sampling.draws_per_class": (
-            {"sampling": "class-balanced"},
-            {"sampling": {"name": "class-balanced", "draws_per_class": 2}},
-        ),
-        "sampling.beta": (
-            {"sampling": "effective-number"},
-            {"sampling": {"name": "effective-number", "beta": 0.5}},
-        ),
-        "sampling.start": (
-            {"sampling": "class-balanced"},
-            {"sampling": {"name": "class-balanced", "start": 2}},
-        ),
+        **SAMPLING,
         "class_weights": ({}, {"class_weights": {}}),
         "class_weights.name": ({"class_weights": {}}, {"class_weights": {"name": "inverse"}}),
         "class_weights.beta": ({"class_weights": {}}, {"class_weights": {"beta": 0.9}}),
         "class_weights.start": ({"class_weights": {}}, {"class_weights": {"start": 2}}),
         "mixing": ({}, {"mixing": "mixup"}),
-        "mixing.name": ({"mixing": "mixup"}, {"mixing": "cutmix"}),
-        "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
-        "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
+        **MIXING,
         "reduction": ({"class_weights": {}}, {"class_weights": {}, "reduction": "mean"}),
         "train": ({}, {"train": "last-block"}),
         "backbone_rate": ({}, {"backbone_rate": 0.1}),
@@ -155,20 +178,36 @@ ALTERNATIVES = {
         "gamma": ({}, {"gamma": 0.7}),
         "experts": ({}, {"experts": 2}),
         "mixing": ({}, {"mixing": "mixup"}),
-        "mixing.name": ({"mixing": "mixup"}, {"mixing": "cutmix"}),
-        "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
-        "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
+        **MIXING,
     },
     "mislas": {
         "mixing": ({}, {"mixing": None}),
-        "mixing.name": ({}, {"mixing": "cutmix"}),
-        "mixing.alpha": ({}, {"mixing": {"alpha": 0.2}}),
-        "mixing.probability": ({}, {"mixing": {"probability": 0.3}}),
+        **MIXING,
         "smoothing": ({}, {"smoothing": (0.3, 0.0)}),
         "second": ({}, {"second": 2}),
         "second_rate": ({}, {"second_rate": 0.05}),
         "classifier_rate": ({}, {"classifier_rate": 0.05}),
         "shift": ({}, {"shift": False}),
+    },
+    "gcl": {
+        "sigma": ({}, {"sigma": 0.1}),
+        "mixing": ({}, {"mixing": None}),
+        **MIXING,
+        "scale": ({}, {"scale": 10.0}),
+        "second": ({}, {"second": 2}),
+        "second_rate": ({}, {"second_rate": 0.5}),
+        "second_scale": ({}, {"second_scale": 25.0}),
+        "second_margin": ({}, {"second_margin": 0.3}),
+        "sampling": ({}, {"sampling": "instance"}),
+        **SAMPLING,
+    },
+    "weight-balancing": {
+        "second": ({}, {"second": 2}),
+        "second_rate": ({}, {"second_rate": 0.5}),
+        "second_decay": ({}, {"second_decay": 0.5}),
+        "loss": ({}, {"loss": "cross-entropy"}),
+        "beta": ({}, {"beta": 0.9}),
+        "cap": ({}, {"cap": 0.5}),
     },
     "experts": {
         "losses": ({}, {"losses": ["balanced-softmax"] * 2}),
@@ -184,9 +223,7 @@ ALTERNATIVES = {
         "diversity": ({}, {"diversity": 0.45}),
         "tilt": (RIDE, RIDE | {"tilt": 0.5}),
         "mixing": ({}, {"mixing": "mixup"}),
-        "mixing.name": ({"mixing": "mixup"}, {"mixing": "cutmix"}),
-        "mixing.alpha": ({"mixing": "mixup"}, {"mixing": {"alpha": 0.2}}),
-        "mixing.probability": ({"mixing": "mixup"}, {"mixing": {"probability": 0.3}}),
+        **MIXING,
         "backbone_rate": ({}, {"backbone_rate": 0.1}),
     },
     "do": {
@@ -236,25 +273,7 @@ ALTERNATIVES = {
         "probe_epochs": (SUPCON, SUPCON | {"probe_epochs": 3}),
         "probe_rate": (SUPCON, SUPCON | {"probe_rate": 0.01}),
     }
-    | {
-        f"sampling.{option}": choices
-        for option, choices in {
-            "name": ({}, {"sampling": {"name": "reversed"}}),
-            "form": ({}, {"sampling": {"form": "multinomial"}}),
-            "draws_per_class": (
-                {"sampling": "class-balanced"},
-                {"sampling": {"name": "class-balanced", "draws_per_class": 2}},
-            ),
-            "beta": (
-                {"sampling": "effective-number"},
-                {"sampling": {"name": "effective-number", "beta": 0.5}},
-            ),
-            "start": (
-                {"sampling": "class-balanced"},
-                {"sampling": {"name": "class-balanced", "start": 2}},
-            ),
-        }.items()
-    }
+    | SAMPLING
     | {"sampling": ({}, {"sampling": "class-balanced"})},
     "decoupling": {
         "representation": ({}, {"representation": {"sampling": "square-root"}}),
@@ -320,6 +339,7 @@ ALTERNATIVES = {
 # options that change something with several processes only: see test_distributed
 SEVERAL_PROCESSES = {"paco": {"contrast"}}
 LOSSES = ("cross-entropy", "focal", "logit-adjusted", "inverse-softmax", "lade", "ldam")
+LOSSES += ("softmax-equalization", "gaussian-clouded")
 LOSS_OPTIONS = [{"loss": name} for name in LOSSES]
 
 CLASSIFIER_OPTIONS = [{"classifier": name} for name in ("crt", "lws", "tau", "ncm", "joint")]

@@ -56,7 +56,9 @@ from longtail.methods.ingredients import (
     MixingOptions,
     losses_that_correct,
     mixed_batch,
-    refuse_ldam_without_cosines,
+    mixing_corrections,
+    mixing_streams,
+    refuse_without_cosines,
 )
 from longtail.methods.method import Facts, FitBatches, Method, Setting
 
@@ -97,8 +99,8 @@ class ExpertsOptions(Options):
         return value
 
     @model_validator(mode="after")
-    def _ldam_needs_cosines(self) -> ExpertsOptions:
-        refuse_ldam_without_cosines(self.losses, self.head)
+    def _cosines_where_needed(self) -> ExpertsOptions:
+        refuse_without_cosines(self.losses, self.head)
         return self
 
 
@@ -131,12 +133,13 @@ class MultiExpert(Method):
         """Train everything in one stage."""
         rate = self.config.backbone_rate
         rates = () if rate == 1 else (("backbone", rate),)
-        return [Stage(name="joint", epochs=self.epochs, samplings=(Sampling(),), rates=rates)]
+        samplings = (Sampling(), *mixing_streams(self.config.mixing))
+        return [Stage(name="joint", epochs=self.epochs, samplings=samplings, rates=rates)]
 
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
         """Return the sum (or mean) of the experts' losses, and each of them for the log."""
-        (batch,) = batches
-        mixed = mixed_batch(self.config.mixing, batch, at)
+        batch = batches[0]
+        mixed = mixed_batch(self.config.mixing, batches, at)
         logits = self.answers(mixed.images if mixed else batch.images)  # [B, E, C]
         weighting = self.config.class_weights
         weighted = weighting is not None and weighting.has_started(at)
@@ -194,4 +197,4 @@ class MultiExpert(Method):
         named = losses_that_correct(self.config.losses)
         if self.config.class_weights:
             named += (f"{self.config.class_weights.name} class weights",)
-        return named
+        return named + mixing_corrections(self.config.mixing)

@@ -18,9 +18,11 @@ from longtail.losses import (
     LDAM,
     CrossEntropy,
     Focal,
+    GaussianClouded,
     InverseSoftmax,
     LogitAdjusted,
     SigmoidFocal,
+    SoftmaxEqualization,
     WeightScheme,
     class_weights,
     rare_positive_bias,
@@ -121,6 +123,31 @@ class LADEOptions(Options):
         return LADE(counts, self.alpha, self.quadratic, self.form)
 
 
+class SoftmaxEqualizationOptions(Options):
+    """Cross-entropy in which rare classes are spared most of the pushes by pictures of other classes."""
+
+    name: Literal["softmax-equalization"] = "softmax-equalization"
+    spared: float = Field(0.9, ge=0, le=1, description="probability; 0 is cross-entropy")
+    threshold: float = Field(
+        0.005, ge=0, le=1, description="classes with a smaller share of all pictures are rare"
+    )
+
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+        """Build the loss."""
+        return SoftmaxEqualization(counts, self.spared, self.threshold)
+
+
+class GaussianCloudedOptions(Options):
+    """Noise on the logits, the more, the rarer the class (GCL's first stage); needs the cosine head."""
+
+    name: Literal["gaussian-clouded"] = "gaussian-clouded"
+    sigma: float = Field(0.5, ge=0, description="of the rarest class's cloud, in units of a cosine")
+
+    def build(self, counts: ClassCounts, scale: float) -> nn.Module:
+        """Build the loss."""
+        return GaussianClouded(counts, self.sigma, scale=scale)
+
+
 class LDAMOptions(Options):
     """Margins that grow with rarity; needs the cosine head."""
 
@@ -141,6 +168,8 @@ LossOptions = Annotated[
         | LogitAdjustedOptions
         | InverseSoftmaxOptions
         | LADEOptions
+        | SoftmaxEqualizationOptions
+        | GaussianCloudedOptions
         | LDAMOptions,
         Field(discriminator="name"),
     ],
@@ -164,10 +193,16 @@ class HeadOptions(Options):
         )
 
 
-def refuse_ldam_without_cosines(losses: Sequence[Options], head: HeadOptions) -> None:
-    """Raise a ValueError if a loss is LDAM and the head has no cosines."""
-    if head.name != "cosine" and any(isinstance(loss, LDAMOptions) for loss in losses):
-        raise ValueError("loss ldam needs head cosine: its margins are in units of a cosine")
+def refuse_without_cosines(losses: Sequence[LossOptions], head: HeadOptions) -> None:
+    """Raise a ValueError if a loss is in units of a cosine and the head has none."""
+    if head.name == "cosine":
+        return
+    for loss in losses:
+        if isinstance(loss, LDAMOptions | GaussianCloudedOptions):
+            what = "margins" if isinstance(loss, LDAMOptions) else "clouds"
+            raise ValueError(
+                f"loss {loss.name} needs head cosine: its {what} are in units of a cosine"
+            )
 
 
 def losses_that_correct(losses: Sequence[Options]) -> tuple[str, ...]:
@@ -177,6 +212,8 @@ def losses_that_correct(losses: Sequence[Options]) -> tuple[str, ...]:
         LogitAdjustedOptions,
         InverseSoftmaxOptions,
         LADEOptions,
+        SoftmaxEqualizationOptions,
+        GaussianCloudedOptions,
         LDAMOptions,
     )
     return tuple(dict.fromkeys(loss.name for loss in losses if isinstance(loss, correcting)))
@@ -230,14 +267,52 @@ class MixingOptions(Options):
     name: Literal["mixup", "cutmix"] = "mixup"
     alpha: float = Field(1.0, gt=0, description="lam ~ Beta(alpha, alpha)")
     probability: float = Field(1.0, ge=0, le=1, description="of mixing a batch")
+    partners: Literal["batch", "class-balanced"] = Field(
+        "batch",
+        description="what is mixed in: pictures of the batch, or of a second stream that draws all "
+        "classes equally often (CMO)",
+    )
+    start: float = Field(
+        0.0, ge=0, description="first epoch that mixes; below 1 a share of the epochs"
+    )
+    rest: float = Field(
+        0.0, ge=0, description="epochs at the end that do not mix; below 1 a share of the epochs"
+    )
+
+    def mixes(self, at: Position) -> bool:
+        """Say whether batches of this epoch may be mixed."""
+        last = at.epochs - epochs_of(self.rest, at.epochs)
+        return epochs_of(self.start, at.epochs) <= at.epoch < last
 
 
-def mixed_batch(options: MixingOptions | None, batch: Batch, at: Position) -> Mixed | None:
-    """Mix the pictures of a batch as `options` say, or return None if this batch is not mixed."""
-    if options is None:
+def mixed_batch(
+    options: MixingOptions | None, batches: Sequence[Batch], at: Position
+) -> Mixed | None:
+    """Mix the pictures of a step as `options` say, or return None if this step is not mixed.
+
+    Args:
+        options: Of the mixing, or None for none.
+        batches: The pictures, and those of the streams that `options` ask for.
+        at: Where the training is.
+    """
+    if options is None or not options.mixes(at):
         return None
     generator = numpy_generator(at.seed, "mixing", at.stage, at.epoch, at.step)
     if generator.random() >= options.probability:
         return None
     mix = mixup if options.name == "mixup" else cutmix
-    return mix(batch.images, batch.labels, options.alpha, generator)
+    batch, *others = batches
+    partners = (others[0].images, others[0].labels) if others else None
+    return mix(batch.images, batch.labels, options.alpha, generator, partners)
+
+
+def mixing_streams(options: MixingOptions | None) -> tuple[Sampling, ...]:
+    """Return the further streams of pictures that a stage needs to mix."""
+    if options is None or options.partners == "batch":
+        return ()
+    return (Sampling(name="class-balanced", form="multinomial"),)
+
+
+def mixing_corrections(options: MixingOptions | None) -> tuple[str, ...]:
+    """Name what mixing corrects for the class prior."""
+    return ("mixing with class-balanced partners",) if mixing_streams(options) else ()

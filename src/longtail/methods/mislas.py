@@ -36,7 +36,13 @@ from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.stage import Sampling, Stage
 from longtail.data.options import Options
 from longtail.losses import LabelAwareSmoothing, cross_entropy
-from longtail.methods.ingredients import ByName, MixingOptions, mixed_batch
+from longtail.methods.ingredients import (
+    ByName,
+    MixingOptions,
+    mixed_batch,
+    mixing_corrections,
+    mixing_streams,
+)
 from longtail.methods.method import Method, Setting
 from longtail.models.heads import LinearHead
 
@@ -86,7 +92,12 @@ class MiSLAS(Method):
         """Representation, then classifier."""
         config = self.config
         return [
-            Stage(name="representation", epochs=self.epochs, trainable=("backbone", "head")),
+            Stage(
+                name="representation",
+                epochs=self.epochs,
+                samplings=(Sampling(), *mixing_streams(config.mixing)),
+                trainable=("backbone", "head"),
+            ),
             Stage(
                 name="classifier",
                 epochs=config.second,
@@ -102,10 +113,10 @@ class MiSLAS(Method):
 
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
         """Return cross-entropy of mixed pictures in stage 1, smoothed cross-entropy in stage 2."""
-        (batch,) = batches
+        batch = batches[0]
         if at.stage > 0:
             return StepOutput(self.smoothed(self.predict(batch.images), batch.labels))
-        mixed = mixed_batch(self.config.mixing, batch, at)
+        mixed = mixed_batch(self.config.mixing, batches, at)
         logits = self.head(self.backbone(mixed.images if mixed else batch.images))
 
         def label_loss(labels: Tensor) -> Tensor:
@@ -127,4 +138,5 @@ class MiSLAS(Method):
 
     def corrections(self) -> tuple[str, ...]:
         """Name what the second stage does."""
-        return ("classifier trained on class-balanced pictures",)
+        mixing = mixing_corrections(self.config.mixing)
+        return ("classifier trained on class-balanced pictures", *mixing)

@@ -5,6 +5,8 @@ cutmix  (Yun et al., ICCV 2019, arXiv 1905.04899): a box of x[perm] replaces tha
         share of x that is left, computed again from the clipped box.
 Loss: lam L(z, y) + (1 - lam) L(z, y[perm]). For cross-entropy this equals the soft-label form; for
 margins and focal factors, which depend on a hard label, only this form is defined.
+CMO     (Park et al., CVPR 2022, arXiv 2112.00412): cutmix whose partners come from a second stream of
+        pictures that draws all classes equally often, so that rare objects lie on frequent backgrounds.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import torch
 from torch import Tensor
 
 from longtail.core.transfer import send
+
+Pictures = tuple[Tensor, Tensor]  # [B, 3, H, W] and labels int64 [B]
 
 
 @dataclass(frozen=True)
@@ -41,32 +45,63 @@ class Mixed:
         return self.share * own + (1 - self.share) * other
 
 
-def mixup(images: Tensor, labels: Tensor, alpha: float, generator: np.random.Generator) -> Mixed:
+def mixup(
+    images: Tensor,
+    labels: Tensor,
+    alpha: float,
+    generator: np.random.Generator,
+    partners: Pictures | None = None,
+) -> Mixed:
     """Mix pictures [B, 3, H, W] with share lam ~ Beta(alpha, alpha), one for the batch.
 
     The draw is made on the host and costs no synchronisation with a GPU.
+
+    Args:
+        images: The first of each pair.
+        labels: int64 [B].
+        alpha: Above 0.
+        generator: Of the draws.
+        partners: The second of each pair with their labels; the same pictures in another order if not
+            given.
     """
     share = float(generator.beta(alpha, alpha))
-    order = send(generator.permutation(len(images)), images.device)
-    mixed = share * images + (1 - share) * images[order]
-    return Mixed(mixed, labels, labels[order], torch.tensor(share))
+    others, other_labels = partners or (images, labels)
+    order = _order(images, partners, generator)
+    mixed = share * images + (1 - share) * others[order]
+    return Mixed(mixed, labels, other_labels[order], torch.tensor(share))
 
 
-def cutmix(images: Tensor, labels: Tensor, alpha: float, generator: np.random.Generator) -> Mixed:
+def cutmix(
+    images: Tensor,
+    labels: Tensor,
+    alpha: float,
+    generator: np.random.Generator,
+    partners: Pictures | None = None,
+) -> Mixed:
     """Replace a box of every picture [B, 3, H, W] by that of another, lam ~ Beta(alpha, alpha).
 
     The box has sqrt(1 - lam) of the height and of the width, its centre is uniform, and what lies
-    outside is cut off.
+    outside is cut off. Arguments as of `mixup`.
     """
     height, width = images.shape[-2:]
     side = (1 - float(generator.beta(alpha, alpha))) ** 0.5
     top, bottom = _span(height, side, generator)
     left, right = _span(width, side, generator)
-    order = send(generator.permutation(len(images)), images.device)
+    others, other_labels = partners or (images, labels)
+    order = _order(images, partners, generator)
     mixed = images.clone()  # never paste from a view of the tensor that is written
-    mixed[:, :, top:bottom, left:right] = images[order, :, top:bottom, left:right]
+    mixed[:, :, top:bottom, left:right] = others[order, :, top:bottom, left:right]
     share = 1 - (bottom - top) * (right - left) / (height * width)
-    return Mixed(mixed, labels, labels[order], torch.tensor(share))
+    return Mixed(mixed, labels, other_labels[order], torch.tensor(share))
+
+
+def _order(
+    images: Tensor, partners: Pictures | None, generator: np.random.Generator
+) -> Tensor | slice:
+    """Return the rows of the partners: of another stream as they come, of the same pictures shuffled."""
+    if partners is not None:
+        return slice(None)
+    return send(generator.permutation(len(images)), images.device)
 
 
 def _span(size: int, side: float, generator: np.random.Generator) -> tuple[int, int]:

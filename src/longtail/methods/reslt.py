@@ -47,11 +47,17 @@ from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.counts import ClassCounts
 from longtail.core.groups import ShotGroups
 from longtail.core.panel import Panel, accuracy_by_group, class_accuracy
-from longtail.core.stage import Stage
+from longtail.core.stage import Sampling, Stage
 from longtail.data.options import Options
 from longtail.losses import cross_entropy
 from longtail.losses.adjusted_softmax import at_least_float32
-from longtail.methods.ingredients import ByName, MixingOptions, mixed_batch
+from longtail.methods.ingredients import (
+    ByName,
+    MixingOptions,
+    mixed_batch,
+    mixing_corrections,
+    mixing_streams,
+)
 from longtail.methods.method import Facts, FitBatches, Method, Setting
 from longtail.models.experts import Experts
 from longtail.models.heads import LinearHead
@@ -143,12 +149,13 @@ class ResLT(Method):
 
     def stages(self) -> Sequence[Stage]:
         """Train everything in one stage."""
-        return [Stage(name="joint", epochs=self.epochs)]
+        samplings = (Sampling(), *mixing_streams(self.config.mixing))
+        return [Stage(name="joint", epochs=self.epochs, samplings=samplings)]
 
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
         """Return L, with the share of the branch loss that every branch carries."""
-        (batch,) = batches
-        mixed = mixed_batch(self.config.mixing, batch, at)
+        batch = batches[0]
+        mixed = mixed_batch(self.config.mixing, batches, at)
         parts = self._parts(mixed.images if mixed else batch.images)
         logits = [expert.branch_logits(maps) for expert, maps in parts]  # [G, B, C] of each expert
         shares: dict[str, Tensor] = {}
@@ -219,7 +226,7 @@ class ResLT(Method):
 
     def corrections(self) -> tuple[str, ...]:
         """Name the branches."""
-        return ("residual branches",)
+        return ("residual branches", *mixing_corrections(self.config.mixing))
 
     def _parts(self, images: Tensor) -> list[tuple[Expert, Tensor]]:
         """Return every expert with its feature map [B, D, h, w]."""

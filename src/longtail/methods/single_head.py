@@ -11,9 +11,9 @@ Symbols:
 
 Covers, as recipes: cross-entropy; focal; class-balanced cross-entropy and focal (Cui et al., CVPR
 2019); LDAM and LDAM-DRW (Cao et al., NeurIPS 2019); CE-DRW; CE-DRS; balanced softmax (Ren et al.,
-NeurIPS 2020); logit adjustment (Menon et al., ICLR 2021); mixup; cutmix. On a pretrained backbone:
-fine-tuning, its last block alone, or a head on frozen features, which without augmentation are
-computed once (f(x) is constant then).
+NeurIPS 2020); logit adjustment (Menon et al., ICLR 2021); LADE (Hong et al., CVPR 2021); mixup; cutmix;
+CMO (Park et al., CVPR 2022). On a pretrained backbone: fine-tuning, its last block alone, or a head on
+frozen features, which without augmentation are computed once (f(x) is constant then).
 
 Where papers and code disagree: see the loss files. Deferred re-sampling follows the text of the
 LDAM paper, because in its released code the sampler never takes effect. The switch of a deferred
@@ -43,7 +43,9 @@ from longtail.methods.ingredients import (
     SigmoidFocalOptions,
     losses_that_correct,
     mixed_batch,
-    refuse_ldam_without_cosines,
+    mixing_corrections,
+    mixing_streams,
+    refuse_without_cosines,
 )
 from longtail.methods.method import Method, Setting
 
@@ -67,8 +69,8 @@ class SingleHeadOptions(Options):
     augment: bool = Field(True, description="false with train=head: features are computed once")
 
     @model_validator(mode="after")
-    def _ldam_needs_cosines(self) -> SingleHeadOptions:
-        refuse_ldam_without_cosines((self.loss,), self.head)
+    def _cosines_where_needed(self) -> SingleHeadOptions:
+        refuse_without_cosines((self.loss,), self.head)
         return self
 
     @model_validator(mode="after")
@@ -123,7 +125,7 @@ class SingleHead(Method):
             Stage(
                 name="joint" if config.train == "all" else config.train,
                 epochs=self.epochs,
-                samplings=(config.sampling.build(self.epochs),),
+                samplings=(config.sampling.build(self.epochs), *mixing_streams(config.mixing)),
                 views=("default",) if config.augment else ("none",),
                 features=None if config.augment else "backbone",
                 trainable=trainable,
@@ -134,8 +136,8 @@ class SingleHead(Method):
 
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
         """Return w_y L(z, y), mixed over the two labels of a pair where pictures were mixed."""
-        (batch,) = batches
-        mixed = mixed_batch(self.config.mixing, batch, at)
+        batch = batches[0]
+        mixed = mixed_batch(self.config.mixing, batches, at)
         pictures = mixed.images if mixed else batch.images
         logits = self.head(self.backbone(pictures) if self.config.augment else pictures)
         weights = self._weights_at(at)
@@ -160,7 +162,7 @@ class SingleHead(Method):
             named.append(f"{config.class_weights.name} class weights")
         if config.sampling.name != "instance":
             named.append(f"{config.sampling.name} sampling")
-        return tuple(named)
+        return (*named, *mixing_corrections(config.mixing))
 
     def _weights_at(self, at: Position) -> Tensor | None:
         weighting = self.config.class_weights
