@@ -50,14 +50,15 @@ def test_the_stages(tmp_path):
     assert (first.samplings[0].name, first.trainable) == ("instance", ("backbone", "head"))
     assert (second.samplings[0].name, second.trainable) == ("class-balanced", ("head",))
     assert (second.learning_rate, second.schedule, second.update_norm) == (0.002, "cosine", ())
-    assert float(method.scale) == 30
     tiny.train(method, tmp_path, name="gcl")
-    assert float(method.scale) == 20
     before, after = (
         ckpt.read_weights(tmp_path / "checkpoints" / f"stage-{number}-end") for number in (0, 1)
     )
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {"head.weight", "scale"}
+    assert moved == {"head.weight"}
+    pictures = tiny.images(3)
+    found = method.eval().predict(pictures)
+    torch.testing.assert_close(found, 20 * method.head(method.backbone(pictures)))
 
 
 def test_what_shares_a_first_stage():

@@ -23,6 +23,7 @@ from longtail.losses.label_aware_smoothing import LabelAwareSmoothing, smoothing
 from longtail.losses.lade import LADE, lade_regulariser
 from longtail.losses.ldam import LDAM, ldam, ldam_margins
 from longtail.losses.logit_adjusted import LogitAdjusted, balanced_softmax, logit_adjusted
+from longtail.losses.mutual import hard_categories, masked_logits, mutual_divergence
 from longtail.losses.paco import PaCoTerms, paco
 from longtail.losses.softmax_binary import SoftmaxBinary, softmax_binary
 from longtail.losses.supcon import supervised_contrastive
@@ -56,11 +57,14 @@ __all__ = [
     "diversity_temperature",
     "focal",
     "gaussian_clouded",
+    "hard_categories",
     "inverse_bias",
     "lade_regulariser",
     "ldam",
     "ldam_margins",
     "logit_adjusted",
+    "masked_logits",
+    "mutual_divergence",
     "paco",
     "preference",
     "rare_positive_bias",

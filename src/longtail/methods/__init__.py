@@ -6,6 +6,7 @@ from longtail.methods.experts import MultiExpert
 from longtail.methods.gcl import GCL
 from longtail.methods.method import Method, Setting
 from longtail.methods.mislas import MiSLAS
+from longtail.methods.ncl import NCL
 from longtail.methods.paco import PaCo
 from longtail.methods.reslt import ResLT
 from longtail.methods.single_head import SingleHead
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "gcl": GCL,
     "weight-balancing": WeightBalancing,
     "experts": MultiExpert,
+    "ncl": NCL,
     "reslt": ResLT,
     "paco": PaCo,
     "do": DO,

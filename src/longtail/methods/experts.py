@@ -40,8 +40,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from longtail.core.batch import Batch, Position, StepOutput
-from longtail.core.groups import GROUP_NAMES
-from longtail.core.panel import Panel, accuracy_by_group, class_accuracy
+from longtail.core.panel import Panel
 from longtail.core.stage import Sampling, Stage
 from longtail.data.options import Options
 from longtail.losses import diversity, diversity_temperature
@@ -61,6 +60,7 @@ from longtail.methods.ingredients import (
     refuse_without_cosines,
 )
 from longtail.methods.method import Facts, FitBatches, Method, Setting
+from longtail.methods.sub_models import alone_and_together
 
 
 class ExpertsOptions(Options):
@@ -174,23 +174,8 @@ class MultiExpert(Method):
 
     def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
         """Return the accuracy of each expert alone beside their mean."""
-
-        def answered(images: Tensor) -> Tensor:
-            logits = self.answers(images)
-            return torch.cat([logits.argmax(dim=2).T, logits.mean(dim=1).argmax(dim=1)[None]])
-
-        rows = class_accuracy(((answered(x), y) for x, y in batches), len(self.temperature))
         names = [f"expert {e + 1}, {loss.name}" for e, loss in enumerate(self.config.losses)]
-        empty = self.groups.empty_groups()
-        masks = {name: self.groups.mask(name) for name in GROUP_NAMES if name not in empty}
-        places, series = accuracy_by_group(rows, [*names, "mean"], masks)
-        return (
-            Panel(
-                title="Experts alone and together",
-                text="Class-averaged accuracy of each expert and of the mean of their logits, by shot group.",
-                x="classes", y="accuracy", kind="bars", percent=True, places=places, series=series,
-            ),
-        )  # fmt: skip
+        return (alone_and_together(self, "experts", names, batches, self.groups),)
 
     def corrections(self) -> tuple[str, ...]:
         """Name the losses and weights that correct for the prior."""

@@ -14,7 +14,7 @@ Stages, each with cross-entropy of z_c = s (cos_c - sigma |eps_c| delta_c - m on
     1   everything, s = 30, m = 0; pictures as they are
     2   w alone, s = 20, m = 0.1; class-balanced pictures; each loss times 1 - p_y, a constant factor
 
-Predictions have no cloud and no margin: z = s cos.
+Predictions have no cloud and no margin: z = s cos with the s of stage 2.
 
 Where paper and released code disagree, and what happens here:
 - The code's noise has a standard deviation of 1/3, where the text has a variance.
@@ -73,15 +73,12 @@ class GCL(Method):
         "Li et al., Long-Tailed Visual Recognition via Gaussian Clouded Logit Adjustment, CVPR 2022"
     )
 
-    scale: Tensor
-
     def __init__(self, config: GCLOptions, setting: Setting) -> None:
         super().__init__()
         self.config, self.epochs = config, setting.epochs
         counts = setting.class_counts
         self.backbone = setting.build_backbone()
         self.head = CosineHead(self.backbone.num_features, len(counts), scale=1.0)
-        self.register_buffer("scale", torch.tensor(config.scale))
         self.first = GaussianClouded(counts, config.sigma, 0.0, config.scale)
         self.second = GaussianClouded(
             counts, config.sigma, config.second_margin, config.second_scale
@@ -124,14 +121,10 @@ class GCL(Method):
 
         return StepOutput(mixed.loss(label_loss) if mixed else label_loss(batch.labels))
 
-    def after_step(self, out: StepOutput, at: Position) -> None:
-        """Let predictions have the scale of the stage."""
-        self.scale.fill_(self.config.second_scale if at.stage > 0 else self.config.scale)
-
     def predict(self, images: Tensor) -> Tensor:
         """Return s cos."""
         cosines: Tensor = self.head(self.backbone(images))
-        return self.scale * cosines
+        return self.config.second_scale * cosines
 
     @classmethod
     def shares_first_stage(cls, own: Options, other: Options) -> bool:
