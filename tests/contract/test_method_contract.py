@@ -211,6 +211,13 @@ ALTERNATIVES = {
         "others": ({}, {"others": "removed"}),
         "weight": ({}, {"weight": 0.0}),
     },
+    "tde": {
+        "heads": ({}, {"heads": 4}),
+        "scale": ({}, {"scale": 10.0}),
+        "softening": ({}, {"softening": 0.5}),
+        "momentum": ({}, {"momentum": 0.1}),
+        "alpha": ({}, {"alpha": 0.5}),
+    },
     "weight-balancing": {
         "second": ({}, {"second": 2}),
         "second_rate": ({}, {"second_rate": 0.5}),

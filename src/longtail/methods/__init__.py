@@ -10,6 +10,7 @@ from longtail.methods.ncl import NCL
 from longtail.methods.paco import PaCo
 from longtail.methods.reslt import ResLT
 from longtail.methods.single_head import SingleHead
+from longtail.methods.tde import TDE
 from longtail.methods.weight_balancing import WeightBalancing
 
 METHODS: dict[str, type[Method]] = {
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "mislas": MiSLAS,
     "gcl": GCL,
     "weight-balancing": WeightBalancing,
+    "tde": TDE,
     "experts": MultiExpert,
     "ncl": NCL,
     "reslt": ResLT,

@@ -57,3 +57,70 @@ class CosineHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             unit = F.normalize(features.float() if features.dtype != torch.float64 else features)
             return self.scale * F.linear(unit, F.normalize(self.weight).to(unit.dtype))
+
+
+class CausalHead(nn.Module):
+    """Normalised classifier of several heads (Tang et al., NeurIPS 2020), which can leave a direction out.
+
+    logits = scale / K sum_k <w_c^k, r^k> / (|w_c^k| + softening), with r^k the unit vector u^k of the k-th
+    part of the features, or u^k - strength cos(u^k, v^k) v^k without its part along the direction v.
+
+    Args:
+        num_features: D, a multiple of `heads`.
+        num_classes: C.
+        heads: K.
+        scale: Inverse temperature.
+        softening: Added to the length of a row, at least 0.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        heads: int = 2,
+        scale: float = 16.0,
+        softening: float = 1 / 32,
+    ) -> None:
+        super().__init__()
+        self.heads, self.scale, self.softening = heads, scale, softening
+        self.weight = nn.Parameter(torch.empty(num_classes, num_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the rows from U(-1/sqrt D, 1/sqrt D)."""
+        bound = self.weight.shape[1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(
+        self, features: Tensor, direction: Tensor | None = None, strength: Tensor | float = 1.0
+    ) -> Tensor:
+        """Map features [B, D] to logits [B, C].
+
+        Args:
+            features: [B, D].
+            direction: What is taken out, [D], of any length; zeros take nothing out.
+            strength: 1 takes out all of it.
+        """
+        # in float32 also under autocast, as in CosineHead
+        with torch.autocast(features.device.type, enabled=False):
+            unit = self._parts(features)  # [B, K, D/K]
+            if direction is not None:
+                unit_direction = self._parts(direction[None])  # [1, K, D/K]
+                along = (unit * unit_direction).sum(dim=2, keepdim=True)  # [B, K, 1]
+                unit = unit - strength * along * unit_direction
+            rows = self._cut(self.weight.to(unit.dtype))  # [C, K, D/K]
+            rows = rows / (rows.norm(dim=2, keepdim=True) + self.softening)
+            return self.scale / self.heads * F.linear(unit.flatten(1), rows.flatten(1))
+
+    def cosines(self, features: Tensor, direction: Tensor) -> Tensor:
+        """Return the cosine of every part of features [B, D] to that of the direction [D], [B, K]."""
+        return (self._parts(features) * self._parts(direction[None])).sum(dim=2)
+
+    def _parts(self, vectors: Tensor) -> Tensor:
+        """Cut vectors [N, D] into unit vectors [N, K, D/K], at least float32."""
+        wide = vectors.float() if vectors.dtype != torch.float64 else vectors
+        return F.normalize(self._cut(wide), dim=2)
+
+    def _cut(self, vectors: Tensor) -> Tensor:
+        """Cut vectors [N, D] into [N, K, D/K]."""
+        return vectors.reshape(-1, self.heads, vectors.shape[1] // self.heads)
