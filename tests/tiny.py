@@ -29,11 +29,15 @@ def backbone() -> Backbone:
     return Backbone(network, network.num_features)
 
 
-def experts(count, *, narrow=True) -> Experts:
+def experts(count, *, narrow=True, own="groups") -> Experts:
     channels = (16, 24, 48) if narrow else (16, 32, 64)
     networks = [CifarResNet(1, channels=channels) for _ in range(count)]
     trunk = torch.nn.Sequential(networks[0].conv1, networks[0].bn1, networks[0].layer1)
-    return Experts(trunk, [torch.nn.Sequential(n.layer2, n.layer3) for n in networks], channels[-1])
+    tails = [torch.nn.Sequential(n.layer2, n.layer3) for n in networks]
+    if own == "block":
+        trunk.append(networks[0].layer2)
+        tails = [n.layer3[0] for n in networks]
+    return Experts(trunk, tails, channels[-1])
 
 
 def setting(counts=COUNTS, epochs=3) -> Setting:

@@ -211,6 +211,7 @@ ALTERNATIVES = {
         "others": ({}, {"others": "removed"}),
         "weight": ({}, {"weight": 0.0}),
     },
+    "bbn": {},
     "tde": {
         "heads": ({}, {"heads": 4}),
         "scale": ({}, {"scale": 10.0}),

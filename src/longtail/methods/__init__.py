@@ -1,5 +1,6 @@
 """One paper, one file; and the table of all methods."""
 
+from longtail.methods.bbn import BBN
 from longtail.methods.decoupling import Decoupling
 from longtail.methods.do import DO
 from longtail.methods.experts import MultiExpert
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "gcl": GCL,
     "weight-balancing": WeightBalancing,
     "tde": TDE,
+    "bbn": BBN,
     "experts": MultiExpert,
     "ncl": NCL,
     "reslt": ResLT,

@@ -15,7 +15,7 @@ from longtail.core.panel import Panel
 from longtail.core.stage import Stage
 from longtail.data.options import Options
 from longtail.models.backbones import Backbone
-from longtail.models.experts import Experts
+from longtail.models.experts import Experts, Own
 
 FitBatches = Iterable[tuple[Tensor, Tensor]]  # pictures [B, 3, H, W] and labels [B]
 Facts = Mapping[str, Any]  # what a stage found out, as JSON
@@ -24,8 +24,8 @@ Facts = Mapping[str, Any]  # what a stage found out, as JSON
 class ExpertBuilder(Protocol):
     """Makes a network of experts on a shared trunk, narrower than the plain network or as wide."""
 
-    def __call__(self, count: int, *, narrow: bool = True) -> Experts:
-        """Build `count` experts."""
+    def __call__(self, count: int, *, narrow: bool = True, own: Own = "groups") -> Experts:
+        """Build `count` experts, each with the last groups of layers or the last block for itself."""
         ...
 
 

@@ -10,7 +10,7 @@ from longtail.models.backbones import (
     build_backbone,
     published_normalisation,
 )
-from longtail.models.experts import Experts, build_experts
+from longtail.models.experts import Experts, Own, build_experts
 
 SMALL_SIDE = 64
 
@@ -80,7 +80,7 @@ class ModelConfig(Options):
             enlarge_to=self.enlarge_to,
         )
 
-    def build_experts(self, count: int, *, narrow: bool = True) -> Experts:
+    def build_experts(self, count: int, *, narrow: bool = True, own: Own = "groups") -> Experts:
         """Build `count` experts on a shared trunk; see `longtail.models.experts.build_experts`.
 
         Raises:
@@ -94,6 +94,7 @@ class ModelConfig(Options):
             count,
             width=self.width,
             narrow=narrow,
+            own=own,
             pretrained=self.pretrained,
             weights=self.weights,
         )

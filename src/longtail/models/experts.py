@@ -7,14 +7,15 @@ than in the plain network, so that two or three experts cost little more than on
     resnet10 .. resnext152   shared stem, layer1, layer2;          own layer3 (192), layer4 (384)
 
 At full width (BalPoE; SADE on CIFAR-10-LT and Places-LT) the own groups are those of the plain network, so
-published weights fit, and every expert begins with a copy of them.
+published weights fit, and every expert begins with a copy of them. BBN shares everything but the last
+residual block.
 """
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from longtail.models.resnet_cifar import DEPTHS, CifarResNet
 
 CIFAR_CHANNELS = (16, 24, 48)
 IMAGENET_CHANNELS = (64, 128, 192, 384)
+Own = Literal["groups", "block"]  # what each expert has for itself, see the head of this file
 
 
 class Experts(nn.Module):
@@ -51,6 +53,7 @@ def build_experts(
     *,
     width: int = 1,
     narrow: bool = True,
+    own: Own = "groups",
     pretrained: bool = False,
     weights: Path | None = None,
 ) -> Experts:
@@ -61,6 +64,7 @@ def build_experts(
         count: Number of experts E.
         width: Channel multiplier of the CIFAR ResNets.
         narrow: Whether the tails are narrower than the plain network's.
+        own: What each expert has for itself: the last groups of layers, or the last residual block.
         pretrained: Whether every expert begins with timm's published weights; at full width only.
         weights: File to take the weights from, likewise.
 
@@ -87,14 +91,18 @@ def build_experts(
         networks = [_network(name, width, narrow=narrow) for _ in range(count)]
     first = networks[0]
     if name in DEPTHS:
-        trunk = nn.Sequential(first.conv1, first.bn1, nn.ReLU(), first.layer1)
-        tails: list[nn.Module] = [nn.Sequential(n.layer2, n.layer3) for n in networks]
+        stem = [first.conv1, first.bn1, nn.ReLU(), first.layer1]
+        groups = [(n.layer2, n.layer3) for n in networks]
     else:
-        trunk = nn.Sequential(
-            first.conv1, first.bn1, first.act1, first.maxpool, first.layer1, first.layer2
-        )
-        tails = [nn.Sequential(n.layer3, n.layer4) for n in networks]
-    return Experts(trunk, tails, int(first.num_features))
+        stem = [first.conv1, first.bn1, first.act1, first.maxpool, first.layer1, first.layer2]
+        groups = [(n.layer3, n.layer4) for n in networks]
+    if own == "block":
+        before_last, last = groups[0]
+        stem += [before_last, *last[:-1]]
+        tails: list[nn.Module] = [last[-1] for _, last in groups]
+    else:
+        tails = [nn.Sequential(*pair) for pair in groups]
+    return Experts(nn.Sequential(*stem), tails, int(first.num_features))
 
 
 def _network(name: str, width: int, *, narrow: bool) -> nn.Module:
