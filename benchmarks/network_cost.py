@@ -1,9 +1,10 @@
-"""What ResLT's branches and several experts cost: parameters, FLOPs, time of training and inference.
+"""What branches, experts and several networks cost: parameters, FLOPs, time of training and inference.
 
-python benchmarks/network_cost.py        # about five minutes on two cores
+python benchmarks/network_cost.py        # about ten minutes on two cores
 
 ResNet-32 on pictures of 32 pixels, 100 classes. Plain cross-entropy and the others run in turns in one
-process; ratios are medians over the pairs. Appends a record to results/network-cost.jsonl.
+process; ratios are medians over the pairs. A step of BBN sees two batches, one per stream, and counts as one.
+Appends a record to results/network-cost.jsonl.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "reslt, three experts": ("reslt", {"experts": 3}),
     "three narrow experts (SADE)": ("experts", {}),
     "three experts of full width (BalPoE)": ("experts", {"narrow": False}),
+    "two branches (BBN)": ("bbn", {}),
+    "three networks (NCL)": ("ncl", {}),
+    "normalised heads (TDE)": ("tde", {}),
 }
 TARGETS = {"inference": 1.05, "training": 1.15}
 
@@ -63,7 +67,7 @@ def runners(method: Method, batch: Batch) -> dict[str, Callable[[], object]]:
 
     def train() -> object:
         method.train()
-        return step([batch], Position(0, 0, 0, 0, 40), optimizer)
+        return step([batch] * len(stage.samplings), Position(0, 0, 0, 0, 40), optimizer)
 
     def predict() -> object:
         method.eval()

@@ -24,7 +24,13 @@ from longtail.reproduce import Records, differences, read_table, render, signed,
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "notes-on-results.md")
-COSTS = {"reslt": "reslt, batchnorm head", "experts": "three narrow experts (SADE)"}  # method: row
+COSTS = {  # method: row
+    "tde": "normalised heads (TDE)",
+    "bbn": "two branches (BBN)",
+    "experts": "three narrow experts (SADE)",
+    "ncl": "three networks (NCL)",
+    "reslt": "reslt, batchnorm head",
+}
 FIGURE = ROOT / "docs" / "figures" / "overview.svg"
 RECORDS = Records(sorted((ROOT / "results").glob("*.jsonl")))
 
@@ -74,6 +80,7 @@ def measured() -> str:
                 "prediction": networks[row]["inference"]["ratio"],
             }
             for method, row in COSTS.items()
+            if row in networks
         },
         "do": {"prediction": do["averaging, against one network"]},
     }  # fmt: skip

@@ -29,7 +29,8 @@ def write_pages(folder: Path, notes: Path) -> None:
         if note.exists():
             lines += ["## Good to know", "", note.read_text(encoding="utf-8").strip(), ""]
         lines += ["## From the head of its file", "", title, "", "```text", rest.strip(), "```", ""]
-        lines += ["## Options", "", *_options(explained(method.Config))]
+        rows = list(explained(method.Config))
+        lines += ["## Options", "", *(_options(rows) if rows else ["There are none."])]
         lines += ["", "## Recipes", ""]
         lines += [f"- `{recipe}`: {text}" for recipe, text in recipes[name]]
         (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

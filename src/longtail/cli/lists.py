@@ -54,7 +54,8 @@ def _describe(name: str) -> None:
     out = console()
     out.print(f"{name}: {method.summary}. Use it when: {method.advice}.", markup=False)
     out.print(f"Cite: {method.citation}", markup=False)
-    out.print(_table(explained(method.Config)))
+    rows = list(explained(method.Config))
+    out.print(_table(rows) if rows else "It has no options.")
 
 
 def _table(rows: Iterable[Explained]) -> Table:
