@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longtail.core import Batch, ConfigError, Position, StepOutput
+from longtail.engine import checkpoint as ckpt
+from longtail.methods import METHODS
 from longtail.models.heads import CausalHead
 from longtail.recipes import resolve
 from tests import tiny
@@ -82,6 +84,7 @@ def test_training_neither_sees_nor_moves_what_is_taken_out():
     labels = torch.arange(7)
     batch = Batch((tiny.images(7),), labels, labels)
     method.direction.normal_()
+    method.alpha.fill_(3.0)
     loss = method.training_step([batch], START).loss
     torch.testing.assert_close(
         loss, F.cross_entropy(method.head(method.backbone(batch.images)), labels)
@@ -103,7 +106,29 @@ def test_alpha_by_the_rule_of_thumb(tmp_path):
         f"alpha = {line['alpha']:.2f} (1 over the mean cosine of training features).",
     )
     given = tiny.build("tde", {"alpha": 1.5})
-    assert (len(given.stages()), given.remarks, float(given.alpha)) == (1, (), 1.5)
+    assert given.fit(given.stages()[1], [], "train") == {"alpha": 1.5}
+    assert (given.remarks, float(given.alpha)) == ((), 1.5)
+
+
+def test_another_alpha_needs_no_training(tmp_path):
+    kind = METHODS["tde"]
+    assert kind.shares_first_stage(kind.Config(alpha=3.0), kind.Config())
+    assert not kind.shares_first_stage(kind.Config(heads=4), kind.Config())
+    assert not kind.shares_first_stage(kind.Config(), METHODS["mislas"].Config())
+    trained = tiny.build("tde", {"alpha": 0.0})
+    tiny.train(trained, tmp_path / "a", name="tde")
+    first = ckpt.read_weights(tmp_path / "a" / "checkpoints" / "stage-0-end")
+    other = tiny.build("tde", {"alpha": 3.0}, seed=1)
+    trainer = tiny.trainer(other, tmp_path / "b", name="tde")
+    trainer.start_from(first, 3, "a")
+    trainer.run()
+    assert torch.equal(other.direction, trained.direction)
+    pictures = tiny.images(3)
+    x = trained.eval().backbone(pictures)
+    torch.testing.assert_close(trained.predict(pictures), trained.head(x))
+    torch.testing.assert_close(
+        other.eval().predict(pictures), trained.head(x, other.direction, 3.0)
+    )
 
 
 def test_features_that_do_not_lean_to_the_direction_stay():

@@ -70,6 +70,8 @@ class TDE(Method):
         "Causal Effect, NeurIPS 2020"
     )
 
+    begins_with = ("backbone", "head", "direction")
+
     direction: Tensor
     alpha: Tensor
 
@@ -86,14 +88,14 @@ class TDE(Method):
             width, len(setting.class_counts), config.heads, config.scale, config.softening
         )
         self.register_buffer("direction", torch.zeros(width))
-        self.register_buffer("alpha", torch.tensor(config.alpha or 0.0))
+        self.register_buffer("alpha", torch.zeros(()))  # until the training is over
 
     def stages(self) -> Sequence[Stage]:
-        """Train everything; then, where alpha is not given, find it."""
-        joint = Stage(name="joint", epochs=self.epochs, trainable=("backbone", "head"))
-        if self.config.alpha is not None:
-            return [joint]
-        return [joint, Stage(name="alpha", epochs=0, kind="fit")]
+        """Train everything; then set alpha, so that runs with another one can share the training."""
+        return [
+            Stage(name="joint", epochs=self.epochs, trainable=("backbone", "head")),
+            Stage(name="alpha", epochs=0, kind="fit"),
+        ]
 
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
         """Return cross-entropy of the normalised classifier."""
@@ -109,7 +111,10 @@ class TDE(Method):
         self.direction.mul_(self.config.momentum).add_(mean)
 
     def fit(self, stage: Stage, batches: FitBatches, split: str) -> Facts:
-        """Set alpha to 1 over the mean cosine of features to the direction."""
+        """Set alpha as given, or to 1 over the mean cosine of features to the direction."""
+        if self.config.alpha is not None:
+            self.alpha.fill_(self.config.alpha)
+            return {"alpha": self.config.alpha}
         total, pictures = 0.0, 0
         for images, _ in batches:
             cosines = self.head.cosines(self.backbone(images), self.direction)  # [B, K]
@@ -131,6 +136,13 @@ class TDE(Method):
         if self.config.alpha is not None or not self.alpha:
             return ()
         return (f"alpha = {float(self.alpha):.2f} (1 over the mean cosine of training features).",)
+
+    @classmethod
+    def shares_first_stage(cls, own: Options, other: Options) -> bool:
+        """Say whether both train alike, whatever they take out afterwards."""
+        if not (isinstance(own, TDEOptions) and isinstance(other, TDEOptions)):
+            return False
+        return own.model_copy(update={"alpha": other.alpha}) == other
 
     def corrections(self) -> tuple[str, ...]:
         """Name what is taken out."""
