@@ -1,10 +1,6 @@
 """Losses: pure functions of tensors, and thin modules. Usable in anybody's loop."""
 
-from longtail.losses.adjusted_softmax import (
-    LabelLoss,
-    Reduction,
-    adjusted_cross_entropy,
-)
+from longtail.losses.adjusted_softmax import LabelLoss, Reduction, adjusted_cross_entropy
 from longtail.losses.class_weights import WeightScheme, class_weights
 from longtail.losses.compensation import (
     Reading,

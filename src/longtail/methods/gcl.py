@@ -16,10 +16,11 @@ Stages, each with cross-entropy of z_c = s (cos_c - sigma |eps_c| delta_c - m on
 
 Predictions have no cloud and no margin: z = s cos with the s of stage 2.
 
-Where paper and released code disagree, and what happens here:
-- The code's noise has a standard deviation of 1/3, where the text has a variance.
-- Stage 2 of the code begins at a fiftieth of the learning rate (two factors on one another), as here.
-- Its other sampler for stage 2, by class-wise effective numbers, is not here; `sampling` takes any other.
+What the paper leaves open, and what happens here:
+- 1/3 is the standard deviation of the noise, as in the released code, not its variance.
+- Stage 2 begins at a fiftieth of the learning rate, as in the code (two factors on one another).
+- The code's other sampler for stage 2, by class-wise effective numbers, is not here; `sampling` takes any other.
+- Whether stage 2 mixes pictures on large sets is unclear from the code. Here it does as stage 1.
 """
 
 from __future__ import annotations

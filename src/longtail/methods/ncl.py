@@ -14,10 +14,10 @@ Loss (one stage):
 
 Prediction is the mean of z_e. It takes E networks; the paper also reports one of them alone.
 
-Where paper and released code disagree, and what happens here:
-- Logits outside of M are 0 in the code and keep some probability (`others=zero`); the paper's equation leaves
-  them out (`others=removed`).
-- M comes from the first network for all of them, as in the code, not from each network's own logits.
+What the released code does, and what happens here:
+- Logits outside of M are set to 0 and so keep some probability (`others=zero`); `others=removed` leaves them
+  out.
+- M comes from the raw logits of the first network, for all of them. So it does here.
 - The branch with momentum contrast (on for ImageNet-LT and larger) is not here.
 - The published numbers on CIFAR are of another long-tailed cut (that of Cui et al.) with the same counts.
 """
@@ -57,7 +57,7 @@ class NCLOptions(Options):
         description="share of the classes that are hard categories of a picture",
     )  # fmt: skip
     others: Literal["zero", "removed"] = Field(
-        "zero", description="logits of the other classes: 0 (code), or without probability (text)"
+        "zero", description="logits of the other classes: 0 as released, or without probability"
     )
     weight: float = Field(0.6, ge=0, description="of the divergences; 0 trains networks apart")
 

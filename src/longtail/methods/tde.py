@@ -15,7 +15,7 @@ Prediction:  z_c = tau/K sum_k <w_c^k, u^k - alpha cos(u^k, v^k) v^k> / (|w_c^k|
              with u^k and v^k the unit vectors of x^k and d^k
 
 Where paper and released code disagree, and what happens here:
-- The text has (1 - mu) before the batch's mean, the code nothing; the direction is the same.
+- The batch's mean comes without a factor 1 - mu, as in the code: the direction is the same.
 - On large sets the code lets mu follow the learning rate. Here it is constant.
 - On CIFAR the released network has two parallel last blocks and 128 features, though it is called ResNet-32;
   first published numbers used pretrained weights.

@@ -17,7 +17,7 @@ Where paper and released code disagree, and what happens here:
 - The "class-balanced softmax loss" of the code is binary cross-entropy on softmax's outputs, averaged over
   pictures and classes (`loss=binary`, the default, for which its decay was tuned); the text's is
   cross-entropy (`loss=cross-entropy`).
-- The code caps rows after each epoch, the text after each step, as here. Biases have no cap.
+- The code caps rows once an epoch. Here it is done after each step. Biases have no cap.
 - The code keeps the epoch that was best on test. Here the last one.
 """
 
