@@ -86,6 +86,26 @@ def test_null_is_not_the_policy_that_is_called_none():
         assert config.data.augmentation == kept
 
 
+def test_an_option_of_several_methods_is_explained_once():
+    rows = [row for row in options_of_methods() if row.key == "method.mixing.partners"]
+    assert len(rows) == 1
+    assert rows[0].meaning.startswith(
+        "of single-head, mislas, gcl, experts, reslt; what is mixed in"
+    )
+    # what differs in its default stays apart
+    defaults = {
+        row.default: row.meaning for row in options_of_methods() if row.key == "method.mixing"
+    }
+    assert defaults == {"null": "of single-head, experts, reslt", "mixup": "of mislas, gcl"}
+
+
+def test_keys_are_not_cut_off_in_a_narrow_terminal(longtail):
+    for word in ("partners", "classifier.sampling"):
+        status, said, _ = longtail("options", word)
+        assert status == 0
+        assert "…" not in said
+
+
 def test_words_are_looked_for_in_keys_and_meanings(longtail):
     status, said, _ = longtail("options", "TOGETHER")
     assert status == 0

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from longtail.cli.show import console
 from longtail.core.errors import ConfigError
@@ -59,7 +59,8 @@ def _describe(name: str) -> None:
 
 
 def _table(rows: Iterable[Explained]) -> Table:
-    table = Table("option", "default", "values", "meaning")
+    # folded: a key that is cut off is of no use
+    table = Table(Column("option", overflow="fold"), "default", "values", "meaning")
     for row in rows:
         # escaped: a list in brackets is no markup
         table.add_row(*(escape(text) for text in (row.key, row.default, row.values, row.meaning)))

@@ -19,7 +19,7 @@ Predictions have no cloud and no margin: z = s cos with the s of stage 2.
 What the paper leaves open, and what happens here:
 - 1/3 is the standard deviation of the noise, as in the released code, not its variance.
 - Stage 2 begins at a fiftieth of the learning rate, as in the code (two factors on one another).
-- The code's other sampler for stage 2, by class-wise effective numbers, is not here; `sampling` takes any other.
+- The code's other sampler for stage 2, by class-wise effective numbers, is not here.
 - Whether stage 2 mixes pictures on large sets is unclear from the code. Here it does as stage 1.
 """
 

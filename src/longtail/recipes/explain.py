@@ -77,11 +77,14 @@ def options_of_runs() -> Iterator[Explained]:
 
 
 def options_of_methods() -> Iterator[Explained]:
-    """Yield the options of every method, as they are written in a recipe."""
+    """Yield the options of every method, as they are written in a recipe; what several share, once."""
+    owners: dict[Explained, list[str]] = {}
     for name, method in METHODS.items():
         for row in explained(method.Config, "method."):
-            meaning = "; ".join(text for text in (f"of {name}", row.meaning) if text)
-            yield replace(row, meaning=meaning)
+            owners.setdefault(row, []).append(name)
+    for row, names in owners.items():
+        meaning = "; ".join(text for text in (f"of {', '.join(names)}", row.meaning) if text)
+        yield replace(row, meaning=meaning)
 
 
 def _variants(annotation: Any) -> list[type[Options]]:  # noqa: ANN401 - any annotation
