@@ -15,7 +15,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File of the model.")] = None,
     *,
     sub_models: Annotated[
-        bool, typer.Option("--sub-models", help="Logits of every sub-model, unmixed (DO).")
+        bool, typer.Option("--sub-models", help="Logits of every sub-model, unmixed (DO, experts, NCL).")
     ] = False,
 ) -> None:
     """Write the model for use elsewhere, load it back, and compare it with the run.
