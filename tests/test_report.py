@@ -18,6 +18,7 @@ from longtail.core import ClassCounts, ShotGroups
 from longtail.core.errors import DataError
 from longtail.core.panel import Panel
 from longtail.report import figures
+from longtail.report.axes import plain_numbers
 from longtail.report.compare import Comparison, expand, judged
 from longtail.report.figures import panel
 from longtail.report.page import drawings, render_run
@@ -254,6 +255,29 @@ def test_empty_groups_and_perfect_models_are_drawn():
         assert figures.learning_curves([{"stage": "tau", "seconds": 1}]) is None
     assert "currentColor" in svg
     assert "NaN" not in svg
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ((9, 55), {"10", "20", "50"}),
+        ((21, 48), {"30", "40"}),
+        ((3, 4000), {"10", "100", "1000"}),
+        ((0.3, 4), {"0.5", "1", "2"}),
+    ],
+)
+def test_logarithmic_axes_have_plain_numbers(values, labels):
+    figure, axes = figures.new()
+    axes.plot(values, values)
+    axes.set(xscale="log", xlim=values)
+    plain_numbers(axes.xaxis)
+    figure.draw_without_rendering()
+    inside = {
+        tick.label1.get_text()
+        for tick in [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
+        if values[0] <= tick.get_loc() <= values[1]
+    }
+    assert inside - {""} == labels
 
 
 # --- in a browser ------------------------------------------------------------------------------

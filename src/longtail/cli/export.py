@@ -15,12 +15,14 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File of the model.")] = None,
     *,
     sub_models: Annotated[
-        bool, typer.Option("--sub-models", help="Logits of every sub-model, unmixed (DO, experts, NCL).")
+        bool,
+        typer.Option("--sub-models", help="Logits of every sub-model, unmixed (DO, experts, NCL)."),
     ] = False,
 ) -> None:
     """Write the model for use elsewhere, load it back, and compare it with the run.
 
-    A difference of more than 1e-4 in a logit is an error. A model card is written beside the file.
+    A difference of more than 1e-4 in a logit, beyond rounding, is an error. A model card is written beside
+    the file.
 
     Examples:
 

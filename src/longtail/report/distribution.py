@@ -6,6 +6,7 @@ import matplotlib
 
 from longtail.core.counts import ClassCounts
 from longtail.core.groups import FEW_BELOW, GROUP_NAMES, MANY_ABOVE, ShotGroups
+from longtail.report.axes import plain_numbers
 
 # colour-blind safe (Okabe and Ito), dark to light also in grey
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00"}
@@ -30,6 +31,7 @@ def draw_distribution(counts: ClassCounts, file: Path) -> None:
         axes.axhline(border, color="0.4", linewidth=0.8, linestyle=":")
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.8)
+    plain_numbers(axes.yaxis)
     axes.set_xlim(-0.7, len(ranking) - 0.3)
     axes.set_ylabel("training pictures")
     if len(ranking) <= 30:

@@ -21,6 +21,7 @@ from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.panel import Panel
 from longtail.core.stage import Stage
 from longtail.data.samplers import class_probability
+from longtail.report.axes import plain_numbers
 from longtail.report.distribution import COLOURS
 
 INK = "#1c1f24"  # of the page; becomes the text colour of a light or dark page
@@ -108,7 +109,7 @@ def class_accuracy(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, dict[str,
         axes.hlines(mean, min(x), max(x), color=COLOURS[group], linewidth=1.2)
     axes.set(xscale="log", xlabel="training pictures of the class", ylabel="accuracy in %")
     axes.set_ylim(-3, 103)
-    axes.xaxis.set_major_formatter("{x:g}")
+    plain_numbers(axes.xaxis)
     axes.legend()
     return figure, texts
 
@@ -206,7 +207,7 @@ def row_norms(norms: NDArray[np.float64], counts: ClassCounts, groups: ShotGroup
                       markeredgewidth=0, label=f"{group} shot")  # fmt: skip
     axes.set(xscale="log", xlabel="training pictures of the class", ylabel="norm of its row")
     axes.set_ylim(0, 1.08 * float(norms.max()))
-    axes.xaxis.set_major_formatter("{x:g}")
+    plain_numbers(axes.xaxis)
     axes.legend()
     return figure
 
@@ -234,7 +235,7 @@ def sampling(stages: Sequence[Stage], counts: ClassCounts) -> Figure | None:
         return None
     axes.set(yscale="log", xlabel="classes, from the most to the least frequent",
              ylabel="% of the drawn pictures")  # fmt: skip
-    axes.yaxis.set_major_formatter("{x:g}")
+    plain_numbers(axes.yaxis)
     figure.legend(loc="outside upper left", ncols=3)  # beside the lines, however many
     return figure
 

@@ -30,6 +30,7 @@ from longtail.engine import checkpoint as ckpt
 from longtail.evaluation import answer_split, confusion_matrix, read_predictions
 from longtail.evaluation.bootstrap import group_masks, paired_intervals
 from longtail.evaluation.metrics import softmax
+from longtail.models.heads import LinearHead
 
 
 @dataclass(frozen=True)
@@ -177,15 +178,17 @@ class RunView:
         return self.model.method.stages()
 
     def row_norms(self) -> NDArray[np.float64] | None:
-        """Return the norms of the rows of the classifier, [C], if there is a linear one."""
+        """Return the norms of the rows of the classifier, [C], if there is one linear one."""
         found = [
             module
             for module in self.model.method.modules()
             if isinstance(module, nn.Linear) and module.out_features == len(self.counts)
         ]
-        if not found:
+        # a backbone may hold a layer with as many outputs by chance
+        heads = [module for module in found if isinstance(module, LinearHead)] or found[-1:]
+        if len(heads) != 1:
             return None
-        return np.asarray(found[-1].weight.detach().norm(dim=1).cpu().numpy(), dtype=np.float64)
+        return np.asarray(heads[0].weight.detach().norm(dim=1).cpu().numpy(), dtype=np.float64)
 
     def stage_panel(self) -> Panel | None:
         """Return the accuracy at the end of each stage, or None with one stage or without the data.
