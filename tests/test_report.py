@@ -280,6 +280,19 @@ def test_logarithmic_axes_have_plain_numbers(values, labels):
     assert inside - {""} == labels
 
 
+@pytest.mark.parametrize("last", [2, 3, 40, 400])
+def test_epochs_are_whole_numbers(last):
+    lines = [
+        {"stage": "joint", "epochs_done": n, "loss": 1 / n, "epoch": n} for n in range(1, last + 1)
+    ]
+    with figures.matplotlib.rc_context(figures.STYLE):
+        figure = figures.learning_curves(lines)
+    figure.draw_without_rendering()
+    ticks = figure.axes[0].get_xticks()
+    assert all(float(tick).is_integer() for tick in ticks)
+    assert sum(1 <= tick <= last for tick in ticks) >= 2
+
+
 # --- in a browser ------------------------------------------------------------------------------
 
 VALUES = (

@@ -109,7 +109,9 @@ class MultiExpert(Method):
 
     Config = ExpertsOptions
     summary = "experts on one trunk with losses of their own, averaged: RIDE, SADE, BalPoE"
-    advice = "accuracy matters more than twice the cost: BalPoE for all classes, SADE for few-shot ones"
+    advice = (
+        "accuracy matters more than twice the cost: BalPoE for all classes, SADE for few-shot ones"
+    )
     citation = "RIDE, ICLR 2021; SADE, NeurIPS 2022; BalPoE, CVPR 2023; see the recipe"
 
     weights: Tensor | None

@@ -1,7 +1,7 @@
 """Axes that people read."""
 
 from matplotlib.axis import Axis
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 
 def plain_numbers(axis: Axis) -> None:
@@ -17,3 +17,8 @@ def plain_numbers(axis: Axis) -> None:
 
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(FuncFormatter(minor))
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Label a linear axis at whole numbers only: of epochs, of classes."""
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

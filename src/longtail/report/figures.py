@@ -21,7 +21,7 @@ from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.panel import Panel
 from longtail.core.stage import Stage
 from longtail.data.samplers import class_probability
-from longtail.report.axes import plain_numbers
+from longtail.report.axes import plain_numbers, whole_numbers
 from longtail.report.distribution import COLOURS
 
 INK = "#1c1f24"  # of the page; becomes the text colour of a light or dark page
@@ -176,6 +176,7 @@ def learning_curves(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
     epochs = [line["epochs_done"] for line in trained]
     axes.plot(epochs, [line["loss"] for line in trained], color=CYCLE[0], label="training loss")
     axes.set(xlabel="epoch", ylabel="training loss")
+    whole_numbers(axes.xaxis)
     begins = [
         line["epochs_done"] - 0.5
         for earlier, line in pairwise(trained)
@@ -236,6 +237,7 @@ def sampling(stages: Sequence[Stage], counts: ClassCounts) -> Figure | None:
     axes.set(yscale="log", xlabel="classes, from the most to the least frequent",
              ylabel="% of the drawn pictures")  # fmt: skip
     plain_numbers(axes.yaxis)
+    whole_numbers(axes.xaxis)
     figure.legend(loc="outside upper left", ncols=3)  # beside the lines, however many
     return figure
 
