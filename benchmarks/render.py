@@ -272,6 +272,28 @@ def short_table(name: str) -> str:
     return render(read_table(name), "short", RECORDS).split("\n\n", 2)[2].rstrip()
 
 
+def calibration_table(names: tuple[str, ...]) -> str:
+    """Return the rows of some tables in the short schedule by their calibration error, the lowest first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    seen: list[list[dict[str, Any]]] = []
+    for row in (row for name in names for row in read_table(name).rows):
+        lines = [e.line for e in RECORDS.of(row.config("short"))]
+        if lines and lines not in seen:
+            seen.append(lines)
+            found[row.name] = lines
+    rows = {
+        name: ([line["calibration_error"] for line in lines], [line["accuracy"] for line in lines])
+        for name, lines in found.items()
+    }
+    table = ["| row | calibration error | accuracy | seeds |", "|---|---|---|---|"]
+    for name, (errors, accuracies) in sorted(
+        rows.items(), key=lambda item: statistics.mean(item[1][0])
+    ):
+        cells = [percent_of_seeds(values) for values in (errors, accuracies)]
+        table.append(f"| {name} | {' | '.join(cells)} | {len(errors)} |")
+    return "\n".join(table)
+
+
 def decoupling_table(name: str) -> str:
     """Return every classifier on every representation, mean and deviation over seeds."""
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -397,6 +419,9 @@ TABLES = {
     "baselines": lambda: short_table("baselines-cifar100"),
     "paco-ablation": lambda: short_table("paco-ablation"),
     "experts": lambda: short_table("experts-cifar100"),
+    "calibration": lambda: calibration_table(
+        ("overview-cifar100", "baselines-cifar100", "experts-cifar100")
+    ),
     "experts-mixtures": lambda: mixtures_table("experts-mixtures.jsonl", "sade", views="sade"),
     "reslt-table-9": lambda: short_table("reslt-table-9"),
     "reslt-disagreements": lambda: short_table("reslt-disagreements"),
