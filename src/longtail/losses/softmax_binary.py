@@ -1,4 +1,4 @@
-"""Binary cross-entropy on softmax's outputs: what several released codes call class-balanced softmax loss.
+"""Binary cross-entropy on softmax's outputs: what WB's released code calls class-balanced softmax loss.
 
     L = mean over the classes of -log p_c (c = y), -log (1 - p_c) (else),  p = softmax(z)
 

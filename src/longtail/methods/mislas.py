@@ -76,7 +76,7 @@ class MiSLAS(Method):
 
     Config = MiSLASOptions
     summary = "mixup for the representation, then a classifier on smoothed labels"
-    advice = "honest confidence beside rare classes; needs long training for its accuracy"
+    advice = "honest confidence beside rare classes, at some accuracy in a short training"
     citation = "Zhong et al., Improving Calibration for Long-Tailed Recognition, CVPR 2021"
 
     def __init__(self, config: MiSLASOptions, setting: Setting) -> None:

@@ -11,7 +11,8 @@ Symbols:
 
 Covers, as recipes: cross-entropy; focal; class-balanced cross-entropy and focal (Cui et al., CVPR
 2019); LDAM and LDAM-DRW (Cao et al., NeurIPS 2019); CE-DRW; CE-DRS; balanced softmax (Ren et al.,
-NeurIPS 2020); logit adjustment (Menon et al., ICLR 2021); LADE (Hong et al., CVPR 2021); mixup; cutmix;
+NeurIPS 2020); logit adjustment (Menon et al., ICLR 2021); LADE (Hong et al., CVPR 2021); softmax equalization
+(Tan et al., CVPR 2020); the first stage of GCL (Li et al., CVPR 2022); mixup; cutmix;
 CMO (Park et al., CVPR 2022). On a pretrained backbone: fine-tuning, its last block alone, or a head on
 frozen features, which without augmentation are computed once (f(x) is constant then).
 
