@@ -47,6 +47,7 @@ from longtail.evaluation import (
 from longtail.evaluation.answer import Question, answer, find_pictures
 from longtail.methods import METHODS, Method, Setting
 from longtail.models.config import ModelConfig
+from longtail.models.low_rank import describe_low_rank
 from longtail.models.weights import checksum
 from longtail.recipes import RunConfig, resolve
 from longtail.runs import Run, record, write_summary
@@ -145,7 +146,7 @@ def train(
     if config.training.channels_last:
         method = method.to(memory_format=torch.channels_last)
     data = replace(data, notes=(*data.notes, *method.remarks))
-    _announce(data, config, log)
+    _announce(data, config, method, log)
     for remark in (remark_on_load(place), "" if resume else _remark_on_weights(config, method)):
         if remark:
             log.note(f"note: {remark}")
@@ -415,7 +416,7 @@ def _scorer(data: DataSet, split: str, config: RunConfig, device: torch.device) 
     return scores_of
 
 
-def _announce(data: DataSet, config: RunConfig, log: Log) -> None:
+def _announce(data: DataSet, config: RunConfig, method: Method, log: Log) -> None:
     manifest, counts = data.manifest, data.manifest.class_counts()
     sizes = ", ".join(
         f"{split} {len(manifest.rows(split)):,}"
@@ -428,6 +429,8 @@ def _announce(data: DataSet, config: RunConfig, log: Log) -> None:
         f"({where}), imbalance ratio {counts.imbalance_ratio:.1f}"
     )
     log.note(f"groups: {ShotGroups.from_counts(counts, config.data.groups).describe()}")
-    log.note(f"model: {config.model.backbone}, method: {config.method_name}")
+    added = describe_low_rank(method)
+    with_what = f" with {added}" if added else ""
+    log.note(f"model: {config.model.backbone}{with_what}, method: {config.method_name}")
     for note in data.notes:
         log.note(f"note: {note}")

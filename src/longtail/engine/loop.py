@@ -161,12 +161,12 @@ class Trainer:
         self._at = _Progress(number + 1, 0, at.epochs_done, at.lines, selected=at.selected)
 
     def _fit(self, stage: Stage) -> None:
-        """Run a stage without steps: everything the method needs is one pass over a split."""
+        """Run a stage without steps, which may look at every picture of a split once."""
         data, split = self.train_set, "train"
         if stage.kind in ("select", "held-out") and self.selection_set is not None:
             self.protocol.may_select_on("val")
             data, split = self.selection_set, "val"
-        self.log.note(f"stage {stage.name}: one pass over {split}")
+        self.log.note(f"stage {stage.name}: fitted on {split}")
         begin = time.perf_counter()
         self.method.eval()
         batches = evaluation_batches(

@@ -21,6 +21,7 @@ from longtail.core.groups import ShotGroups
 from longtail.data.pictures import describe_view
 from longtail.methods import METHODS, Setting
 from longtail.models.backbones import IMAGENET_RESNETS
+from longtail.models.low_rank import plain_weights
 from longtail.models.resnet_cifar import DEPTHS
 from longtail.recipes import validate_stored
 
@@ -160,7 +161,7 @@ def write_timm(predictor: nn.Module, about: About, file: Path) -> None:
             "timm's networks do not enlarge pictures; export it as onnx, torch-export or safetensors."
         )
     place = network.default_cfg["classifier"]
-    weights = dict(method.backbone.network.state_dict())
+    weights = plain_weights(method.backbone.network)
     weights |= {f"{place}.{key}": value for key, value in head.state_dict().items()}
     plain = {key: value.contiguous() for key, value in weights.items()}
     architecture = {"architecture": _timm_name(about.backbone)}

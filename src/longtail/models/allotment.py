@@ -22,6 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from longtail.core.errors import ConfigError
+from longtail.models.low_rank import LowRankLinear
+
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 GROUPS, DONE = "groups", "settled_groups"  # names on disk
@@ -35,6 +38,9 @@ class Allotment(nn.Module):
         count: T.
         keep_whole: Prefixes of layers whose weights are per stage instead of allotted.
         reuse: Whether sub-model t sees the groups below t; without, it is group t alone.
+
+    Raises:
+        ConfigError: If the network has low-rank additions.
     """
 
     def __init__(
@@ -46,6 +52,11 @@ class Allotment(nn.Module):
         reuse: bool = True,
     ) -> None:
         super().__init__()
+        if any(isinstance(module, LowRankLinear) for module in network.modules()):
+            raise ConfigError(
+                "Weights that are allotted to groups are trained, and low-rank additions keep them as they "
+                "are; leave model.low_rank out."
+            )
         self.network, self.count, self.reuse = network, count, reuse
         self.names = tuple(
             f"{name}.weight"

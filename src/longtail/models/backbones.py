@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longtail.core.errors import ConfigError
+from longtail.models.low_rank import add_low_rank
 from longtail.models.resnet_cifar import DEPTHS, CifarResNet
 from longtail.models.weights import load_network
 
@@ -106,6 +107,7 @@ def build_backbone(
     weights: Path | None = None,
     image_size: int | None = None,
     enlarge_to: int | None = None,
+    low_rank: int | None = None,
 ) -> Backbone:
     """Build a backbone by name.
 
@@ -117,12 +119,14 @@ def build_backbone(
         width: Channel multiplier; CIFAR ResNets only.
         weights: File to take the weights from, see `longtail.models.weights.load_network`.
         image_size: Side of the pictures in pixels. Networks that are built for one size (most
-            transformers) are changed to it, after they got their weights.
+            transformers) are changed to it, after they got their weights. Needed where low_rank is given.
         enlarge_to: Side to which pictures are enlarged (bilinear) before the network sees them.
+        low_rank: Rank of additions that are trained in place of the weights, see
+            `longtail.models.low_rank.add_low_rank`.
 
     Raises:
         ConfigError: If there is no such backbone (the nearest names are shown), the weights do not
-            exist, cannot be fetched or are of another network, or width or size do not apply.
+            exist, cannot be fetched or are of another network, or width, size or rank do not apply.
         DataError: If the file of weights cannot be read.
     """
     backbone = _by_name(name, pretrained, width)
@@ -131,6 +135,10 @@ def build_backbone(
     backbone.enlarge_to = enlarge_to
     if image_size is not None and name not in OWN_NAMES:
         _fit_size(backbone, name, enlarge_to or image_size)
+    if low_rank is not None:
+        if image_size is None:
+            raise ConfigError("low_rank needs image_size, the side of the pictures.")
+        add_low_rank(backbone, low_rank, torch.zeros(1, 3, image_size, image_size))
     return backbone
 
 

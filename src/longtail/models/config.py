@@ -30,6 +30,11 @@ class ModelConfig(Options):
         None, ge=8, description="side in pixels to which pictures are enlarged before the backbone"
     )
     width: int = Field(1, ge=1, le=16, description="channel multiplier of the CIFAR ResNets")
+    low_rank: int | None = Field(
+        None, ge=1,
+        description="rank of additions to the linear layers of a pretrained transformer, trained in place of "
+        "its weights (LoRA)",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelConfig":
@@ -37,6 +42,10 @@ class ModelConfig(Options):
             raise ValueError("weights of a file or published ones: leave out weights or pretrained")
         if self.weights is not None and self.backbone is None:
             raise ValueError("weights need backbone=NAME, the network that they are of")
+        if self.low_rank is not None and not self.begins_trained:
+            raise ValueError(
+                "low_rank keeps the weights of the backbone, so it needs pretrained=true or weights=FILE"
+            )
         return self
 
     @property
@@ -78,6 +87,7 @@ class ModelConfig(Options):
             weights=self.weights,
             image_size=image_size,
             enlarge_to=self.enlarge_to,
+            low_rank=self.low_rank,
         )
 
     def build_experts(self, count: int, *, narrow: bool = True, own: Own = "groups") -> Experts:
@@ -89,6 +99,8 @@ class ModelConfig(Options):
         assert self.backbone is not None, "resolve the model configuration first"
         if self.enlarge_to is not None:
             raise ConfigError("Experts take pictures as they are; leave model.enlarge_to out.")
+        if self.low_rank is not None:
+            raise ConfigError("Experts are residual networks; leave model.low_rank out.")
         return build_experts(
             self.backbone,
             count,

@@ -7,7 +7,14 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from longtail.core.errors import ConfigError
@@ -48,6 +55,14 @@ class RunConfig(Options):
         if name not in METHODS:
             raise ValueError(f"there is no method {_not_one_of(str(name), METHODS)}")
         return METHODS[name].Config.model_validate(raw)
+
+    @model_validator(mode="after")
+    def _additions_are_trained(self) -> RunConfig:
+        if self.model.low_rank is not None and getattr(self.method, "train", None) == "head":
+            raise ValueError(
+                "model.low_rank adds to the backbone what train=head would never train; leave one of them out"
+            )
+        return self
 
     @property
     def method_name(self) -> str:

@@ -1,0 +1,116 @@
+"""What low-rank additions save: weights that are trained, bytes besides the network, time of a step.
+
+python benchmarks/low_rank.py        # some minutes on two cores
+
+A ViT-S/16 on pictures of 224 pixels, 100 classes, AdamW. Training everything, additions of rank 8 and the
+head alone run in turns in one process; ratios are medians over the pairs. The weights are random, which
+changes neither time nor size. Appends a record to results/low-rank.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import torch
+from network_cost import COUNTS, CPU
+
+from longtail.core import Batch, Position, ShotGroups
+from longtail.engine.config import TrainingConfig
+from longtail.engine.hardware import describe_environment
+from longtail.engine.optimisation import build_optimizer, prepare_stage, training_mode
+from longtail.engine.step import StepFunction
+from longtail.methods import Setting
+from longtail.methods.single_head import SingleHead, SingleHeadOptions
+from longtail.models import build_backbone
+from longtail.models.config import ModelConfig
+
+Train = Literal["all", "head"]
+BACKBONE, SIDE, SIZE = "vit_small_patch16_224", 224, 8
+# row: rank, what is trained
+ROWS: dict[str, tuple[int | None, Train]] = {
+    "everything": (None, "all"),
+    "additions of rank 8": (8, "all"),
+    "the head": (None, "head"),
+}
+BYTES = 12  # of a trained weight besides itself: gradient and two moments, float32
+
+
+class Trained:
+    """One way to train, and how long its steps took."""
+
+    def __init__(self, rank: int | None, train: Train) -> None:
+        groups = ShotGroups.from_counts(COUNTS)
+        setting = Setting(
+            COUNTS, groups, 10,
+            lambda: build_backbone(BACKBONE, image_size=SIDE, low_rank=rank),
+            ModelConfig(backbone=BACKBONE).build_experts,
+        )  # fmt: skip
+        self.method = SingleHead(SingleHeadOptions(train=train), setting)
+        config = TrainingConfig(optimizer="adamw", learning_rate=1e-3)
+        self.stage = self.method.stages()[0]
+        prepare_stage(self.method, self.stage, 0, 0)
+        self.optimizer = build_optimizer(self.method, self.stage, config)
+        self.step = StepFunction(self.method, config, CPU)
+        self.weights = sum(p.numel() for p in self.method.parameters() if p.requires_grad)
+        self.seconds: list[float] = []
+
+    def measure(self, batch: Batch, steps: int) -> float:
+        """Take some steps and return the seconds of one."""
+        training_mode(self.method, self.stage)
+        begin = time.perf_counter()
+        for _ in range(steps):
+            self.step([batch], Position(0, 0, 0, 0, 10), self.optimizer)
+        return (time.perf_counter() - begin) / steps
+
+
+def main() -> None:
+    """Measure and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=11)
+    parser.add_argument("--record", type=Path, default=Path("results/low-rank.jsonl"))
+    args = parser.parse_args()
+    batch = Batch(
+        (torch.randn(SIZE, 3, SIDE, SIDE),), torch.randint(100, (SIZE,)), torch.arange(SIZE)
+    )
+    ways = {row: Trained(*what) for row, what in ROWS.items()}
+    for repetition in range(args.repetitions + 1):
+        for way in ways.values():
+            seconds = way.measure(batch, steps=2)
+            if repetition:  # the first one warms up
+                way.seconds.append(seconds)
+    lines = []
+    for row, way in ways.items():
+        pairs = zip(way.seconds, ways["everything"].seconds, strict=True)
+        ratios = sorted(own / whole for own, whole in pairs)
+        lines.append(
+            {
+                "row": row,
+                "trained_weights": way.weights,
+                "megabytes_besides": way.weights * BYTES / 1e6,
+                "step_ratio": statistics.median(ratios),
+                "spread": [ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]],
+            }
+        )
+        print(lines[-1])
+    environment = describe_environment(CPU)
+    record = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
+        **{key: environment[key] for key in ("commit", "hardware", "versions")},
+        "backbone": BACKBONE,
+        "repetitions": args.repetitions,
+        "lines": lines,
+    }
+    with args.record.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()
