@@ -6,7 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from longtail.evaluation import read_predictions
 
@@ -46,10 +48,14 @@ def run(folder, out, processes, *more):
         ["loss=balanced-softmax"],
         ["loss=cross-entropy", "class_weights.name=inverse"],
         ["train=head", "augment=false", "select=best-validation"],
+        ["low_rank=2", "backbone=test_vit"],
     ],
-    ids=["loss", "weights", "features"],
+    ids=["loss", "weights", "features", "low rank"],
 )
 def test_two_processes_equal_one(folder, tmp_path, more):
+    if "low_rank=2" in more:
+        save_file(timm.create_model("test_vit").state_dict(), tmp_path / "w.safetensors")
+        more = [*more, f"weights={tmp_path / 'w.safetensors'}"]
     one, predicted_one, _ = run(folder, tmp_path / "one", 1, *more)
     two, predicted_two, done = run(folder, tmp_path / "two", 2, *more)
     if "train=head" in more:  # each process runs the backbone over all pictures

@@ -14,6 +14,7 @@ from longtail.models import build_backbone
 from longtail.models.low_rank import (
     LowRankLinear,
     add_low_rank,
+    constant_weights,
     describe_low_rank,
     plain_weights,
 )
@@ -91,6 +92,10 @@ def test_the_network_begins_as_it_was(weights):
         f"additions of rank 4 to 24 linear layers ({6 * 4 * (256 + 128 + 256 + 256):,} weights)"
     )
     assert not describe_low_rank(plain)
+    # weight and bias of each; sent to other processes once and not at every step
+    assert set(constant_weights(added)) < set(added.state_dict())
+    assert len(constant_weights(added)) == 48
+    assert constant_weights(plain) == []
 
 
 def test_plain_weights_answer_alike(weights):

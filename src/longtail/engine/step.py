@@ -16,6 +16,7 @@ from longtail.core.errors import ConfigError
 from longtail.engine.config import TrainingConfig
 from longtail.engine.hardware import autocast, resolve_precision
 from longtail.methods.method import Method
+from longtail.models.low_rank import constant_weights
 
 
 class StepFunction:
@@ -42,6 +43,10 @@ class StepFunction:
                 part.compile(mode=mode)
         self._forward: nn.Module = _Forward(method)
         if distributed.active():
+            # buffers are sent to all processes before every step; those that never change need not be
+            nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+                self._forward, constant_weights(self._forward)
+            )
             self._forward = nn.parallel.DistributedDataParallel(
                 self._forward, device_ids=[device.index] if device.type == "cuda" else None
             )

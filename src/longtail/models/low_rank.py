@@ -112,6 +112,16 @@ def describe_low_rank(network: nn.Module) -> str:
     return f"additions of rank {len(added[0].down)} to {layers} ({trained:,} weights)"
 
 
+def constant_weights(network: nn.Module) -> list[str]:
+    """Return the names of the weights that additions were made to, which never change."""
+    return [
+        f"{place}.{name}"
+        for place, module in network.named_modules()
+        if isinstance(module, LowRankLinear)
+        for name, _ in module.named_buffers()
+    ]
+
+
 def plain_weights(network: nn.Module) -> dict[str, Tensor]:
     """Return the weights of the plain network that answers alike, by name."""
     weights = dict(network.state_dict())
