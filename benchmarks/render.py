@@ -404,6 +404,26 @@ def pretrained_table(name: str, split: str) -> str:
     return "\n".join(table)
 
 
+def low_rank_table(name: str) -> str:
+    """Return what low-rank additions save, from the newest record."""
+    record = records(name)[-1]
+    rows = [
+        f"| {line['row']} | {line['trained_weights']:,} | {line['megabytes_besides']:.1f} MB | "
+        f"{line['step_ratio']:.2f} ({line['spread'][0]:.2f} to {line['spread'][1]:.2f}) |"
+        for line in record["lines"]
+    ]
+    return "\n".join(
+        [
+            "| what is trained | weights | gradients and optimiser | time of a step, ratio |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"{record['backbone']}, 224 pixels, batch of 8, AdamW; {machine_of(record)}, torch "
+            f"{record['versions']['torch']}.",
+        ]
+    )
+
+
 TABLES = {
     "overview": overview,
     "speed": lambda: speed_table("speed.jsonl"),
@@ -413,6 +433,7 @@ TABLES = {
     "features": lambda: features_table("features.jsonl"),
     "pretrained": lambda: pretrained_table("pretrained.jsonl", "test"),
     "pretrained-rates": lambda: pretrained_table("pretrained.jsonl", "val"),
+    "low-rank": lambda: low_rank_table("low-rank.jsonl"),
     "network-cost": lambda: cost_table("network-cost.jsonl"),
     "pictures": lambda: pictures_table("pictures.jsonl"),
     "do-cost": lambda: do_cost_table("do-cost.jsonl"),

@@ -70,7 +70,7 @@ class BBN(Method):
     summary = (
         "two branches, for classes as they are and in reverse; training moves from one to the other"
     )
-    advice = "a table needs it for comparison, and twice the time is there; not measured here yet"
+    advice = "a table needs it for comparison, and there is time for hundreds of epochs, twice"
     citation = "Zhou et al., BBN: Bilateral-Branch Network with Cumulative Learning, CVPR 2020"
 
     def __init__(self, config: BBNOptions, setting: Setting) -> None:

@@ -69,7 +69,9 @@ class GCL(Method):
 
     Config = GCLOptions
     summary = "logits of rare classes blurred in training, then a class-balanced classifier"
-    advice = "features of rare classes lie on a few points; not measured here yet"
+    advice = (
+        "features of rare classes lie on a few points, and there is time for hundreds of epochs"
+    )
     citation = (
         "Li et al., Long-Tailed Visual Recognition via Gaussian Clouded Logit Adjustment, CVPR 2022"
     )

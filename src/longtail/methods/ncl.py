@@ -79,7 +79,7 @@ class NCL(Method):
 
     Config = NCLOptions
     summary = "whole networks trained side by side, each learning from labels and from the others"
-    advice = "accuracy matters most, and several times the cost does not; not measured here yet"
+    advice = "strong augmentation and a long schedule are there, and several times the cost"
     citation = (
         "Li et al., Nested Collaborative Learning for Long-Tailed Visual Recognition, CVPR 2022"
     )

@@ -64,7 +64,7 @@ class TDE(Method):
     summary = (
         "a normalised classifier of several heads; the mean direction is taken out when predicting"
     )
-    advice = "frequent classes draw all features to them; not measured here yet"
+    advice = "rare classes shall gain what frequent ones lose, without another training"
     citation = (
         "Tang et al., Long-Tailed Classification by Keeping the Good and Removing the Bad Momentum "
         "Causal Effect, NeurIPS 2020"
