@@ -10,20 +10,15 @@ changes neither time nor size. Appends a record to results/low-rank.jsonl.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import sys
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 import torch
-from network_cost import COUNTS, CPU
+from network_cost import COUNTS, CPU, ratio_of, write_record
 
 from longtail.core import Batch, Position, ShotGroups
 from longtail.engine.config import TrainingConfig
-from longtail.engine.hardware import describe_environment
 from longtail.engine.optimisation import build_optimizer, prepare_stage, training_mode
 from longtail.engine.step import StepFunction
 from longtail.methods import Setting
@@ -87,29 +82,19 @@ def main() -> None:
                 way.seconds.append(seconds)
     lines = []
     for row, way in ways.items():
-        pairs = zip(way.seconds, ways["everything"].seconds, strict=True)
-        ratios = sorted(own / whole for own, whole in pairs)
+        ratio, spread = ratio_of(way.seconds, ways["everything"].seconds)
         lines.append(
             {
                 "row": row,
                 "trained_weights": way.weights,
                 "megabytes_besides": way.weights * BYTES / 1e6,
-                "step_ratio": statistics.median(ratios),
-                "spread": [ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]],
+                "step_ratio": ratio,
+                "spread": spread,
             }
         )
         print(lines[-1])
-    environment = describe_environment(CPU)
-    record = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
-        **{key: environment[key] for key in ("commit", "hardware", "versions")},
-        "backbone": BACKBONE,
-        "repetitions": args.repetitions,
-        "lines": lines,
-    }
-    with args.record.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
+    measured = {"backbone": BACKBONE, "repetitions": args.repetitions, "lines": lines}
+    write_record(args.record, measured)
 
 
 if __name__ == "__main__":

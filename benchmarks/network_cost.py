@@ -10,7 +10,6 @@ Appends a record to results/network-cost.jsonl.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -29,6 +28,7 @@ from longtail.engine.optimisation import build_optimizer, prepare_stage
 from longtail.engine.step import StepFunction
 from longtail.methods import METHODS, Method, Setting
 from longtail.models.config import ModelConfig
+from longtail.runs import append_record
 
 CPU = torch.device("cpu")
 COUNTS = ClassCounts([int(500 * 0.01 ** (c / 99)) for c in range(100)])
@@ -108,26 +108,33 @@ def main() -> None:
             "inference_flops": counter.get_total_flops(),
         }
         for kind, target in TARGETS.items():
-            pairs = zip(seconds[row][kind], seconds["cross-entropy"][kind], strict=True)
-            ratios = sorted(own / plain for own, plain in pairs)
+            ratio, spread = ratio_of(seconds[row][kind], seconds["cross-entropy"][kind])
             line[kind] = {
                 "microseconds_per_picture": 1e6 * statistics.median(seconds[row][kind]) / 128,
-                "ratio": statistics.median(ratios),
-                "spread": [ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]],
+                "ratio": ratio,
+                "spread": spread,
                 "target": target,
             }
         lines.append(line)
         print(line)
+    write_record(args.record, {"repetitions": args.repetitions, "lines": lines})
+
+
+def ratio_of(own: list[float], other: list[float]) -> tuple[float, list[float]]:
+    """Return the median ratio of times that were taken in turns, and its spread without the outer tenths."""
+    ratios = sorted(a / b for a, b in zip(own, other, strict=True))
+    return statistics.median(ratios), [ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]]
+
+
+def write_record(path: Path, measured: dict[str, Any]) -> None:
+    """Append what was measured, with the command, date, commit, hardware and versions."""
     environment = describe_environment(CPU)
-    record = {
+    facts = {
         "command": " ".join(["python", *sys.argv]),
         "date": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
         **{key: environment[key] for key in ("commit", "hardware", "versions")},
-        "repetitions": args.repetitions,
-        "lines": lines,
     }
-    with args.record.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
+    append_record(path, facts | measured)
 
 
 if __name__ == "__main__":
