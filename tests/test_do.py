@@ -1,5 +1,7 @@
 """DO: testable facts of the specification, B4, by their numbers. Facts 14 to 20 are in test_mixture.py."""
 
+import itertools
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -23,8 +25,14 @@ from longtail.losses import (
 from longtail.methods import Setting
 from longtail.methods.do import DO
 from longtail.methods.do_figures import ImportanceMeter, release_curves
+from longtail.methods.do_importance import mean_importance
 from longtail.methods.do_options import DOOptions
-from longtail.methods.do_stages import choose_level, release_schedule, share_to_release
+from longtail.methods.do_stages import (
+    begins_tenth,
+    choose_level,
+    release_schedule,
+    share_to_release,
+)
 from longtail.models import build_backbone
 from longtail.models.allotment import Allotment, _pack, _unpack
 from longtail.models.importance import importance
@@ -231,6 +239,18 @@ def test_9_schedule():
         assert release_schedule(steps - 1, steps, 0.8) == pytest.approx(0.8, abs=1e-12)
 
 
+def test_9_where_tenths_begin():
+    def begins(steps, final, per_tenth):
+        return [step for step in range(steps) if begins_tenth(step, steps, final, per_tenth)]
+
+    assert begins(50, 0.5, 10) == [0, 10, 20, 30, 40]
+    assert begins(20, 0.5, 4) == [0, 4, 8, 12, 16]
+    assert begins(10, 0.5, 4) == [0, 2, 4, 6, 8]  # two of eq. 4's steps in one
+    # a tenth has 16.8 of the 84 steps: step s, from 0, is the first with s + 1 > 16.8 k
+    assert begins(84, 0.5, 10) == [0, 16, 33, 50, 67]
+    assert begins(3, 0.5, 10) == [0, 1, 2]
+
+
 def test_10_ties_do_not_release_more():
     allotment = Allotment(torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False)), 2)
     importance = {"0.weight": torch.tensor([[0.187025, 0.091134], [0.011689, 0.091134]])}
@@ -293,6 +313,26 @@ def test_11_properties_of_the_importance():
         toy_importance(gradients="picture"),
     )
     assert not torch.equal(toy_importance(criterion="random"), toy_importance(criterion="random"))
+
+
+def test_11_importance_of_a_group_over_all_pictures():
+    pictures, labels, weights = TOY
+
+    def measure(x, y):
+        def loss(z, y):
+            return F.cross_entropy(z, y, reduction="none")
+
+        return importance(weights, lambda w, x: x @ w["w"].T, loss, x, y)["w"].flatten()
+
+    batches = [(pictures[[0, 2]], labels[[0, 2]]), (pictures[[1]], labels[[1]])]
+    found = mean_importance(measure, batches, torch.tensor([True, False]))
+    # (w g)^2 of the two pictures of class 0, one by one: p - y times x
+    logits = pictures[:2] @ weights["w"].T
+    error = logits.softmax(1) - torch.tensor([[1, 0], [1, 0]])
+    by_hand = (weights["w"] * error[:, :, None] * pictures[:2, None]).square().mean(0)
+    torch.testing.assert_close(found.view(2, 2), by_hand)
+    with pytest.raises(ConfigError, match="importance_classes=all"):
+        mean_importance(measure, batches, torch.tensor([False, False]))
 
 
 def test_12_released_weights_stay_released_and_are_zero():
@@ -474,6 +514,44 @@ def test_the_search_keeps_what_it_scored(tmp_path):
     again = tiny.build("do", {"release": "search"} | QUICK)
     ckpt.load_weights(again, end, "x")  # what is scored is a loaded model
     assert any("searched on training pictures" in remark for remark in again.remarks)
+
+
+def test_a_ranking_that_is_made_once_decides_the_whole_release(tmp_path):
+    method = tiny.build("do", {"importance_refresh": "once", "steps_per_tenth": 3})
+    run = tiny.train(method, tmp_path, name="do")
+    names = [stage.name for stage in method.stages()]
+    assert names[:4] == ["group 1", "group 1, measure", "group 1, release", "group 1, settle"]
+    measured, settled = (ckpt.read_weights(run.checkpoints / f"stage-{n}-end") for n in (1, 3))
+    ranking = measured["measured.importance"]
+    assert ranking.max() > 0
+    group = torch.cat([method.allotment.groups_of(n).flatten() for n in method.allotment.names])
+    kept = ranking[group == 1]
+    assert len(kept) == len(ranking) - round(0.5 * len(ranking))
+    assert kept.min() >= ranking[group != 1].max()
+    assert torch.equal(settled["measured.importance"], ranking)
+
+
+def test_a_ranking_follows_with_every_step_or_tenth(tmp_path, monkeypatch):
+    rankings = []
+    prune = Allotment.prune
+
+    def spy(self, stage, importance, *rest):
+        rankings.append(torch.cat([value.flatten() for value in importance.values()]).clone())
+        prune(self, stage, importance, *rest)
+
+    monkeypatch.setattr(Allotment, "prune", spy)
+    for refresh, expected in (("tenth", [4, 4, 4, 4, 4]), ("step", [1] * 20)):
+        rankings.clear()
+        options = {"importance_refresh": refresh, "steps_per_tenth": 4, "sequence": "many-few"}
+        method = tiny.build("do", options)
+        tiny.train(method, tmp_path / refresh, name="do")
+        steps = method._steps_per_epoch() * method._release_epochs(0)
+        assert steps == len(rankings) == 20
+        alike = [torch.equal(*pair) for pair in itertools.pairwise(rankings)]
+        lengths = [
+            len(list(run)) for run in np.split(rankings, np.flatnonzero(~np.array(alike)) + 1)
+        ]
+        assert lengths == expected
 
 
 def test_val_neither_shortens_nor_undoes_a_release(tmp_path):

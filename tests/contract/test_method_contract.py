@@ -80,10 +80,19 @@ VARIANTS |= {
     f"do {name}": ("do", QUICK | options)
     for name, options in {
         "instance": {"mixture": "instance", "classifier": "allotted", "restart": "zero"},
-        "target": {"compensation": "target", "mixture": "average-logits"},
+        "target": {
+            "compensation": "target",
+            "mixture": "average-logits",
+            "importance_refresh": "once",
+        },
         "search": {"release": "search", "restart": "rewind", "mixture": "without-margins"},
         "four stages": {"sequence": "four", "scope": "layer", "importance": "fisher"},
-        "frozen parts": {"norm": "frozen", "classifier": "frozen", "gradients": "picture"},
+        "frozen parts": {
+            "norm": "frozen",
+            "classifier": "frozen",
+            "gradients": "picture",
+            "importance_refresh": "tenth",
+        },
         "without reuse": {"reuse": False, "restart": "keep", "importance_loss": "stage"},
         "separate": {"networks": "separate"},
     }.items()

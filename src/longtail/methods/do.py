@@ -28,7 +28,8 @@ does on CIFAR-100-LT is in `docs/notes-on-results.md`; the short of it:
 - Schedule of stage 1: the paper's recipes have its cosine; steps, the default, served better here.
 - Sampling: p_t is a ratio of classes, not of pictures; literally, stage 1 would see 96 % many-shot pictures.
 - Loss: `compensation`; the literal, scalar reading is void. See `longtail.losses.compensation`.
-- Importance: from batches of the stage's preferred classes, in eval mode, averaged over the last steps.
+- Importance: from batches of the stage's preferred classes, in eval mode; a running mean that every step
+  of the release follows (`importance_refresh`).
 - Normalisation, biases and the classifier are stored per stage; sharing them ruins earlier sub-models.
 - gamma: the reported ones, or `release=search` on the val split (on train without one, and said so).
 - Mixture: `average` of the probabilities; `instance` is the paper's (lambda per picture from it and its
@@ -60,9 +61,11 @@ from longtail.methods.do_figures import (
     release_curves,
     sub_models_and_weights,
 )
+from longtail.methods.do_importance import importance_of, mean_importance
 from longtail.methods.do_options import DOOptions
 from longtail.methods.do_stages import (
     SEARCHED,
+    begins_tenth,
     choose_level,
     compensation_of,
     preferred_groups,
@@ -74,10 +77,9 @@ from longtail.methods.do_stages import (
 from longtail.methods.method import Facts, FitBatches, Method, Setting
 from longtail.models.allotment import Allotment, SeparateNetworks, cut, flatten
 from longtail.models.heads import LinearHead
-from longtail.models.importance import importance
 
 MEMORY = 0.9  # of the running mean of the importance
-STACKING = "stacking"  # name of its stage
+STACKING, MEASURE = "stacking", "measure"  # names of stages
 
 
 class DO(Method):
@@ -117,6 +119,8 @@ class DO(Method):
         if isinstance(self.allotment, Allotment):
             live = flatten(self._allotted())
             self.measured.register_buffer("importance", torch.zeros_like(live))
+            if config.importance_refresh == "tenth":
+                self.measured.register_buffer("ranking", torch.zeros_like(live))
             if config.restart == "rewind":
                 self.measured.register_buffer("first", live)
             if self._searching:
@@ -169,10 +173,10 @@ class DO(Method):
                     warmup=None if first else 0,
                 )
             )  # fmt: skip
+            if not last and self.config.importance_refresh != "step":
+                stages.append(Stage(name=f"{name}, {MEASURE}", epochs=0, kind="fit"))
             if not last:
-                everyone = torch.ones_like(self.preferred[t])
-                group = self.config.importance_classes == "group"
-                measured = tuple((self.preferred[t] if group else everyone).float().tolist())
+                measured = tuple(self._measured_classes(t).float().tolist())
                 stages.append(
                     Stage(
                         name=f"{name}, release", epochs=self._release_epochs(t),
@@ -193,7 +197,12 @@ class DO(Method):
         """Return the group 0..T-1 of an engine stage, and whether it releases weights."""
         if self.config.networks == "separate":
             return stage, False
-        return stage // 3, stage % 3 == 1 and stage // 3 < self.count - 1
+        each = 3 if self.config.importance_refresh == "step" else 4  # one more measures
+        return stage // each, stage % each == each - 2 and stage // each < self.count - 1
+
+    def _measured_classes(self, t: int) -> Tensor:
+        """Return the classes whose pictures measure the importance after stage t, bool [C]."""
+        return self.preferred[t] | (self.config.importance_classes == "all")
 
     def _release_epochs(self, t: int) -> int:
         """Return epochs that hold at least ten steps for every tenth."""
@@ -227,36 +236,29 @@ class DO(Method):
         step, steps = self._step(at), self._steps_per_epoch() * at.epochs
         if step == 0 and self._searching:
             self.measured.get_buffer("snapshots")[0].copy_(self._one.snapshot())
-        self._measure(batch, t, fresh=step == 0)
-        final = share_to_release(t, self.config)
+        final, refresh = share_to_release(t, self.config), self.config.importance_refresh
+        measured = ranking = self.measured.get_buffer("importance")
+        if refresh == "tenth":
+            ranking = self.measured.get_buffer("ranking")
+            if begins_tenth(step, steps, final, self.config.steps_per_tenth):
+                ranking.copy_(measured)
+        if refresh != "once":
+            self._follow(batch, t, fresh=step == 0 and refresh == "step")
         reached = release_schedule(step, steps, final, self.config.steps_per_tenth)
-        by_name = cut(self.measured.get_buffer("importance"), self._allotted())
-        self._one.prune(t + 1, by_name, reached, self.config.scope)
+        self._one.prune(t + 1, cut(ranking, self._allotted()), reached, self.config.scope)
 
-    def _measure(self, batch: Batch, t: int, *, fresh: bool) -> None:
+    def _follow(self, batch: Batch, t: int, *, fresh: bool) -> None:
         """Let the importance follow the batch."""
-        options = self.config
-        if options.importance == "random" and not fresh:
+        if self.config.importance == "random" and not fresh:
             return
-        modes = [(module, module.training) for module in self._one.network.modules()]
-        self._one.network.eval()  # batches of one group have other statistics
+        found = distributed.mean(self._importance(batch.images, batch.labels, t))
+        replaces = fresh or self.config.importance in ("magnitude", "random")
+        self.measured.get_buffer("importance").lerp_(found, 1.0 if replaces else 1 - MEMORY)
 
-        def loss(logits: Tensor, labels: Tensor) -> Tensor:
-            if options.importance_loss == "stage":
-                return self._loss(logits, labels, t)
-            if options.importance_loss == "probability":
-                return -logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
-            return cross_entropy(logits, labels, reduction="none")
-
-        found = importance(
-            self._one.live_weights(t + 1), self._one.answer, loss, batch.images, batch.labels,
-            criterion=options.importance, gradients=options.gradients,
-        )  # fmt: skip
-        for module, mode in modes:
-            module.training = mode
-        flat = distributed.mean(flatten(found))
-        remembers = options.importance not in ("magnitude", "random") and not fresh
-        self.measured.get_buffer("importance").lerp_(flat, 1 - MEMORY if remembers else 1.0)
+    def _importance(self, images: Tensor, labels: Tensor, t: int) -> Tensor:
+        """Return the importance of all weights on one batch, [P]."""
+        loss = partial(self._loss, t=t)
+        return importance_of(self._one, t + 1, images, labels, self.config, loss)
 
     def _step(self, at: Position) -> int:
         return at.epoch * self._steps_per_epoch() + at.step
@@ -278,9 +280,12 @@ class DO(Method):
         if stage.name == STACKING:
             return self._fit_stacking(batches)
         t = int(stage.name.split(",")[0].removeprefix("group ")) - 1
-        facts: dict[str, Any] = {}
-        if stage.kind == "select":
-            facts = self._choose_release(batches, t, split)
+        if stage.name.endswith(MEASURE):
+            measure = partial(self._importance, t=t)
+            found = mean_importance(measure, batches, self._measured_classes(t))
+            self.measured.get_buffer("importance").copy_(distributed.mean(found))
+            return {}
+        facts = self._choose_release(batches, t, split) if stage.kind == "select" else {}
         self._one.settle(t + 1, share_norm=self.config.norm == "shared")
         if t < self.count - 1:
             self._one.begin(t + 2, self._restarted())
@@ -379,10 +384,8 @@ class DO(Method):
                 yield images, labels
 
         shown = [*mixed(measured()), densities(self.allotment)]
-        rows = {"shown split": meter.result()}
-        for line in lines:
-            if "importance" in line:
-                rows["train"] = line["importance"]
+        trained = [line["importance"] for line in lines if "importance" in line]
+        rows = {"shown split": meter.result()} | ({"train": trained[-1]} if trained else {})
         return [*shown, *release_curves(lines), importance_panel(rows)]
 
     @classmethod

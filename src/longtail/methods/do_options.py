@@ -70,6 +70,11 @@ class DOOptions(Options):
         "cross-entropy",
         description="of the importance; or the stage's own, or the label's probability",
     )
+    importance_refresh: Literal["step", "tenth", "once"] = Field(
+        "step",
+        description="when the ranking follows what is measured: at every step of the release, with every "
+        "tenth, or never, after a pass over train before it",
+    )
     scope: Literal["global", "layer"] = Field("global", description="rank all weights together")
     restart: Literal["fresh", "zero", "rewind", "keep"] = Field(
         "fresh",

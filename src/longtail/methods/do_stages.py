@@ -112,11 +112,24 @@ def release_schedule(step: int, steps: int, final: float, per_tenth: int = 10) -
     `final`. With other than D steps for every tenth, steps stand still or take several of its steps at once;
     the last reaches `final` exactly.
     """
-    tenths = max(1, round(final / 0.1))
-    taken = min(tenths * per_tenth, -(-(step + 1) * tenths * per_tenth // steps))
+    tenths, taken = _steps_taken(step, steps, final, per_tenth)
     whole, part = divmod(taken, per_tenth)
     reached = whole + (1 - (1 - part / per_tenth) ** 3)
     return final * reached / tenths
+
+
+def begins_tenth(step: int, steps: int, final: float, per_tenth: int = 10) -> bool:
+    """Say whether the first release towards another tenth of the schedule is made at `step`."""
+    if step == 0:
+        return True
+    before, now = (_steps_taken(s, steps, final, per_tenth)[1] for s in (step - 1, step))
+    return (now - 1) // per_tenth > (before - 1) // per_tenth
+
+
+def _steps_taken(step: int, steps: int, final: float, per_tenth: int) -> tuple[int, int]:
+    """Return the tenths of a release and how many of its D steps for each are taken after `step`."""
+    tenths = max(1, round(final / 0.1))
+    return tenths, min(tenths * per_tenth, -(-(step + 1) * tenths * per_tenth // steps))
 
 
 def choose_level(curve: Sequence[float], rule: str) -> int:
