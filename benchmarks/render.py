@@ -20,7 +20,15 @@ from longtail.cli.reproduce import dots_of
 from longtail.evaluation.scores import percent_of_seeds
 from longtail.recipes.measured import FILE as MEASURED
 from longtail.report.dots import describe, write_dots
-from longtail.reproduce import Records, differences, read_table, render, signed, table_names
+from longtail.reproduce import (
+    Records,
+    differences,
+    read_table,
+    render,
+    seeds_of,
+    signed,
+    table_names,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "notes-on-results.md")
@@ -224,7 +232,7 @@ def left_out_table(name: str) -> str:
         ]
         cells.insert(1, "-" if row == table.against else signed(shared))
         scored.append(
-            (statistics.mean(shared), f"| {row} | {' | '.join(cells)} | {len(evidence)} |")
+            (statistics.mean(shared), f"| {row} | {' | '.join(cells)} | {seeds_of(evidence)} |")
         )
     head = [
         f"| row | all | against {table.against}, same seeds | many | medium | few | seeds |",
@@ -246,6 +254,25 @@ def release_table(table: str) -> str:
                     cells[round(10 * line["release"])] += " *"
                     rows.append(f"| {name}, {line['stage'].split(',')[0]} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def release_readings_table(name: str) -> str:
+    """Return what is left of a network after its first release, by share and reading."""
+    found: dict[tuple[float, str], list[dict[str, Any]]] = {}
+    for line in records(name):
+        found.setdefault((line["share"], line["reading"]), []).append(line)
+    table = [
+        "| released | reading | all | many | medium | few | all, new statistics | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (share, reading), lines in found.items():
+        cells = [
+            percent_of_seeds([line["accuracy"][key] for line in lines])
+            for key in ("all", "many", "medium", "few")
+        ]
+        cells.append(percent_of_seeds([line["with_new_statistics"]["all"] for line in lines]))
+        table.append(f"| {share:.0%} | {reading} | {' | '.join(cells)} | {len(lines)} |")
+    return "\n".join(table)
 
 
 def panel_table(name: str, title: str, row: str, unit: float, form: str) -> str:
@@ -456,6 +483,7 @@ TABLES = {
         ("label-free", "views", "held-out", "oracle"),
     ),
     "do-release": lambda: release_table("do-ablations"),
+    "do-release-readings": lambda: release_readings_table("do-release.jsonl"),
     "do-left-out": lambda: left_out_table("do-ablations"),
     "do-stages": lambda: panel_table(
         "panels.jsonl", "Accuracy at the end of each stage", "do", 100, ".1f"

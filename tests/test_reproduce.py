@@ -139,6 +139,29 @@ def test_full_schedules_print_a_difference():
     assert "best epoch on test |" not in full
 
 
+def test_a_seed_on_another_processor_is_another_run(tmp_path):
+    (tmp_path / "t.yaml").write_text(TABLE.replace("rows:", "against: plain\nrows:"))
+    table = read_table(str(tmp_path / "t.yaml"))
+    runs = [
+        ("plain", 0, "A", 0.30), ("plain", 1, "B", 0.40), ("plain", 1, "A", 0.20),
+        ("tau", 0, "A", 0.31), ("tau", 1, "A", 0.22), ("never", 0, "B", 0.33), ("never", 1, "B", 0.45),
+        ("never", 1, "B", 0.46),
+    ]  # fmt: skip
+    configs = {row.name: row.config("short").model_dump(mode="json") for row in table.rows}
+    with (tmp_path / "r.jsonl").open("w") as file:
+        for row, seed, cpu, accuracy in runs:
+            line = {"config": configs[row], "seed": seed, "split": "test", "accuracy": accuracy}
+            line |= {"hardware": {"cpu": cpu}, **dict.fromkeys(("many", "medium", "few"))}
+            file.write(json.dumps(line) + "\n")
+    text = render(table, "short", Records([tmp_path / "r.jsonl"]))
+    assert "| plain | 50 | 30.0 ± 10.0 | - | - | - | - | 2 (3 runs) |" in text
+    # both seeds on A: 1 and 2 points, not 1 and -18
+    assert "| tau | - | 26.5 ± 6.4 | +1.5 ± 0.7 | - | - | - | 2 |" in text
+    # seed 1 on B, its newest record; seed 0 is there on A only
+    assert "| never | - | 39.5 ± 9.2 | +4.5 ± 2.1 | - | - | - | 2 |" in text
+    assert "is two runs" in text
+
+
 def test_rows_are_held_against_one_of_them_seed_by_seed(tmp_path):
     (tmp_path / "t.yaml").write_text(TABLE.replace("rows:", "against: plain\nrows:"))
     table = read_table(str(tmp_path / "t.yaml"))

@@ -32,6 +32,12 @@ class Evidence:
         """Seed of the run."""
         return int(self.line["seed"])
 
+    @property
+    def processor(self) -> str:
+        """Name of what trained it: the same seed is another run elsewhere."""
+        hardware = self.line.get("hardware", {})
+        return str(hardware.get("gpu") or hardware.get("cpu", ""))
+
 
 class Records:
     """The training records of results files, by what was trained."""
@@ -45,7 +51,7 @@ class Records:
         Raises:
             ConfigError: If one is no file of JSON lines.
         """
-        self._found: dict[tuple[str, str], dict[int, Evidence]] = {}
+        self._found: dict[tuple[str, str], dict[tuple[int, str], Evidence]] = {}
         for file in files:
             for line in read_lines(file):
                 if not {"config", "accuracy", "split"} <= line.keys():
@@ -56,17 +62,17 @@ class Records:
                     continue  # of another version, whose options are no more
                 evidence = Evidence(line, file.name)
                 same = self._found.setdefault((_identity(recorded), line["split"]), {})
-                same[evidence.seed] = evidence
+                same[evidence.seed, evidence.processor] = evidence
 
     def of(self, config: RunConfig, *, split: str = "test") -> list[Evidence]:
-        """Return the newest record of every seed that has the configuration `config`, by seed.
+        """Return the newest record of every seed and processor that has the configuration `config`, by seed.
 
         Args:
             config: Of a row.
             split: On which it was scored.
         """
         found = self._found.get((_identity(config), split), {})
-        return [found[seed] for seed in sorted(found)]
+        return [found[run] for run in sorted(found)]
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:

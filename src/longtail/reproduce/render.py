@@ -36,11 +36,12 @@ def render(table: PaperTable, profile: str, records: Records) -> str:
     lines = [f"## {table.title}", "", f"Paper: {table.source}.", ""]
     lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     sources: list[str] = []
-    seeds = 0
+    seeds, repeated = 0, False
     for row in table.rows:
         found = records.of(row.config(profile))
         sources += [evidence.file for evidence in found]
         seeds = max([seeds, *(evidence.seed + 1 for evidence in found)])
+        repeated |= len(found) > len({evidence.seed for evidence in found})
         cells = _cells(row, found)
         cells[beside] = "-" if row is first else signed(differences(found, held_against))
         lines.append(f"| {' | '.join(cells[title] for title in titles)} |")
@@ -53,8 +54,11 @@ def render(table: PaperTable, profile: str, records: Records) -> str:
             f" The numbers of the paper are of its best epoch on test. So is the column `{BEST}`, to be held "
             "against it; it is no estimate of accuracy, and the difference is that of the last epoch."
         )
+    if repeated:
+        below += " A seed that was trained on two processors is two runs: it gives other numbers on each."
     if first:
-        below += f" `{beside}`: the mean difference in points over the seeds that both rows have."
+        below += f" `{beside}`: the mean difference in points over the seeds that both rows have"
+        below += f"{', on the same processor where both are' * repeated}."
     if sources:
         below += f" Records: {', '.join(f'`{name}`' for name in dict.fromkeys(sources))}."
     below += f" To train all of it anew: `{command_of(table, profile, seeds or 3)}`."
@@ -99,17 +103,29 @@ def measured_rows(
 def differences(
     found: Sequence[Evidence], other: Sequence[Evidence], key: str = "accuracy"
 ) -> list[float]:
-    """Return the difference to another row for every seed that both have.
+    """Return the difference to another row for every run whose seed both have.
 
-    Seeds are compared one by one, so that a row of one seed is not held against a mean of several.
+    Runs are compared one by one, so that a row of one seed is not held against a mean of several; and where
+    the other row has a seed on several processors, with its run on the same one.
 
     Args:
         found: Records of a row.
         other: Records of what it is held against.
         key: The score to compare, a fraction.
     """
-    known = {evidence.seed: evidence.line[key] for evidence in other}
-    return [e.line[key] - known[e.seed] for e in found if e.seed in known]
+    anywhere = {e.seed: e.line[key] for e in other}
+    there = {(e.seed, e.processor): e.line[key] for e in other}
+    return [
+        e.line[key] - there.get((e.seed, e.processor), anywhere[e.seed])
+        for e in found
+        if e.seed in anywhere
+    ]
+
+
+def seeds_of(found: Sequence[Evidence]) -> str:
+    """Return the number of seeds, and of runs where a seed has several."""
+    seeds = len({evidence.seed for evidence in found})
+    return str(seeds) if seeds == len(found) else f"{seeds} ({len(found)} runs)"
 
 
 def signed(values: Sequence[float]) -> str:
@@ -124,7 +140,7 @@ def _cells(row: Row, found: Sequence[Evidence]) -> dict[str, str]:
     lines = [evidence.line for evidence in found]
     cells = dict.fromkeys(("difference", BEST, *GROUP_NAMES), "-")
     cells |= {"row": row.name, "paper": "-" if row.paper is None else f"{row.paper:g}"}
-    cells |= {"ours": "not measured", "seeds": str(len(found))}
+    cells |= {"ours": "not measured", "seeds": seeds_of(found)}
     if not found:
         return cells
     accuracy = [line["accuracy"] for line in lines]
