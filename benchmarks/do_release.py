@@ -46,14 +46,10 @@ READINGS: dict[str, dict[str, Any]] = {
     "ranking follows with every tenth": {"importance_refresh": "tenth"},
     "ranked once, before the release": {"importance_refresh": "once"},
     "gradients of each class": {"gradients": "class"},
-    "gradients of each picture": {"gradients": "picture"},
     "pictures of all classes": {"importance_classes": "all"},
     "gradients of the label's probability": {"importance_loss": "probability"},
     "absolute in place of squared change": {"importance": "taylor-absolute"},
-    "magnitude": {"importance": "magnitude"},
-    "Fisher": {"importance": "fisher"},
-    "random": {"importance": "random"},
-    "layer by layer": {"scope": "layer"},
+    "random, a control": {"importance": "random"},
 }
 RELEASES = ((0.5, "default"), *((0.8, name) for name in READINGS))  # share, reading
 
