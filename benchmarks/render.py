@@ -21,6 +21,7 @@ from longtail.evaluation.scores import percent_of_seeds
 from longtail.recipes.measured import FILE as MEASURED
 from longtail.report.dots import describe, write_dots
 from longtail.reproduce import (
+    Evidence,
     Records,
     differences,
     read_table,
@@ -69,9 +70,11 @@ def measured() -> str:
     rows = [row for name in table_names() for row in read_table(name).rows if not row.overrides]
     for profile in ("full", "short"):
         for row in rows:  # the first row of a recipe is the recipe as it ships
-            lines = [e.line for e in RECORDS.of(row.config(profile))]
+            runs = RECORDS.of(row.config(profile))
+            lines = [run.line for run in runs]
             if lines:
-                seeds = f"{len(lines)} seed{'s' * (len(lines) > 1)}"
+                count = len({run.seed for run in runs})
+                seeds = f"{count} seed{'s' * (count > 1)}"
                 entry = {
                     "accuracy": percent_of_seeds([line["accuracy"] for line in lines]),
                     "few": percent_of_seeds([line["few"] for line in lines]),
@@ -301,23 +304,19 @@ def short_table(name: str) -> str:
 
 def calibration_table(names: tuple[str, ...]) -> str:
     """Return the rows of some tables in the short schedule by their calibration error, the lowest first."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    seen: list[list[dict[str, Any]]] = []
+    found: dict[str, list[Evidence]] = {}
     for row in (row for name in names for row in read_table(name).rows):
-        lines = [e.line for e in RECORDS.of(row.config("short"))]
-        if lines and lines not in seen:
-            seen.append(lines)
-            found[row.name] = lines
-    rows = {
-        name: ([line["calibration_error"] for line in lines], [line["accuracy"] for line in lines])
-        for name, lines in found.items()
-    }
+        runs = RECORDS.of(row.config("short"))
+        if runs and runs not in found.values():
+            found[row.name] = runs
+    errors = {name: [run.line["calibration_error"] for run in runs] for name, runs in found.items()}
     table = ["| row | calibration error | accuracy | seeds |", "|---|---|---|---|"]
-    for name, (errors, accuracies) in sorted(
-        rows.items(), key=lambda item: statistics.mean(item[1][0])
-    ):
-        cells = [percent_of_seeds(values) for values in (errors, accuracies)]
-        table.append(f"| {name} | {' | '.join(cells)} | {len(errors)} |")
+    for name in sorted(found, key=lambda name: statistics.mean(errors[name])):
+        runs = found[name]
+        accuracy = percent_of_seeds([run.line["accuracy"] for run in runs])
+        table.append(
+            f"| {name} | {percent_of_seeds(errors[name])} | {accuracy} | {seeds_of(runs)} |"
+        )
     return "\n".join(table)
 
 
