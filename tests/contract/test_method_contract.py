@@ -275,6 +275,7 @@ ALTERNATIVES = {
             "gradients": ({}, {"gradients": "class"}),
             "importance_classes": ({}, {"importance_classes": "all"}),
             "importance_loss": ({}, {"importance_loss": "probability"}),
+            "importance_refresh": ({}, {"importance_refresh": "once"}),
             "scope": ({}, {"scope": "layer"}),
             "restart": ({}, {"restart": "zero"}),
             "norm": ({}, {"norm": "frozen"}),
