@@ -1,6 +1,7 @@
 """DO: testable facts of the specification, B4, by their numbers. Facts 14 to 20 are in test_mixture.py."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from longtail.methods.do_stages import (
     release_schedule,
     share_to_release,
 )
-from longtail.models import build_backbone
+from longtail.models import Backbone, build_backbone
 from longtail.models.allotment import Allotment, _pack, _unpack
 from longtail.models.importance import importance
 from tests import tiny
@@ -552,6 +553,35 @@ def test_a_ranking_follows_with_every_step_or_tenth(tmp_path, monkeypatch):
             len(list(run)) for run in np.split(rankings, np.flatnonzero(~np.array(alike)) + 1)
         ]
         assert lengths == expected
+
+
+def test_statistics_taken_anew_are_all_that_changes(tmp_path):
+    method = tiny.build("do", {"recalibrate": True, "release": "search", "steps_per_tenth": 2})
+    run = tiny.train(
+        method, tmp_path, name="do", selection_set=tiny.data(), protocol=Protocol(has_val=True)
+    )
+    parts = ["release", "choose", "statistics", "settle"]
+    names = [stage.name for stage in method.stages()]
+    assert names[:5] == ["group 1", *(f"group 1, {part}" for part in parts)]
+    assert names[-2:] == ["group 3", "group 3, settle"]
+    chosen, anew, end = (ckpt.read_weights(run.checkpoints / f"stage-{n}-end") for n in (2, 3, 11))
+    changed = {name for name in anew if not torch.equal(anew[name], chosen[name])}
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    assert changed == {name for name in anew if name.endswith(statistics) and ".network." in name}
+    # what is settled, and answers for ever, are these
+    mean = "allotment.network.0.network.bn1.running_mean"
+    assert torch.equal(end["allotment.kept.0.0__network__bn1__running_mean"], anew[mean])
+
+
+def test_statistics_are_taken_anew_where_there_are_any():
+    with pytest.raises(ValueError, match="norm=frozen keeps the statistics"):
+        DOOptions(recalibrate=True, norm="frozen")
+    plain = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.LayerNorm(144)
+    )
+    setting = replace(tiny.setting(), build_backbone=lambda: Backbone(plain, 144))
+    with pytest.raises(ConfigError, match="this network has none"):
+        DO(DOOptions(recalibrate=True), setting)
 
 
 def test_val_neither_shortens_nor_undoes_a_release(tmp_path):

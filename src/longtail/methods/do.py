@@ -30,7 +30,8 @@ does on CIFAR-100-LT is in `docs/notes-on-results.md`; the short of it:
 - Loss: `compensation`; the literal, scalar reading is void. See `longtail.losses.compensation`.
 - Importance: from batches of the stage's preferred classes, in eval mode; a running mean that every step
   of the release follows (`importance_refresh`).
-- Normalisation, biases and the classifier are stored per stage; sharing them ruins earlier sub-models.
+- Normalisation, biases and the classifier are stored per stage; sharing them ruins earlier sub-models. Its
+  statistics are those that a release leaves, or taken anew after it (`recalibrate`).
 - gamma: the reported ones, or `release=search` on the val split (on train without one, and said so).
 - Mixture: `average` of the probabilities; `instance` is the paper's (lambda per picture from it and its
   mirror image); `without-margins` is ours: the margin of a stage is known, so it is taken off its logits
@@ -50,6 +51,7 @@ from torch import Tensor, nn
 from longtail.adjust import Stacking, fit_stacking, instance_weights, mix, unbiased
 from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
+from longtail.core.errors import ConfigError
 from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.stage import Sampling, Stage, epochs_of
 from longtail.data.options import Options
@@ -65,9 +67,11 @@ from longtail.methods.do_importance import importance_of, mean_importance
 from longtail.methods.do_options import DOOptions
 from longtail.methods.do_stages import (
     SEARCHED,
+    Part,
     begins_tenth,
     choose_level,
     compensation_of,
+    parts_of,
     preferred_groups,
     release_schedule,
     sampling_of,
@@ -79,7 +83,7 @@ from longtail.models.allotment import Allotment, SeparateNetworks, cut, flatten
 from longtail.models.heads import LinearHead
 
 MEMORY = 0.9  # of the running mean of the importance
-STACKING, MEASURE = "stacking", "measure"  # names of stages
+STACKING = "stacking"  # name of a stage
 
 
 class DO(Method):
@@ -102,6 +106,7 @@ class DO(Method):
         self._groups, self._remarks = preferred_groups(setting.groups, counts, config.sequence)
         self._samplings = [sampling_of(group, config, counts) for group in self._groups]
         self.count = len(self._groups)  # T
+        self._parts = parts_of(self.count, config)
         self.register_buffer("preferred", torch.stack([g.classes for g in self._groups]))
         log_alpha = torch.stack([compensation_of(g, config, counts) for g in self._groups]).log()
         self.register_buffer("log_alpha", log_alpha.float())  # [T, C]
@@ -123,6 +128,12 @@ class DO(Method):
                 self.measured.register_buffer("ranking", torch.zeros_like(live))
             if config.restart == "rewind":
                 self.measured.register_buffer("first", live)
+            buffers = dict(self._one.network.named_buffers())
+            if config.recalibrate and not any(name.endswith("running_mean") for name in buffers):
+                raise ConfigError(
+                    "recalibrate takes the statistics of batch normalisation anew, and this network has "
+                    "none; leave it out."
+                )
             if self._searching:
                 self.register_buffer("searched_on_train", torch.zeros((), dtype=torch.bool))
                 snapshots = torch.zeros(round(SEARCHED * 10) + 1, *self._one.snapshot().shape)
@@ -156,49 +167,37 @@ class DO(Method):
                 )
                 for t in range(self.count)
             ]  # fmt: skip
-        stages: list[Stage] = []
-        second_rate = self.config.second_rate * self.setting.learning_rate
-        for t in range(self.count):
-            first, last = t == 0, t == self.count - 1
-            sampling, name = self._samplings[t], f"group {t + 1}"
-            trainable = trained_in(t, self._one.network, self.config)
-            epochs = self.setting.epochs
-            if not first:
-                epochs = max(1, epochs_of(self.config.second, self.setting.epochs))
-            stages.append(
-                Stage(
-                    name=name, epochs=epochs, samplings=(sampling,), trainable=trainable,
-                    learning_rate=None if first else second_rate,
-                    schedule=self.config.first_schedule if first else self.config.second_schedule,
-                    warmup=None if first else 0,
-                )
-            )  # fmt: skip
-            if not last and self.config.importance_refresh != "step":
-                stages.append(Stage(name=f"{name}, {MEASURE}", epochs=0, kind="fit"))
-            if not last:
-                measured = tuple(self._measured_classes(t).float().tolist())
-                stages.append(
-                    Stage(
-                        name=f"{name}, release", epochs=self._release_epochs(t),
-                        samplings=(sampling, Sampling(name="weights", weights=measured)),
-                        trainable=trainable,
-                        learning_rate=second_rate, schedule="constant", warmup=0,
-                        update_norm=("allotment.group", "measured"),  # these follow the batches
-                        whole=True,
-                    )
-                )  # fmt: skip
-            searches = self._searching and not last
-            stages.append(
-                Stage(name=f"{name}, settle", epochs=0, kind="select" if searches else "fit")
-            )
-        return stages
+        return [self._stage(t, part) for t, part in self._parts]
 
-    def _place(self, stage: int) -> tuple[int, bool]:
-        """Return the group 0..T-1 of an engine stage, and whether it releases weights."""
-        if self.config.networks == "separate":
-            return stage, False
-        each = 3 if self.config.importance_refresh == "step" else 4  # one more measures
-        return stage // each, stage % each == each - 2 and stage // each < self.count - 1
+    def _stage(self, t: int, part: Part) -> Stage:
+        name = f"group {t + 1}" if part == "train" else f"group {t + 1}, {part}"
+        if part in ("measure", "choose", "settle"):
+            return Stage(name=name, epochs=0, kind="select" if part == "choose" else "fit")
+        sampling, trainable = self._samplings[t], trained_in(t, self._one.network, self.config)
+        second_rate = self.config.second_rate * self.setting.learning_rate
+        if part == "release":
+            measured = tuple(self._measured_classes(t).float().tolist())
+            return Stage(
+                name=name, epochs=self._release_epochs(t),
+                samplings=(sampling, Sampling(name="weights", weights=measured)),
+                trainable=trainable, learning_rate=second_rate, schedule="constant", warmup=0,
+                update_norm=("allotment.group", "measured"),  # these follow the batches
+                whole=True,
+            )  # fmt: skip
+        if part == "statistics":
+            return Stage(
+                name=name, epochs=1, samplings=(sampling,), whole=True,
+                trainable=("allotment.network.1",), update_norm=("allotment.network",),
+                learning_rate=0.0, schedule="constant", warmup=0,  # nothing is learnt
+            )  # fmt: skip
+        first, epochs = t == 0, self.setting.epochs
+        return Stage(
+            name=name, samplings=(sampling,), trainable=trainable,
+            epochs=epochs if first else max(1, epochs_of(self.config.second, epochs)),
+            learning_rate=None if first else second_rate,
+            schedule=self.config.first_schedule if first else self.config.second_schedule,
+            warmup=None if first else 0,
+        )  # fmt: skip
 
     def _measured_classes(self, t: int) -> Tensor:
         """Return the classes whose pictures measure the importance after stage t, bool [C]."""
@@ -216,10 +215,10 @@ class DO(Method):
 
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
         """Return CE(z - log a_t, y); while weights are released, measure and release first."""
-        t, releasing = self._place(at.stage)
+        t, part = self._parts[at.stage]
         if isinstance(self.allotment, SeparateNetworks):
             self.allotment.done = t + 1
-        if releasing:
+        if part == "release":
             self._release(batches[1], t, at)
         logits = self.allotment(batches[0].images, t + 1)
         return StepOutput(self._loss(logits, batches[0].labels, t).mean())
@@ -265,8 +264,7 @@ class DO(Method):
 
     def after_step(self, out: StepOutput, at: Position) -> None:
         """While the search for gamma is on, keep what each tenth ends with."""
-        _, releasing = self._place(at.stage)
-        if not (releasing and self._searching):
+        if not (self._parts[at.stage][1] == "release" and self._searching):
             return
         steps = self._steps_per_epoch() * at.epochs
         reached = release_schedule(self._step(at), steps, SEARCHED, self.config.steps_per_tenth)
@@ -279,13 +277,16 @@ class DO(Method):
         """Settle the weights of a group, and give what was released to the next one."""
         if stage.name == STACKING:
             return self._fit_stacking(batches)
-        t = int(stage.name.split(",")[0].removeprefix("group ")) - 1
-        if stage.name.endswith(MEASURE):
+        group, _, part = stage.name.partition(", ")
+        t = int(group.removeprefix("group ")) - 1
+        if part == "measure":
             measure = partial(self._importance, t=t)
             found = mean_importance(measure, batches, self._measured_classes(t))
             self.measured.get_buffer("importance").copy_(distributed.mean(found))
             return {}
-        facts = self._choose_release(batches, t, split) if stage.kind == "select" else {}
+        if part == "choose":
+            return self._choose_release(batches, t, split)
+        facts: dict[str, Any] = {}
         self._one.settle(t + 1, share_norm=self.config.norm == "shared")
         if t < self.count - 1:
             self._one.begin(t + 2, self._restarted())

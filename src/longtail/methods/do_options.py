@@ -85,6 +85,11 @@ class DOOptions(Options):
         "per-stage",
         description="normalisation: a copy per stage, stage 1's, the last one's (ruinous)",
     )
+    recalibrate: bool = Field(
+        False,
+        description="take the statistics of the normalisation anew when a release has ended, in an epoch "
+        "that learns nothing",
+    )
     classifier: Literal["per-stage", "allotted", "frozen"] = Field(
         "per-stage", description="its weights: a copy per stage, part of the groups, stage 1's"
     )
@@ -100,6 +105,12 @@ class DOOptions(Options):
         )
     )
     objective: Literal["cosine", "dot"] = Field("cosine", description="of the instance mixture")
+
+    @model_validator(mode="after")
+    def _statistics_may_follow(self) -> DOOptions:
+        if self.recalibrate and self.norm == "frozen":
+            raise ValueError("norm=frozen keeps the statistics that recalibrate takes anew")
+        return self
 
     @model_validator(mode="after")
     def _releases_fit_the_stages(self) -> DOOptions:

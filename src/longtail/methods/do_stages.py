@@ -23,6 +23,31 @@ TOLERANCE = 0.015  # accuracy that the rule `tolerance` of the search may give a
 TOP_MEDIUM_ABOVE = 50  # pictures; where four stages divide the medium group
 
 
+Part = Literal["train", "measure", "release", "choose", "statistics", "settle"]
+
+
+def parts_of(count: int, options: DOOptions) -> list[tuple[int, Part]]:
+    """Return group 0..T-1 and part of each stage of the training, in order.
+
+    Args:
+        count: T.
+        options: Say which parts there are.
+    """
+    if options.networks == "separate":
+        return [(t, "train") for t in range(count)]
+    there: dict[Part, bool] = {
+        "train": True,
+        "measure": options.importance_refresh != "step",
+        "release": True,
+        "choose": options.release == "search",
+        "statistics": options.recalibrate,
+        "settle": True,
+    }
+    parts = [part for part, wanted in there.items() if wanted]
+    releasing: list[tuple[int, Part]] = [(t, part) for t in range(count - 1) for part in parts]
+    return [*releasing, (count - 1, "train"), (count - 1, "settle")]
+
+
 @dataclass(frozen=True)
 class Preferred:
     """What a stage prefers.
