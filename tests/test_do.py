@@ -584,6 +584,28 @@ def test_statistics_are_taken_anew_where_there_are_any():
         DO(DOOptions(recalibrate=True), setting)
 
 
+def test_with_what_a_release_retrains(monkeypatch):
+    monkeypatch.setattr(DO, "_release", lambda *_: None)  # the loss alone is asked for
+    pictures = batch()
+    expected = {"stage": (True, True), "without-margin": (True, False), "uniform": (False, False)}
+    for retraining, (preferring, margin) in expected.items():
+        method = tiny.build("do", {"retraining": retraining}).eval()
+        stages = method.stages()
+        names = [stage.name for stage in stages]
+        first, second = (names.index(f"group {t}, release") for t in (1, 2))
+        assert stages[first].samplings[0] == Sampling()  # stage 1 prefers nothing
+        own = stages[names.index("group 2")].samplings[0]
+        assert len(set(own.weights)) == 2
+        alike = Sampling(name="weights", weights=(1.0,) * 7)
+        assert stages[second].samplings[0] == (own if preferring else alike)
+        at = Position(seed=0, stage=second, epoch=0, step=0, epochs=1)
+        loss = method.training_step([pictures, pictures], at).loss
+        logits = method.allotment(pictures.images, 2)
+        if margin:
+            logits = logits - method.known_bias()[1]
+        torch.testing.assert_close(loss, cross_entropy(logits, pictures.labels))
+
+
 def test_val_neither_shortens_nor_undoes_a_release(tmp_path):
     method = tiny.build("do", {"steps_per_tenth": 4})  # several epochs
     options = tiny.OPTIONS.model_copy(update={"select": "best-validation", "early_stopping": 1})

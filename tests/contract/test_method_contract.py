@@ -94,7 +94,12 @@ VARIANTS |= {
             "gradients": "picture",
             "importance_refresh": "tenth",
         },
-        "without reuse": {"reuse": False, "restart": "keep", "importance_loss": "stage"},
+        "without reuse": {
+            "reuse": False,
+            "restart": "keep",
+            "importance_loss": "stage",
+            "retraining": "uniform",
+        },
         "separate": {"networks": "separate"},
     }.items()
 }
@@ -281,6 +286,7 @@ ALTERNATIVES = {
             "restart": ({}, {"restart": "zero"}),
             "norm": ({}, {"norm": "frozen"}),
             "recalibrate": ({}, {"recalibrate": True}),
+            "retraining": ({}, {"retraining": "uniform"}),
             "classifier": ({}, {"classifier": "allotted"}),
             "reuse": ({}, {"reuse": False}),
             "networks": ({}, {"networks": "separate"}),

@@ -32,6 +32,7 @@ does on CIFAR-100-LT is in `docs/notes-on-results.md`; the short of it:
   of the release follows (`importance_refresh`).
 - Normalisation, biases and the classifier are stored per stage; sharing them ruins earlier sub-models. Its
   statistics are those that a release leaves, or taken anew after it (`recalibrate`).
+- Retraining while weights are released: as the stage trains; or without what it prefers (`retraining`).
 - gamma: the reported ones, or `release=search` on the val split (on train without one, and said so).
 - Mixture: `average` of the probabilities; `instance` is the paper's (lambda per picture from it and its
   mirror image); `without-margins` is ours: the margin of a stage is known, so it is taken off its logits
@@ -51,7 +52,6 @@ from torch import Tensor, nn
 from longtail.adjust import Stacking, fit_stacking, instance_weights, mix, unbiased
 from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
-from longtail.core.errors import ConfigError
 from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.stage import Sampling, Stage, epochs_of
 from longtail.data.options import Options
@@ -69,11 +69,13 @@ from longtail.methods.do_stages import (
     SEARCHED,
     Part,
     begins_tenth,
+    check_statistics,
     choose_level,
     compensation_of,
     parts_of,
     preferred_groups,
     release_schedule,
+    retraining_of,
     sampling_of,
     share_to_release,
     trained_in,
@@ -128,12 +130,8 @@ class DO(Method):
                 self.measured.register_buffer("ranking", torch.zeros_like(live))
             if config.restart == "rewind":
                 self.measured.register_buffer("first", live)
-            buffers = dict(self._one.network.named_buffers())
-            if config.recalibrate and not any(name.endswith("running_mean") for name in buffers):
-                raise ConfigError(
-                    "recalibrate takes the statistics of batch normalisation anew, and this network has "
-                    "none; leave it out."
-                )
+            if config.recalibrate:
+                check_statistics(self._one.network)
             if self._searching:
                 self.register_buffer("searched_on_train", torch.zeros((), dtype=torch.bool))
                 snapshots = torch.zeros(round(SEARCHED * 10) + 1, *self._one.snapshot().shape)
@@ -153,33 +151,31 @@ class DO(Method):
 
     def stages(self) -> Sequence[Stage]:
         """Train, release and settle, group by group."""
-        last: list[Stage] = []
+        found = [self._stage(t, part) for t, part in self._parts]
         if self.config.mixture == "stacking":
-            last = [Stage(name=STACKING, epochs=0, kind="held-out")]
-        return [*self._training_stages(), *last]
-
-    def _training_stages(self) -> list[Stage]:
-        if self.config.networks == "separate":
-            return [
-                Stage(
-                    name=f"network {t + 1}", epochs=self.setting.epochs, schedule="cosine",
-                    samplings=(self._samplings[t],), trainable=(f"allotment.networks.{t}",),
-                )
-                for t in range(self.count)
-            ]  # fmt: skip
-        return [self._stage(t, part) for t, part in self._parts]
+            found.append(Stage(name=STACKING, epochs=0, kind="held-out"))
+        return found
 
     def _stage(self, t: int, part: Part) -> Stage:
+        sampling = self._samplings[t]
+        if self.config.networks == "separate":
+            return Stage(
+                name=f"network {t + 1}", epochs=self.setting.epochs, schedule="cosine",
+                samplings=(sampling,), trainable=(f"allotment.networks.{t}",),
+            )  # fmt: skip
         name = f"group {t + 1}" if part == "train" else f"group {t + 1}, {part}"
         if part in ("measure", "choose", "settle"):
             return Stage(name=name, epochs=0, kind="select" if part == "choose" else "fit")
-        sampling, trainable = self._samplings[t], trained_in(t, self._one.network, self.config)
+        trainable = trained_in(t, self._one.network, self.config)
         second_rate = self.config.second_rate * self.setting.learning_rate
         if part == "release":
             measured = tuple(self._measured_classes(t).float().tolist())
             return Stage(
                 name=name, epochs=self._release_epochs(t),
-                samplings=(sampling, Sampling(name="weights", weights=measured)),
+                samplings=(
+                    retraining_of(sampling, self._groups[t], self.config),
+                    Sampling(name="weights", weights=measured),
+                ),
                 trainable=trainable, learning_rate=second_rate, schedule="constant", warmup=0,
                 update_norm=("allotment.group", "measured"),  # these follow the batches
                 whole=True,
@@ -221,7 +217,8 @@ class DO(Method):
         if part == "release":
             self._release(batches[1], t, at)
         logits = self.allotment(batches[0].images, t + 1)
-        return StepOutput(self._loss(logits, batches[0].labels, t).mean())
+        plain = part == "release" and self.config.retraining != "stage"
+        return StepOutput(self._loss(logits, batches[0].labels, 0 if plain else t).mean())
 
     def _loss(self, logits: Tensor, labels: Tensor, t: int) -> Tensor:
         """Return the loss of stage t for each picture, [B]."""

@@ -54,6 +54,11 @@ class DOOptions(Options):
     steps_per_tenth: int = Field(
         10, ge=1, description="Delta t of eq. 4; the paper tried 10 to 100"
     )
+    retraining: Literal["stage", "without-margin", "uniform"] = Field(
+        "stage",
+        description="while weights are released after a later stage: as the stage trains; without its "
+        "margin; or classes alike, without it",
+    )
     search_rule: Literal["tolerance", "at-drop", "before-drop"] = Field(
         "tolerance",
         description="largest gamma that costs at most 1.5 points; or at the largest drop",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from longtail.core.counts import ClassCounts
+from longtail.core.errors import ConfigError
 from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.stage import Sampling
 from longtail.data.samplers import group_preferred
@@ -106,6 +107,13 @@ def sampling_of(group: Preferred, options: DOOptions, counts: ClassCounts) -> Sa
     return Sampling(name="weights", weights=tuple(weights.tolist()))
 
 
+def retraining_of(sampling: Sampling, group: Preferred, options: DOOptions) -> Sampling:
+    """Return what retrains the weights that a release leaves: `sampling` of its stage, or classes alike."""
+    if options.retraining == "uniform" and group.kind != "first":
+        return Sampling(name="weights", weights=(1.0,) * len(group.classes))
+    return sampling
+
+
 def compensation_of(group: Preferred, options: DOOptions, counts: ClassCounts) -> Tensor:
     """Return a_t, float64 [C]."""
     if group.kind == "first":
@@ -182,3 +190,16 @@ def trained_in(t: int, network: nn.Module, options: DOOptions) -> tuple[str, ...
     )  # fmt: skip
     names = (name for name, _ in network.named_parameters())
     return tuple(f"{place}.{name}" for name in names if not name.startswith(frozen))
+
+
+def check_statistics(network: nn.Module) -> None:
+    """Refuse a network without normalisation that follows the batches.
+
+    Raises:
+        ConfigError: If it has none.
+    """
+    if not any(name.endswith("running_mean") for name, _ in network.named_buffers()):
+        raise ConfigError(
+            "recalibrate takes the statistics of batch normalisation anew, and this network has none; "
+            "leave it out."
+        )
