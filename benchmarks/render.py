@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from longtail.cli.reproduce import dots_of
+from longtail.cli.reproduce import dots_of, slug
 from longtail.evaluation.scores import percent_of_seeds
 from longtail.recipes.measured import FILE as MEASURED
 from longtail.report.dots import describe, write_dots
@@ -297,6 +297,44 @@ def panel_table(name: str, title: str, row: str, unit: float, form: str) -> str:
     return "\n".join(rows)
 
 
+def signatures_table(*names: str) -> str:
+    """Return what tables 7 and 9 of DO's paper show, by row: stages 2 and 3, and weights on the diagonal."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in (line for name in names for line in records(name)):
+        panels = {panel["title"]: panel for panel in line["panels"]}
+        found.setdefault(line["row"], []).append(panels)
+    header = ["row", "stage 2", "after its release", "stage 3", "own sub-model's weight", "seeds"]
+    table = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for row in (row for row in read_table("do-ablations").rows if slug(row.name) in found):
+        runs = found[slug(row.name)]
+        cells = [
+            " / ".join(f"{100 * statistics.mean(values):.1f}" for values in zip(*each, strict=True))
+            for each in (
+                [_place(run["Accuracy at the end of each stage"], place) for run in runs]
+                for place in ("group 2", "group 2,\nrelease", "group 3")
+            )
+        ]
+        diagonal = [_diagonal(run["Test-time weights of the sub-models"], "cosine") for run in runs]
+        weights = (statistics.mean(values) for values in zip(*diagonal, strict=True))
+        cells.append(" / ".join(f"{weight:.2f}" for weight in weights))
+        table.append(f"| {row.name} | {' | '.join(cells)} | {len(runs)} |")
+    return "\n".join(table)
+
+
+def _place(panel: dict[str, Any], place: str) -> list[float]:
+    """Return the shot groups' accuracy at one place of a panel, many first."""
+    at = panel["places"].index(place)
+    return [panel["series"][name][at] for name in ("many", "medium", "few")]
+
+
+def _diagonal(panel: dict[str, Any], objective: str) -> list[float]:
+    """Return the mean weight of sub-model t over the pictures of group t."""
+    return [
+        values[panel["places"].index(f"group {t},\n{objective}")]
+        for t, values in enumerate(panel["series"].values(), start=1)
+    ]
+
+
 def short_table(name: str) -> str:
     """Return a paper's table in the short schedule."""
     return render(read_table(name), "short", RECORDS).split("\n\n", 2)[2].rstrip()
@@ -487,6 +525,7 @@ TABLES = {
     "do-stages": lambda: panel_table(
         "panels.jsonl", "Accuracy at the end of each stage", "do", 100, ".1f"
     ),
+    "do-signatures": lambda: signatures_table("panels.jsonl", "do-signatures.jsonl"),
     "do-weights": lambda: panel_table(
         "panels.jsonl", "Test-time weights of the sub-models", "do", 1, ".2f"
     ),

@@ -172,13 +172,13 @@ def _jobs(
             updates: dict[str, object] = {"training": config.training.model_copy(update=changes)}
             title, after = f"{row.name}, seed {seed}", None
             if row.start:
-                source = folder / _slug(row.start)
+                source = folder / slug(row.start)
                 after = source / f"seed-{seed}"
                 if after in jobs or (after / "checkpoints").exists():
                     updates["start"] = str(source)
                 else:
                     title += f"; trains its own first stage, because {after} does not exist"
-            place = folder / _slug(row.name) / f"seed-{seed}"
+            place = folder / slug(row.name) / f"seed-{seed}"
             jobs[place] = _Job(title, config.model_copy(update=updates), after)
     return jobs
 
@@ -205,5 +205,6 @@ def _records(results: Path) -> Records:
     return Records(sorted(results.glob("*.jsonl")))
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """Return the folder of a table's or row's runs."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
