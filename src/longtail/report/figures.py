@@ -238,7 +238,7 @@ def sampling(stages: Sequence[Stage], counts: ClassCounts) -> Figure | None:
              ylabel="% of the drawn pictures")  # fmt: skip
     plain_numbers(axes.yaxis)
     whole_numbers(axes.xaxis)
-    figure.legend(loc="outside upper left", ncols=3)  # beside the lines, however many
+    _legend_above(figure, axes.get_legend_handles_labels()[1])
     return figure
 
 
