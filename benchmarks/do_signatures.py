@@ -2,8 +2,8 @@
 
     python benchmarks/do_signatures.py runs/reproduce/do-ablations/short/*/seed-1
 
-Tables 7 and 9 of the paper for many readings of its text: the panels of panels.py that need no gradients, in
-half of its time. Appends a line per run to results/do-signatures.jsonl.
+Tables 7 and 9 of the paper for many readings of its text: the panels of panels.py that need no gradients,
+in less time. Appends a line per run to results/do-signatures.jsonl.
 """
 
 from __future__ import annotations

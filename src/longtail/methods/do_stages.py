@@ -23,7 +23,6 @@ SEARCHED = 0.9  # the search releases 0, 10, ..., 90 %
 TOLERANCE = 0.015  # accuracy that the rule `tolerance` of the search may give away
 TOP_MEDIUM_ABOVE = 50  # pictures; where four stages divide the medium group
 
-
 Part = Literal["train", "measure", "release", "choose", "statistics", "settle"]
 
 
