@@ -1,6 +1,9 @@
-"""One paper, one file; and the table of all methods."""
+"""One paper, one file, or a folder where it needs several; and the table of all. The loop is not here."""
 
+from longtail.methods.ace import ACE
 from longtail.methods.bbn import BBN
+from longtail.methods.bcl import BCL
+from longtail.methods.cc_sam import CCSAM
 from longtail.methods.decoupling import Decoupling
 from longtail.methods.do import DO
 from longtail.methods.experts import MultiExpert
@@ -9,9 +12,12 @@ from longtail.methods.method import Method, Setting
 from longtail.methods.mislas import MiSLAS
 from longtail.methods.ncl import NCL
 from longtail.methods.paco import PaCo
+from longtail.methods.proco import ProCo
 from longtail.methods.reslt import ResLT
+from longtail.methods.shike import SHIKE
 from longtail.methods.single_head import SingleHead
 from longtail.methods.tde import TDE
+from longtail.methods.tsc import TSC
 from longtail.methods.weight_balancing import WeightBalancing
 
 METHODS: dict[str, type[Method]] = {
@@ -20,12 +26,18 @@ METHODS: dict[str, type[Method]] = {
     "mislas": MiSLAS,
     "gcl": GCL,
     "weight-balancing": WeightBalancing,
+    "cc-sam": CCSAM,
     "tde": TDE,
     "bbn": BBN,
     "experts": MultiExpert,
+    "ace": ACE,
     "ncl": NCL,
+    "shike": SHIKE,
     "reslt": ResLT,
     "paco": PaCo,
+    "bcl": BCL,
+    "proco": ProCo,
+    "tsc": TSC,
     "do": DO,
 }
 

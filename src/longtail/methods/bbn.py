@@ -1,13 +1,13 @@
 """BBN: bilateral-branch network (Zhou et al., CVPR 2020, arXiv 1912.02413).
 
 Idea: Re-balancing helps the classifier and harms the representation. So train two branches on one trunk, one
-on pictures as they are and one that prefers rare classes, and move the weight of the loss from the first to
+on images as they are and one that prefers rare classes, and move the weight of the loss from the first to
 the second while training goes on.
 
 Symbols:
     f_c, f_r   features of the conventional and of the re-balancing branch: the last residual block of each is
                its own, all before is shared                                            [B, D]
-    x_c, x_r   a picture drawn as it is, and one whose class is drawn with probability ~ 1 / n_c
+    x_c, x_r   an image drawn as it is, and one whose class is drawn with probability ~ 1 / n_c
     W, b       one classifier on both features, [C, 2D], [C]
     a          1 - ((t - 1) / T)^2 in epoch t = 1..T: 1 in the beginning, near 0 at the end
 
@@ -17,9 +17,9 @@ Prediction:  z = W [f_c(x), f_r(x)] + b, as in training with a = 1/2
 Each step sees two batches, so an epoch costs twice that of a plain network. Both pass the trunk one after the
 other: its BatchNorm normalises each by itself, and its running statistics follow both.
 
-Where paper and released code disagree, and what happens here:
-- For trainings of 90 and 180 epochs the code divides by T = 100 and 200, so that a ends at a fifth. Here T is
-  the number of epochs.
+Where paper and released code disagree, and what we do:
+- For trainings of 90 and 180 epochs, the code uses T = 100 and 200, so that a ends at about one fifth.
+  Here, T is the number of epochs.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from longtail.config import Options
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.stage import Sampling, Stage
-from longtail.data.options import Options
 from longtail.losses import cross_entropy
 from longtail.methods.method import Method, Setting
 from longtail.models.experts import Experts
@@ -54,9 +54,9 @@ class Bilateral(nn.Module):
         self.conventional, self.rebalancing = network.tails
 
     def forward(self, usual: Tensor, rare: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map pictures [B, 3, H, W] to f_c of `usual` and f_r of `rare`, [B, D] each.
+        """Map images [B, 3, H, W] to f_c of `usual` and f_r of `rare`, [B, D] each.
 
-        Without `rare` both branches see the same pictures, and the trunk runs once.
+        Without `rare` both branches see the same images, and the trunk runs once.
         """
         maps = self.trunk(usual)
         others = maps if rare is None else self.trunk(rare)
@@ -68,9 +68,13 @@ class BBN(Method):
 
     Config = BBNOptions
     summary = (
-        "two branches, for classes as they are and in reverse; training moves from one to the other"
+        "two branches, one for the class distribution and one for its reverse; training moves "
+        "from the first to the second"
     )
-    advice = "a table needs it for comparison, and there is time for hundreds of epochs, twice"
+    advice = (
+        "you need a comparison with BBN and have time for hundreds of epochs, each of which sees "
+        "two images for one"
+    )
     citation = "Zhou et al., BBN: Bilateral-Branch Network with Cumulative Learning, CVPR 2020"
 
     def __init__(self, config: BBNOptions, setting: Setting) -> None:
@@ -81,7 +85,7 @@ class BBN(Method):
         self.head = LinearHead(2 * network.num_features, len(setting.class_counts))
 
     def stages(self) -> Sequence[Stage]:
-        """Train everything on two streams of pictures."""
+        """Train everything on two streams of images."""
         reverse = Sampling(name="reversed", form="multinomial")
         return [Stage(name="joint", epochs=self.epochs, samplings=(Sampling(), reverse))]
 
@@ -95,7 +99,7 @@ class BBN(Method):
         return StepOutput(loss + (1 - share) * cross_entropy(logits, rare.labels))
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return z of pictures that both branches see."""
+        """Return z of images that both branches see."""
         logits: Tensor = self.head(torch.cat(self.backbone(images), dim=1))
         return logits
 

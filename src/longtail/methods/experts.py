@@ -22,12 +22,12 @@ Papers: RIDE, Wang et al., ICLR 2021, arXiv 2010.01809; SADE (TADE), Zhang et al
 2107.09249; BalPoE, Sanchez Aimar et al., CVPR 2023, arXiv 2206.05260.
 
 Where papers and released codes disagree, and what we do:
-    divergence   RIDE's text: of every pair; code: of each expert from the mean. As the code.
-    T            text: moved up by 1 - max; code: divided by the max. Either way 1 at most. As the code.
-    BalPoE       its theory wants a mean tau of 1; its ImageNet-LT recipe has 1.25, which prefers rare
-                 classes by log pi / 4. The recipe is kept as published.
-RIDE's second stage, a router that saves experts on easy pictures, and its distillation from six experts are
-not here. SADE's weights of the experts from all test pictures (transductive) are `longtail mix RUN`.
+    divergence   RIDE's text: between all pairs; code: of each expert from the mean. We follow the code.
+    T            text: shifted by 1 - max; code: divided by the max. Both are at most 1. We follow the code.
+    BalPoE       the theory requires a mean tau of 1; the ImageNet-LT recipe has 1.25, which favours rare
+                 classes by log pi / 4. Our recipe is as published.
+Not included: RIDE's second stage (a router that skips experts for easy images) and its distillation from six
+experts. SADE's weights of the experts from all test images (transductive) are in `longtail ensemble RUN`.
 """
 
 from __future__ import annotations
@@ -39,20 +39,21 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from longtail.config import ByName, Options
 from longtail.core.batch import Batch, Position, StepOutput
-from longtail.core.panel import Panel
+from longtail.core.figure import FigureData
 from longtail.core.stage import Sampling, Stage
-from longtail.data.options import Options
+from longtail.ensembles.alone_and_together import alone_and_together
 from longtail.losses import diversity, diversity_temperature
 from longtail.methods.ingredients import (
     BalancedSoftmaxOptions,
-    ByName,
     ClassWeightOptions,
     CrossEntropyOptions,
     HeadOptions,
     InverseSoftmaxOptions,
     LossOptions,
     MixingOptions,
+    assumed,
     losses_that_correct,
     mixed_batch,
     mixing_corrections,
@@ -60,7 +61,6 @@ from longtail.methods.ingredients import (
     refuse_without_cosines,
 )
 from longtail.methods.method import Facts, FitBatches, Method, Setting
-from longtail.methods.sub_models import alone_and_together
 
 
 class ExpertsOptions(Options):
@@ -69,33 +69,40 @@ class ExpertsOptions(Options):
     name: Literal["experts"] = "experts"
     losses: tuple[LossOptions, ...] = Field(
         (CrossEntropyOptions(), BalancedSoftmaxOptions(), InverseSoftmaxOptions()),
-        description="one of method=single-head for each expert; as many experts as losses",
+        description="one loss of method=single-head per expert; their number is the number of experts",
     )  # fmt: skip
     total: Literal["sum", "mean"] = Field(
-        "sum", description="of the losses of the experts; mean in BalPoE"
+        "sum", description="how the losses of the experts are combined; mean in BalPoE"
     )
     narrow: bool = Field(
         True,
-        description="tails 3/4 as wide as the network's; false in BalPoE, and with pretraining",
+        description="whether the experts' own layers are 3/4 as wide as the network's; false in BalPoE, and "
+        "with pretrained weights",
     )
     head: Annotated[HeadOptions, ByName] = HeadOptions(name="cosine")
     class_weights: Annotated[ClassWeightOptions | None, ByName] = None
     diversity: float = Field(
-        0.0, ge=0, le=1, description="lam of RIDE: .45 on CIFAR, .2 on large sets, 0 for none"
+        0.0,
+        ge=0,
+        le=1,
+        description="weight lambda of RIDE's diversity term: .45 on CIFAR, .2 on large data sets, 0 to "
+        "switch it off",
     )
     tilt: float = Field(
         0.05, ge=0, lt=1,
-        description="g of RIDE's temperatures where there are class weights: .05 on CIFAR, .02 on "
-        "ImageNet-LT, .015 on iNaturalist",
+        description="g of RIDE's temperatures, if there are class weights: .05 on CIFAR, .02 on ImageNet-LT, "
+        ".015 on iNaturalist",
     )  # fmt: skip
     mixing: Annotated[MixingOptions | None, ByName] = None
-    backbone_rate: float = Field(1.0, gt=0, description="factor of the trunk's and tails' rate")
+    backbone_rate: float = Field(
+        1.0, gt=0, description="factor for the learning rate of everything but the heads"
+    )
 
     @field_validator("losses")
     @classmethod
     def _at_least_one(cls, value: tuple[LossOptions, ...]) -> tuple[LossOptions, ...]:
         if not value:
-            raise ValueError("needs a loss for each expert, at least one")
+            raise ValueError("needs at least one loss, one per expert")
         return value
 
     @model_validator(mode="after")
@@ -108,10 +115,8 @@ class MultiExpert(Method):
     """See the head of this file."""
 
     Config = ExpertsOptions
-    summary = "experts on one trunk with losses of their own, averaged: RIDE, SADE, BalPoE"
-    advice = (
-        "accuracy matters more than twice the cost: BalPoE for all classes, SADE for few-shot ones"
-    )
+    summary = "experts with different losses on a shared trunk, averaged: RIDE, SADE, BalPoE"
+    advice = "accuracy is worth twice the cost: BalPoE for all classes, SADE for few-shot classes"
     citation = "RIDE, ICLR 2021; SADE, NeurIPS 2022; BalPoE, CVPR 2023; see the recipe"
 
     weights: Tensor | None
@@ -121,6 +126,7 @@ class MultiExpert(Method):
         super().__init__()
         self.config, self.epochs, self.groups = config, setting.epochs, setting.groups
         counts, scale = setting.class_counts, config.head.scale
+        self.counts = counts
         self.backbone = setting.build_experts(len(config.losses), narrow=config.narrow)
         width = self.backbone.num_features
         self.heads = nn.ModuleList(
@@ -142,7 +148,7 @@ class MultiExpert(Method):
         """Return the sum (or mean) of the experts' losses, and each of them for the log."""
         batch = batches[0]
         mixed = mixed_batch(self.config.mixing, batches, at)
-        logits = self.answers(mixed.images if mixed else batch.images)  # [B, E, C]
+        logits = self.sub_model_logits(mixed.images if mixed else batch.images)  # [B, E, C]
         weighting = self.config.class_weights
         weighted = weighting is not None and weighting.has_started(at)
 
@@ -166,18 +172,18 @@ class MultiExpert(Method):
 
     def predict(self, images: Tensor) -> Tensor:
         """Return z."""
-        return self.answers(images).mean(dim=1)
+        return self.sub_model_logits(images).mean(dim=1)
 
-    def answers(self, images: Tensor) -> Tensor:
+    def sub_model_logits(self, images: Tensor) -> Tensor:
         """Return z_e, [B, E, C]."""
         maps = self.backbone(images)  # E times [B, D, h, w]
         pairs = zip(self.heads, maps, strict=True)
         return torch.stack([head(m.mean(dim=(2, 3))) for head, m in pairs], dim=1)
 
-    def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
+    def figures(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[FigureData]:
         """Return the accuracy of each expert alone beside their mean."""
         names = [f"expert {e + 1}, {loss.name}" for e, loss in enumerate(self.config.losses)]
-        return (alone_and_together(self, "experts", names, batches, self.groups),)
+        return (alone_and_together(self.sub_model_logits, "experts", names, batches, self.groups),)
 
     def corrections(self) -> tuple[str, ...]:
         """Name the losses and weights that correct for the prior."""
@@ -185,3 +191,13 @@ class MultiExpert(Method):
         if self.config.class_weights:
             named += (f"{self.config.class_weights.name} class weights",)
         return named + mixing_corrections(self.config.mixing)
+
+    def assumed_prior(self, at: Position) -> Tensor | None:
+        """Return the geometric mean of what the experts assume; RIDE's divergence is no likelihood."""
+        config = self.config
+        if config.diversity:
+            return None
+        return assumed(
+            self.counts, at, losses=config.losses, weighting=config.class_weights,
+            mixing=config.mixing,
+        )  # fmt: skip

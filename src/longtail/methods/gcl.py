@@ -1,26 +1,26 @@
 """GCL: Gaussian clouded logits (Li et al., CVPR 2022, arXiv 2305.11733).
 
-Idea: A class with few pictures soon gets them right, softmax saturates, and its features stay on a few
+Idea: A class with few images soon gets them right, softmax saturates, and its features stay on a few
 points. So blur its logits in training: a cloud of noise, the wider, the rarer the class, asks its features to
-spread. Then go on with the classifier alone on class-balanced pictures.
+spread. Then go on with the classifier alone on class-balanced images.
 
 Symbols:
     f(x), w_c   features [B, D], classifier rows [C, D]; cos_c is their cosine
     delta_c     size of a class's cloud, 0 for the most frequent to 1 for the rarest          [C]
-    eps         noise, fresh for every picture and class, |eps| in [0, 1]                     [B, C]
+    eps         noise, fresh for every image and class, |eps| in [0, 1]                     [B, C]
     s, sigma, m scale of the cosines, size of the largest cloud, margin of the label
 
 Stages, each with cross-entropy of z_c = s (cos_c - sigma |eps_c| delta_c - m onehot(y)_c) and mixup:
-    1   everything, s = 30, m = 0; pictures as they are
-    2   w alone, s = 20, m = 0.1; class-balanced pictures; each loss times 1 - p_y, a constant factor
+    1   everything, s = 30, m = 0; images as they are
+    2   w alone, s = 20, m = 0.1; class-balanced images; each loss times 1 - p_y, a constant factor
 
 Predictions have no cloud and no margin: z = s cos with the s of stage 2.
 
-What the paper leaves open, and what happens here:
+What the paper leaves open, and what we do:
 - 1/3 is the standard deviation of the noise, as in the released code, not its variance.
-- Stage 2 begins at a fiftieth of the learning rate, as in the code (two factors on one another).
-- The code's other sampler for stage 2, by class-wise effective numbers, is not here.
-- Whether stage 2 mixes pictures on large sets is unclear from the code. Here it does as stage 1.
+- Stage 2 starts at 1/50 of the learning rate, as in the code (the product of two factors).
+- The code's other sampler for stage 2, by class-wise effective numbers, is not included.
+- The code does not make clear whether stage 2 mixes images on large data sets. Here, it does, like stage 1.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from longtail.config import ByName, Options
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.stage import Sampling, Stage
-from longtail.data.options import Options
 from longtail.losses import GaussianClouded
 from longtail.methods.ingredients import (
-    ByName,
     MixingOptions,
     SamplingOptions,
     mixed_batch,
@@ -52,15 +51,22 @@ class GCLOptions(Options):
     """What can be chosen; defaults are those of CIFAR-100-LT."""
 
     name: Literal["gcl"] = "gcl"
-    sigma: float = Field(0.5, ge=0, description="of the rarest class's cloud, in units of a cosine")
+    sigma: float = Field(
+        0.5, ge=0, description="noise of the rarest class, as a difference of cosines"
+    )
     mixing: Annotated[MixingOptions | None, ByName] = MixingOptions()
-    scale: float = Field(30.0, gt=0, description="s of the first stage")
+    scale: float = Field(30.0, gt=0, description="scale s of the first stage")
     second: int = Field(30, ge=1, description="epochs of the second stage")
-    second_rate: float = Field(0.002, gt=0, description="its learning rate, with a cosine to zero")
-    second_scale: float = Field(20.0, gt=0, description="s of the second stage, and of predictions")
-    second_margin: float = Field(0.1, ge=0, description="m of the second stage")
+    second_rate: float = Field(
+        0.002, gt=0, description="learning rate of the second stage, with a cosine to zero"
+    )
+    second_scale: float = Field(
+        20.0, gt=0, description="scale s of the second stage and of predictions"
+    )
+    second_margin: float = Field(0.1, ge=0, description="margin m of the second stage")
     sampling: Annotated[SamplingOptions, ByName] = Field(
-        SamplingOptions(name="class-balanced"), description="of the second stage"
+        SamplingOptions(name="class-balanced", form="multinomial"),
+        description="sampling in the second stage; independent draws, as in the released code",
     )
 
 
@@ -68,10 +74,10 @@ class GCL(Method):
     """See the head of this file."""
 
     Config = GCLOptions
-    summary = "logits of rare classes blurred in training, then a class-balanced classifier"
-    advice = (
-        "features of rare classes lie on a few points, and there is time for hundreds of epochs"
+    summary = (
+        "noise on the logits of rare classes, then a classifier trained on class-balanced images"
     )
+    advice = "features of rare classes collapse to a few points, and you have time for hundreds of epochs"
     citation = (
         "Li et al., Long-Tailed Visual Recognition via Gaussian Clouded Logit Adjustment, CVPR 2022"
     )
@@ -109,7 +115,7 @@ class GCL(Method):
         ]
 
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
-        """Return the loss of clouded logits; in stage 2 times what is left to learn of each picture."""
+        """Return the loss of clouded logits; in stage 2 times what is left to learn of each image."""
         batch, second = batches[0], at.stage > 0
         mixed = mixed_batch(self.config.mixing, batches, at)
         cosines = self.head(self.backbone(mixed.images if mixed else batch.images))
@@ -118,7 +124,7 @@ class GCL(Method):
             if not second:
                 loss: Tensor = self.first(self.config.scale * cosines, labels)
                 return loss
-            losses = self.second.per_picture(self.config.second_scale * cosines, labels)  # [B]
+            losses = self.second.per_image(self.config.second_scale * cosines, labels)  # [B]
             left = -torch.expm1(-losses.detach())  # 1 - p_y
             return (left * losses).mean()
 
@@ -138,7 +144,7 @@ class GCL(Method):
 
     def corrections(self) -> tuple[str, ...]:
         """Name what the stages do."""
-        named = ["clouds of noise around rare classes"] if self.config.sigma else []
+        named = ["noise that is larger for rare classes"] if self.config.sigma else []
         if (sampling := self.config.sampling.name) != "instance":
             named.append(f"classifier trained with {sampling} sampling")
         return (*named, *mixing_corrections(self.config.mixing))

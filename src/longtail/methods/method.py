@@ -8,16 +8,17 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from longtail.config import Options
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.counts import ClassCounts
+from longtail.core.figure import FigureData
 from longtail.core.groups import ShotGroups
-from longtail.core.panel import Panel
 from longtail.core.stage import Stage
-from longtail.data.options import Options
 from longtail.models.backbones import Backbone
 from longtail.models.experts import Experts, Own
+from longtail.models.importance import Network, predicting
 
-FitBatches = Iterable[tuple[Tensor, Tensor]]  # pictures [B, 3, H, W] and labels [B]
+FitBatches = Iterable[tuple[Tensor, Tensor]]  # images [B, 3, H, W] and labels [B]
 Facts = Mapping[str, Any]  # what a stage found out, as JSON
 
 
@@ -34,12 +35,12 @@ class Setting:
     """What a method is told about its task when it is built.
 
     Attributes:
-        class_counts: Training pictures per class.
+        class_counts: Training images per class.
         groups: Many-, medium- and few-shot classes.
         epochs: Epochs of the training configuration, for the method to spend on its stages.
         build_backbone: Makes a new backbone; may be called several times.
         build_experts: Makes a network of several experts on a shared trunk.
-        batch_size: Pictures of one optimiser step, for linear scaling of learning rates.
+        batch_size: Images of one optimiser step, for linear scaling of learning rates.
         learning_rate: Of the training configuration.
     """
 
@@ -76,7 +77,7 @@ class Method(nn.Module):
     begins_with: ClassVar[tuple[str, ...]] = ()
 
     @property
-    def remarks(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """Sentences for the user: how the method set itself up, what a stage has chosen."""
         return ()
 
@@ -89,12 +90,26 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def predict(self, images: Tensor) -> Tensor:
-        """Map normalised pictures [B, 3, H, W] to the logits [B, C] that the user gets."""
+        """Map normalised images [B, 3, H, W] to the logits [B, C] that the user gets."""
         raise NotImplementedError
 
-    def answers(self, images: Tensor) -> Tensor:
+    def sub_model_logits(self, images: Tensor) -> Tensor:
         """Return the logits of each sub-model, [B, T, C]; a method without any is its own, T = 1."""
         return self.predict(images)[:, None]
+
+    @property
+    def mixture_views(self) -> tuple[str, ...]:
+        """Augmentation policies of the random views that weigh sub-models; none for most methods."""
+        return ()
+
+    @property
+    def asks_for_views(self) -> bool:
+        """Whether `predict_with_views` is what the user gets, where views can be drawn."""
+        return False
+
+    def predict_with_views(self, images: Tensor, views: Sequence[Tensor]) -> Tensor:
+        """Map images and their `mixture_views`, each [B, 3, H, W], to logits [B, C]."""
+        return self.predict(images)
 
     def known_bias(self) -> Tensor | None:
         """Return what training put into the logits of each sub-model on purpose, [T, C], if known."""
@@ -104,11 +119,13 @@ class Method(nn.Module):
         """Update momentum copies, queues or projections after the optimiser's step."""
 
     def fit(self, stage: Stage, batches: FitBatches, split: str) -> Facts:
-        """Compute a closed-form or search stage; return what should be written down about it.
+        """Compute a closed-form or search stage, or prepare an epoch of a stage with `survey`.
+
+        Returns what should be written down about it.
 
         Args:
             stage: Which one.
-            batches: Every picture of the split once, not augmented, with its label.
+            batches: Every image of the split once, not augmented, with its label.
             split: `train`, or `val` for a stage that selects where there is a val split.
         """
         return {}
@@ -118,14 +135,22 @@ class Method(nn.Module):
         """Say whether a run with options `own` can take its first stage from one with `other`."""
         return False
 
-    def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
+    def figures(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[FigureData]:
         """Return figures about the trained method for the report.
 
         Args:
-            batches: The pictures and labels of the scored split.
+            batches: The images and labels of the scored split.
             lines: Of `metrics.jsonl`.
         """
         return ()
+
+    def networks(self, images: Tensor) -> Sequence[Network]:
+        """Return the networks whose weights can be asked for their importance: all of it together, or parts.
+
+        Args:
+            images: Some images, [B, 3, H, W], to see which weights are used.
+        """
+        return (predicting(self, self.predict, images),)
 
     def omitted(self) -> set[str]:
         """Name the state that a checkpoint may leave out once nothing reads it any more."""
@@ -137,3 +162,14 @@ class Method(nn.Module):
         Stored with every model, so that `adjust` can warn before a second correction.
         """
         return ()
+
+    def assumed_prior(self, at: Position) -> Tensor | None:
+        """Return the class distribution that the logits of `predict` assume, float64 [C], or None.
+
+        It is known where the logits are those of a likelihood of labels that were drawn with known class
+        probabilities (see `longtail.methods.ingredients.assumed`); never guess.
+
+        Args:
+            at: Where the training of these weights ended: its stage, and the last epoch in it.
+        """
+        return None

@@ -1,12 +1,12 @@
 """NCL: nested collaborative learning (Li et al., CVPR 2022, arXiv 2203.15359).
 
-Idea: Several whole networks, trained side by side on the same pictures, are uncertain in different places.
+Idea: Several whole networks, trained side by side on the same images, are uncertain in different places.
 Let each learn from the labels and from all others, on all classes and once more on the hard ones alone.
 
 Symbols:
     z_e   logits of network e                                            [B, C], e = 1..E
     a_e   z_e + log n, as in balanced softmax
-    M     hard categories of a picture: its class and those with the largest z_1, a share of all classes
+    M     hard categories of an image: its class and those with the largest z_1, a share of all classes
     D     mutual divergence of the networks
 
 Loss (one stage):
@@ -14,12 +14,15 @@ Loss (one stage):
 
 Prediction is the mean of z_e. It takes E networks; the paper also reports one of them alone.
 
-What the released code does, and what happens here:
-- Logits outside of M are set to 0 and so keep some probability (`others=zero`); `others=removed` leaves them
-  out.
-- M comes from the raw logits of the first network, for all of them. So it does here.
-- The branch with momentum contrast (on for ImageNet-LT and larger) is not here.
-- The published numbers on CIFAR are of another long-tailed cut (that of Cui et al.) with the same counts.
+What the released code does, and what we do:
+- The code sets logits outside M to 0, so these classes keep some probability (`others=zero`);
+  `others=removed` leaves them out.
+- For all networks, M is computed from the raw logits of the first network. We do the same.
+- The code computes divergences from log(p + 1e-9), so they are capped at 20.7, without gradient beyond; here,
+  they are exact.
+- The branch with momentum contrast is not included. The released configurations use it only for Places-LT
+  (CON_RATIO 1.0); those of ImageNet-LT and iNaturalist have 0.0.
+- The published numbers on CIFAR are for a different long-tailed subset (of Cui et al.) with the same counts.
 """
 
 from __future__ import annotations
@@ -31,46 +34,52 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from longtail.config import ByName, Options
 from longtail.core.batch import Batch, Position, StepOutput
-from longtail.core.panel import Panel
+from longtail.core.figure import FigureData
 from longtail.core.stage import Stage
-from longtail.data.options import Options
+from longtail.ensembles.alone_and_together import alone_and_together
 from longtail.losses import (
     cross_entropy,
     hard_categories,
     masked_logits,
     mutual_divergence,
 )
-from longtail.methods.ingredients import BalancedSoftmaxOptions, ByName, HeadOptions
+from longtail.methods.ingredients import BalancedSoftmaxOptions, HeadOptions
 from longtail.methods.method import Facts, FitBatches, Method, Setting
-from longtail.methods.sub_models import alone_and_together
 
 
 class NCLOptions(Options):
     """What can be chosen; defaults are those of CIFAR-100-LT."""
 
     name: Literal["ncl"] = "ncl"
-    networks: int = Field(3, ge=1, le=8, description="trained side by side")
+    networks: int = Field(3, ge=1, le=8, description="number of networks that are trained together")
     head: Annotated[HeadOptions, ByName] = HeadOptions()
     hard: float = Field(
         0.3, gt=0, le=1,
-        description="share of the classes that are hard categories of a picture",
+        description="share of the classes that count as hard for an image",
     )  # fmt: skip
     others: Literal["zero", "removed"] = Field(
-        "zero", description="logits of the other classes: 0 as released, or without probability"
+        "zero",
+        description="logits of the classes that are not hard: set to 0, as in the released code, or left out "
+        "of the softmax",
     )
-    weight: float = Field(0.6, ge=0, description="of the divergences; 0 trains networks apart")
+    weight: float = Field(
+        0.6,
+        ge=0,
+        description="weight of the mutual divergences; 0 trains the networks independently",
+    )
 
 
 class SideBySide(nn.Module):
-    """Networks that see the same pictures."""
+    """Networks that see the same images."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map pictures [B, 3, H, W] to the logits of every network, [B, E, C]."""
+        """Map images [B, 3, H, W] to the logits of every network, [B, E, C]."""
         return torch.stack([network(images) for network in self.networks], dim=1)
 
 
@@ -78,8 +87,8 @@ class NCL(Method):
     """See the head of this file."""
 
     Config = NCLOptions
-    summary = "whole networks trained side by side, each learning from labels and from the others"
-    advice = "strong augmentation and a long schedule are there, and several times the cost"
+    summary = "whole networks trained together; each learns from the labels and from the others"
+    advice = "you can afford strong augmentation, a long schedule and several times the cost"
     citation = (
         "Li et al., Nested Collaborative Learning for Long-Tailed Visual Recognition, CVPR 2022"
     )
@@ -104,7 +113,7 @@ class NCL(Method):
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
         """Return the loss of the labels and the divergences, on all and on hard categories."""
         (batch,) = batches
-        logits = self.answers(batch.images).float()  # [B, E, C]
+        logits = self.sub_model_logits(batch.images).float()  # [B, E, C]
         mask = hard_categories(logits[:, 0], batch.labels, self.hard)  # [B, C]
         adjusted = logits + self.log_n
         hard = masked_logits(adjusted, mask[:, None], self.config.others)
@@ -117,17 +126,17 @@ class NCL(Method):
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the mean of z_e."""
-        return self.answers(images).mean(dim=1)
+        return self.sub_model_logits(images).mean(dim=1)
 
-    def answers(self, images: Tensor) -> Tensor:
+    def sub_model_logits(self, images: Tensor) -> Tensor:
         """Return z_e, [B, E, C]."""
         logits: Tensor = self.together(images)
         return logits
 
-    def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
+    def figures(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[FigureData]:
         """Return the accuracy of each network alone beside their mean."""
         names = [f"network {e + 1}" for e in range(self.config.networks)]
-        return (alone_and_together(self, "networks", names, batches, self.groups),)
+        return (alone_and_together(self.sub_model_logits, "networks", names, batches, self.groups),)
 
     def corrections(self) -> tuple[str, ...]:
         """Name the loss that corrects for the prior."""

@@ -1,18 +1,18 @@
 """PaCo: parametric contrastive learning (Cui et al., ICCV 2021, arXiv 2107.12028).
 
-Idea: Supervised contrastive learning compares a picture with others of its class, so it favours classes
+Idea: Supervised contrastive learning compares an image with others of its class, so it favours classes
 of which there are many. Add one learnable centre per class to the comparison: a rare class, which meets
-few of its own pictures, always meets its centre. The centres are the classifier.
+few of its own images, always meets its centre. The centres are the classifier.
 
 Symbols:
-    x1, x2   two views of a picture          [B, 3, H, W]; x1 strongly, x2 weakly augmented
+    x1, x2   two views of an image          [B, 3, H, W]; x1 strongly, x2 weakly augmented
     f        features of x1                  [B, D]
     z        W f + b, the centres' logits    [B, C]; f and W are not normalised
     q        unit(projection(f))             [B, d], anchors and part of the contrast set
     k        unit(key network(x2))           [B, d], of the momentum copy, constants
     Q, l     queue of past keys and labels   [K, d], [K]
     pi       class prior                     [C]
-Losses: eq. 8 in `longtail.losses.paco`, supervised contrast in `longtail.losses.supcon`.
+Losses, in `longtail.losses.contrastive`: eq. 8 in `paco`, supervised contrast in `supcon`.
 
 One step: f, z, q from x1; k from x2 by the key network in train mode; loss with the queue as it was
 before this batch; SGD; then the keys join the queue and the key network follows. (The released code
@@ -25,84 +25,136 @@ Objectives, as configurations of this file:
     multi-task                        CE(z, y) + weight * supervised contrast
 Balanced softmax in the same schedule and views is a recipe of `single-head`.
 
+GPaCo (Cui et al., TPAMI 2023, arXiv 2209.12400) is `keys=own`: no momentum copy, the network itself sees both
+views, and both are anchors, each with the other as its key and with gradient to both. Its projection has
+three layers and no BatchNorm (`projection=deep`).
+
 Where paper and released code disagree, and what we do:
 - alpha on CIFAR is .02 in the paper and .01 in the code: .01. temperature divides the samples only.
 - The projection has a BatchNorm that MoCo v2 does not have: as the code. Centres have a bias.
 - The queue begins with random labels and short rows: `queue_start: published`.
 - Contrast sets are local to a process, the queue is global: `contrast: local`, the default.
+- With several processes the code shuffles key images among them, so that BatchNorm sees other images
+  with a key than with its query. Here they stay where they are; one process, as on CIFAR, has nothing
+  to shuffle.
+- GPaCo's code can smooth the label of the centres; its scripts for long tails do not, and it is not here.
 - SupCon's probe on a long tail is not described: plain cross-entropy, instance-balanced [assumed].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from longtail.config import ByName, Options
 from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
-from longtail.core.panel import Panel
+from longtail.core.figure import FigureData
+from longtail.core.precision import unit_rows
 from longtail.core.stage import Stage
-from longtail.data.augmentation import find_policy
-from longtail.data.options import Options
-from longtail.losses import contrast, cross_entropy, paco, supervised_contrastive
-from longtail.methods.ingredients import ByName, SamplingOptions
+from longtail.losses import (
+    Contrast,
+    PaCoTerms,
+    contrast,
+    cross_entropy,
+    paco,
+    supervised_contrastive,
+)
+from longtail.methods.ingredients import SamplingOptions, ViewName, assumed
 from longtail.methods.method import Facts, FitBatches, Method, Setting
-from longtail.models.heads import LinearHead
+from longtail.models.heads import Initialisation, LinearHead
 from longtail.models.momentum import MomentumCopy
 from longtail.models.queue import LabelledQueue, Start
 
-MEASURED = ("anchors", "centre probability", "positives", "steps", "gradient norm")
+
+class Measured(NamedTuple):
+    """Sums over the steps of the last epoch, for the report; each [C].
+
+    Attributes:
+        anchors: Queries of each class.
+        own_centre: Probability that they give to the centre of their class.
+        positives: Their positive samples in the contrast set.
+        steps: Steps, the same for every class.
+        gradient_norm: L2 norm of the gradient of each row of the classifier.
+    """
+
+    anchors: Tensor
+    own_centre: Tensor
+    positives: Tensor
+    steps: Tensor
+    gradient_norm: Tensor
 
 
 class PaCoOptions(Options):
-    """What can be chosen; defaults suit ImageNet-sized pictures, the recipes say the rest."""
+    """What can be chosen; defaults suit ImageNet-sized images, the recipes say the rest."""
 
     name: Literal["paco"] = "paco"
     objective: Literal["paco", "supcon", "multi-task"] = "paco"
-    rebalance: bool = Field(True, description="log pi on the centres; off for balanced data")
+    rebalance: bool = Field(
+        True,
+        description="whether log pi is added to the logits of the centres; switch it off for balanced data",
+    )
     alpha: float = Field(
-        0.05, ge=0, description="weight of a positive sample: CIFAR-100-LT .01, ImageNet-LT .05"
+        0.05,
+        ge=0,
+        description="weight of a positive sample: .01 on CIFAR-100-LT, .05 on ImageNet-LT",
     )
     temperature: float = Field(
-        0.2, gt=0, description="of the samples: CIFAR .05, ImageNet-LT .2, ResNeXt-50 .07"
+        0.2,
+        gt=0,
+        description="temperature of the samples: .05 on CIFAR, .2 on ImageNet-LT, .07 with ResNeXt-50",
+    )
+    centre_temperature: float = Field(
+        1.0, gt=0,
+        description="temperature of the centres: 1 in the released code; equation 8 has one "
+        "temperature for both",
+    )  # fmt: skip
+    keys: Literal["momentum", "own"] = Field(
+        "momentum",
+        description="what sees the second view: a momentum copy, or the network itself, whose keys are "
+        "anchors too (GPaCo)",
     )
     weight: float = Field(0.05, ge=0, description="of the contrast in multi-task")
+    projection: Literal["batchnorm", "deep"] = Field(
+        "batchnorm", description="two layers with BatchNorm between, or three without (GPaCo)"
+    )
     projection_width: int = Field(128, ge=2, description="d: CIFAR 32, ImageNet 128")
-    queue: int = Field(8192, ge=1, description="K: CIFAR 1,024, ImageNet 8,192")
-    queue_start: Start = Field("published", description="what the queue holds before it is full")
-    momentum: float = Field(0.999, ge=0, lt=1, description="of the key network")
-    views: tuple[str, str] = Field(
-        ("default", "sim"), description="augmentation of query and key; default is the data set's"
+    initialisation: Initialisation = Field(
+        "uniform",
+        description="initialisation of the last projection layer; kaiming in the released code for CIFAR",
+    )
+    queue: int = Field(
+        8192, ge=1, description="size K of the queue: 1,024 on CIFAR, 8,192 on ImageNet"
+    )
+    queue_start: Start = Field("published", description="content of the queue before it is full")
+    momentum: float = Field(0.999, ge=0, lt=1, description="momentum of the key network")
+    views: tuple[ViewName, ViewName] = Field(
+        ("default", "sim"),
+        description="augmentation of query and key; `default` is that of the data set",
     )
     contrast: Literal["local", "joint"] = Field(
-        "local", description="several processes: compare inside each, or over the joint batch"
+        "local",
+        description="with several processes: contrast within each process, or across the joint batch",
     )
     sampling: Annotated[SamplingOptions, ByName] = SamplingOptions()
     train: Literal["all", "last-bottleneck"] = Field(
         "all",
-        description="last-bottleneck: other convolutions stay as pretrained, normalisation is "
-        "trained everywhere (Places-LT)",
+        description="what is trained; last-bottleneck keeps the other convolutions as pretrained and trains "
+        "all normalisation layers (Places-LT)",
     )
-    probe_epochs: int = Field(100, ge=1, description="of the linear probe of supcon")
-    probe_rate: float = Field(0.1, gt=0, description="learning rate of the probe, cosine")
-
-    @field_validator("views")
-    @classmethod
-    def _known(cls, value: tuple[str, str]) -> tuple[str, str]:
-        for name in value:
-            if name != "default":
-                find_policy(name)
-        return value
+    probe_epochs: int = Field(100, ge=1, description="epochs of supcon's linear probe")
+    probe_rate: float = Field(0.1, gt=0, description="learning rate of the probe, with a cosine")
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> PaCoOptions:
         if self.objective == "multi-task" and self.weight == 0:
             raise ValueError("objective multi-task needs a weight above 0")
+        if self.keys == "own" and self.objective != "paco":
+            raise ValueError("keys=own is GPaCo, which has the objective paco")
         return self
 
 
@@ -112,30 +164,37 @@ class PaCo(Method):
     Config = PaCoOptions
     summary = "contrastive learning with one learnable centre per class, two views and a queue"
     advice = "there is time for hundreds of epochs and strong augmentation"
-    citation = "Cui et al., Parametric Contrastive Learning, ICCV 2021"
+    citation = (
+        "Cui et al., Parametric Contrastive Learning, ICCV 2021; GPaCo: Cui et al., Generalized Parametric "
+        "Contrastive Learning, TPAMI 2023"
+    )
 
+    key: MomentumCopy | None
     log_prior: Tensor
     measured: Tensor
 
     def __init__(self, config: PaCoOptions, setting: Setting) -> None:
         super().__init__()
-        self.config, self.epochs = config, setting.epochs
+        self.config, self.epochs, self.counts = config, setting.epochs, setting.class_counts
         self.backbone = setting.build_backbone()
         width, num_classes = self.backbone.num_features, len(setting.class_counts)
-        self.projection = nn.Sequential(
-            nn.Linear(width, width),
-            nn.BatchNorm1d(width),
-            nn.ReLU(),
-            nn.Linear(width, config.projection_width),
-        )
+        last = nn.Linear(width, config.projection_width)
+        first = [nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()]
+        if config.projection == "deep":
+            first = [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+        self.projection = nn.Sequential(*first, last)
+        if config.initialisation == "kaiming":
+            nn.init.kaiming_normal_(last.weight)
         self.head = LinearHead(width, num_classes)
-        self.key = MomentumCopy(nn.Sequential(self.backbone, self.projection), config.momentum)
+        self.key = None
+        if config.keys == "momentum":
+            own = nn.Sequential(self.backbone, self.projection)
+            self.key = MomentumCopy(own, config.momentum)
         self.queue = LabelledQueue(
             config.queue, config.projection_width, setting.class_counts, config.queue_start
         )
         self.register_buffer("log_prior", setting.class_counts.log_prior())  # [C]
-        # sums over the last epoch by class, for the report: [len(MEASURED), C]
-        self.register_buffer("measured", torch.zeros(len(MEASURED), num_classes))
+        self.register_buffer("measured", torch.zeros(len(Measured._fields), num_classes))
 
     # --- stages -------------------------------------------------------------------------------
 
@@ -150,7 +209,7 @@ class PaCo(Method):
             samplings=(config.sampling.build(self.epochs),),
             views=config.views,
             trainable=(*backbone, "projection", *classifier),
-            update_norm=("key",),
+            update_norm=() if self.key is None else ("key",),
         )
         if config.objective != "supcon":
             return [first]
@@ -168,14 +227,12 @@ class PaCo(Method):
 
     def _last_bottleneck(self) -> tuple[str, ...]:
         """Name all normalisation layers and the last block of the last group of layers."""
-        group = f"backbone.{self.backbone.last_block}"
-        *_, last = (name for name, _ in self.get_submodule(group).named_children())
         norms = [
             f"backbone.{name}"
             for name, module in self.backbone.named_modules()
             if isinstance(module, nn.BatchNorm2d)
         ]
-        return (*norms, f"{group}.{last}")
+        return (*norms, f"backbone.{self.backbone.last_bottleneck}")
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -186,27 +243,46 @@ class PaCo(Method):
         logits, labels = self.head(features), batch.labels
         if at.stage > 0:
             return StepOutput(cross_entropy(logits, labels))
-        queries = _unit(self.projection(features))
-        keys = _unit(self.key(batch.views[1]))
+        queries = unit_rows(self.projection(features))
+        if self.key is None:
+            others = self.backbone(batch.views[1])
+            keys, key_logits = unit_rows(self.projection(others)), self.head(others)
+        else:
+            keys = unit_rows(self.key(batch.views[1]))
+        pairs = self._compared(queries, keys, labels)
+        carry = {"keys": keys.detach(), "labels": labels}
+        if self.config.objective == "paco":
+            terms = self._terms(logits, pairs, labels)
+            carry |= {"centres": terms.centre_probability, "positives": terms.positives}
+            loss = terms.loss.mean()
+            if self.key is None:
+                swapped = self._compared(keys, queries, labels)
+                loss = (loss + self._terms(key_logits, swapped, labels).loss.mean()) / 2
+            return StepOutput(loss, carry=carry)
+        loss = supervised_contrastive(pairs).mean()
+        if self.config.objective == "multi-task":
+            loss = cross_entropy(logits, labels) + self.config.weight * loss
+        return StepOutput(loss, carry=carry)
+
+    def _compared(self, queries: Tensor, keys: Tensor, labels: Tensor) -> Contrast:
+        """Compare the queries with all queries, all keys and the queue."""
         others, first = None, 0
         if self.config.contrast == "joint" and distributed.active():
             join = distributed.join
             others = (join(queries), join(keys), join(labels))
             first = distributed.rank() * len(labels)
-        pairs = contrast(
+        return contrast(
             queries, keys, self.queue.features, labels, self.queue.labels,
             self.config.temperature, others=others, first=first,
         )  # fmt: skip
-        carry = {"keys": keys, "labels": labels}
-        if self.config.objective == "paco":
-            prior = self.log_prior if self.config.rebalance else None
-            terms = paco(logits, pairs, labels, log_prior=prior, alpha=self.config.alpha)
-            carry |= {"centres": terms.centre_probability, "positives": terms.positives}
-            return StepOutput(terms.loss.mean(), carry=carry)
-        loss = supervised_contrastive(pairs).mean()
-        if self.config.objective == "multi-task":
-            loss = cross_entropy(logits, labels) + self.config.weight * loss
-        return StepOutput(loss, carry=carry)
+
+    def _terms(self, logits: Tensor, pairs: Contrast, labels: Tensor) -> PaCoTerms:
+        """Return eq. 8 of the queries."""
+        return paco(
+            logits, pairs, labels,
+            log_prior=self.log_prior if self.config.rebalance else None,
+            alpha=self.config.alpha, centre_temperature=self.config.centre_temperature,
+        )  # fmt: skip
 
     @torch.no_grad()
     def after_step(self, out: StepOutput, at: Position) -> None:
@@ -215,20 +291,26 @@ class PaCo(Method):
             return
         labels = out.carry["labels"]
         self.queue.append(distributed.join(out.carry["keys"]), distributed.join(labels))
-        self.key.follow(nn.Sequential(self.backbone, self.projection))
+        if self.key is not None:
+            self.key.follow(nn.Sequential(self.backbone, self.projection))
         if "centres" in out.carry:
             self._measure(labels, out.carry, at)
 
     def _measure(self, labels: Tensor, carry: Facts, at: Position) -> None:
         if at.step == 0:
             self.measured.zero_()
-        ones = torch.ones_like(carry["centres"])
-        rows = torch.stack([ones, carry["centres"], carry["positives"]])
-        self.measured[:3].index_add_(1, labels, rows.to(self.measured.dtype))
-        self.measured[3] += 1
+        sums = self._sums()
+        sums.anchors.index_add_(0, labels, torch.ones_like(labels, dtype=sums.anchors.dtype))
+        sums.own_centre.index_add_(0, labels, carry["centres"].to(sums.own_centre.dtype))
+        sums.positives.index_add_(0, labels, carry["positives"].to(sums.positives.dtype))
+        sums.steps.add_(1)
         gradient = self.head.weight.grad
         if gradient is not None:
-            self.measured[4] += gradient.norm(dim=1)
+            sums.gradient_norm.add_(gradient.norm(dim=1))
+
+    def _sums(self) -> Measured:
+        """Return the rows of `measured` by name; they share its memory."""
+        return Measured(*self.measured.unbind())
 
     # --- prediction ---------------------------------------------------------------------------
 
@@ -245,20 +327,29 @@ class PaCo(Method):
             named.append(f"{config.sampling.name} sampling")
         return tuple(named)
 
-    def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
+    def assumed_prior(self, at: Position) -> Tensor | None:
+        """Return the prior of a classifier that cross-entropy trains; centres among samples have none."""
+        config = self.config
+        if config.objective == "multi-task":
+            return assumed(self.counts, at, sampling=config.sampling.build(self.epochs))
+        # the probe sees images as they are
+        return assumed(self.counts, at) if at.stage == 1 else None
+
+    def figures(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[FigureData]:
         """Return what the last epoch measured, class by class from the most frequent one."""
-        if not bool((self.measured[3] > 0).all()):
+        sums = Measured(*self.measured.cpu().unbind())
+        if not bool((sums.steps > 0).all()):
             return ()
         prior = self.log_prior.exp().float()
         order = prior.argsort(descending=True).cpu()
-        anchors, centres, positives, steps, gradient = self.measured.cpu()
-        found = torch.where(anchors > 0, positives / anchors, torch.nan)
+        met = sums.anchors > 0
+        positives = torch.where(met, sums.positives / sums.anchors, torch.nan)
         expected = (self.config.queue * prior + 1).cpu()
-        centre = torch.where(anchors > 0, centres / anchors, torch.nan)
-        optimum = 1 / (1 + self.config.alpha * found)
+        own_centre = torch.where(met, sums.own_centre / sums.anchors, torch.nan)
+        optimum = 1 / (1 + self.config.alpha * positives)
 
-        def curve(title: str, text: str, y: str, **series: Tensor) -> Panel:
-            return Panel(
+        def curve(title: str, text: str, y: str, **series: Tensor) -> FigureData:
+            return FigureData(
                 title=title, text=text, x="classes, from the most to the least frequent", y=y,
                 places=[float(place) for place in range(len(order))],
                 series={name.replace("_", " "): _values(v[order]) for name, v in series.items()},
@@ -266,28 +357,23 @@ class PaCo(Method):
 
         return (
             curve(
-                "Probability of the own centre",
-                "Mean over the last epoch, beside the optimum 1 / (1 + alpha K) for the K positives "
-                "that were met (remark 2): the rarer a class, the more it learns from its centre.",
-                "probability", measured=centre, optimum=optimum,
+                "Probability of the image's own class centre",
+                "Mean over the last epoch, with the optimum 1 / (1 + alpha K) for the K positives in the "
+                "contrast set (remark 2): the rarer a class, the more it learns from its centre.",
+                "probability", measured=own_centre, optimum=optimum,
             ),
             curve(
                 "Positives in the contrast set",
-                "Mean over the last epoch, beside the queue's size times the class prior plus the own "
-                "key.",
-                "positives", measured=found, expected=expected,
+                "Mean over the last epoch, with the expected number: queue size times class prior, plus "
+                "the image's own key.",
+                "positives", measured=positives, expected=expected,
             ),
             curve(
-                "Gradient of the classifier by class",
-                "L2 norm of the gradient of each row, mean over the steps of the last epoch (figure 2).",
-                "norm", gradient=gradient / steps,
+                "Gradient of the classifier, by class",
+                "L2 norm of the gradient of each row, averaged over the steps of the last epoch (figure 2).",
+                "norm", gradient=sums.gradient_norm / sums.steps,
             ),
         )  # fmt: skip
-
-
-def _unit(features: Tensor) -> Tensor:
-    """Return unit rows in float32, also under autocast."""
-    return F.normalize(features.float() if features.dtype != torch.float64 else features, dim=1)
 
 
 def _values(values: Tensor) -> list[float | None]:

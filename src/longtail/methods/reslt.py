@@ -1,6 +1,6 @@
 """ResLT: residual learning for long-tailed recognition (Cui et al., TPAMI 2022, arXiv 2101.10633).
 
-Idea: Give every group of classes parameters of its own, nested: one branch learns from all pictures,
+Idea: Give every group of classes parameters of its own, nested: one branch learns from all images,
 a second from medium- and few-shot classes, a third from few-shot classes only. The branches are summed
 before the classifier, so the later ones add what the first one lacks for rare classes. A second loss
 keeps the sum itself a good classifier.
@@ -14,24 +14,32 @@ Symbols:
     m_g(y)   1 if branch g learns class y    [G, C], nested: group of y >= g
     alpha    weight of the branch loss (`beta` in the released code)
 
-Loss (eq. 6):  L = (1 - alpha) CE(z, y) + alpha L_branch
+Loss (eq. 1 to 3):  L = (1 - alpha) CE(z, y) + alpha L_branch
     pooled        L_branch = sum_g sum_i m_g(y_i) CE(z_g,i, y_i) / sum_g sum_i m_g(y_i)
-    subset-means  L_branch = sum_g [ mean of CE(z_g,i, y_i) over the pictures with m_g(y_i) = 1 ]
+    subset-means  L_branch = sum_g [ mean of CE(z_g,i, y_i) over the images with m_g(y_i) = 1 ]
 
 Where paper and released code disagree, and what we do:
-    head        paper: 1x1 convolutions; CIFAR code: three BatchNorms, ImageNet code: one convolution
-                D -> G D with BatchNorm and ReLU. Default `batchnorm`; `convolution` is an option.
-    L_branch    paper: subset means, undefined for a batch without rare pictures (2.6 % of the batches
-                on CIFAR-100-LT at ratio 100); code: pooled. Default pooled; a missing term is dropped.
-    branch CE   code: -log(p + 1e-7), capped at 16.1 and without gradient beyond. Default as the code.
-    pooling     ImageNet code: the head before pooling in training, after it in testing, which differ by
-                the ReLU. `pool_first: published` does the same; BatchNorm heads always come first.
-    groups      paper: by rank; code: other cuts for CIFAR-10. Ours are the run's many, medium and few
-                shot classes, or `cuts`; never slices of sorted labels.
-    experts     (RIDE's backbone, section 4.4): E experts, each with branches and classifier of its own;
-                L is summed over the experts and z averaged. Not released for CIFAR.
-    test time   ImageNet code divides W by |w|^gamma and drops b, which the paper does not say. `gamma`
-                does so on request and is off by default.
+    head        paper: 1x1 convolutions; CIFAR code: three BatchNorms; ImageNet code: one convolution
+                D -> G D with BatchNorm and ReLU. The default is `batchnorm`; `convolution` is an option.
+    L_branch    paper: subset means, undefined for a batch without rare images (2.6 % of the batches
+                on CIFAR-100-LT at ratio 100); code: pooled. The default is pooled; a missing term is dropped.
+    branch CE   code: -log(p + 1e-7), capped at 16.1, without gradient beyond. The default follows the
+                code. Its ImageNet script also caps the fused loss (`fused_capped`); the others do not.
+    alpha       paper: .995 on both CIFARs; code: .998 to .96 on CIFAR-10, .995 to .72 on CIFAR-100. On
+                iNaturalist: paper .90, code .85.
+    pooling     ImageNet code: in training, the head comes before pooling, in testing after it, which differ
+                because of the ReLU; for ResNet-10, after it in both. `pool_first: published` and `always` do
+                the same; BatchNorm heads always come first.
+    groups      paper: of equal imbalance factor (`cuts: equal-imbalance`); code: 2/2/6 classes on CIFAR-10,
+                175/605/220 on ImageNet-LT, two groups on iNaturalist. Ours are the many-, medium- and
+                few-shot classes of the run, or `cuts`; never slices of sorted labels.
+    pixels      paper: scaled to [0, 1] on CIFAR; code: normalised with mean and standard deviation, as here.
+    warm-up     paper: five epochs on CIFAR; code: from one third on CIFAR, from zero on ImageNet-LT, none for
+                ResNet-50 on iNaturalist.
+    experts     (RIDE's backbone, section 4.3): E experts, each with its own branches and classifier;
+                L is summed over the experts, and z is averaged. Not released for CIFAR.
+    test time   ImageNet code divides W by |w|^gamma and drops b, which the paper does not mention. `gamma`
+                does the same; it is off by default.
 """
 
 from __future__ import annotations
@@ -43,16 +51,15 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from longtail.adjust import tau_normalize
+from longtail.config import ByName, Options
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.counts import ClassCounts
+from longtail.core.figure import FigureData, accuracy_by_group, class_accuracy
 from longtail.core.groups import ShotGroups
-from longtail.core.panel import Panel, accuracy_by_group, class_accuracy
+from longtail.core.precision import at_least_float32
 from longtail.core.stage import Sampling, Stage
-from longtail.data.options import Options
-from longtail.losses import cross_entropy
-from longtail.losses.adjusted_softmax import at_least_float32
 from longtail.methods.ingredients import (
-    ByName,
     MixingOptions,
     mixed_batch,
     mixing_corrections,
@@ -71,43 +78,63 @@ class ResLTOptions(Options):
     name: Literal["reslt"] = "reslt"
     alpha: float = Field(
         0.995, ge=0, le=1,
-        description="CIFAR-100-LT .995, .99, .72 and CIFAR-10-LT .998, .998, .96 at 100, 50, 10; "
-        "ImageNet-LT .99, iNaturalist .85",
+        description="weight of the branch loss: .995, .99, .72 on CIFAR-100-LT and .998, .998, .96 on "
+        "CIFAR-10-LT at ratio 100, 50, 10; .99 on ImageNet-LT, .85 on iNaturalist",
     )  # fmt: skip
-    head: Literal["batchnorm", "convolution", "shared"] = Field(
-        "batchnorm", description="of each branch; shared gives all branches one (variant e)"
+    head: Literal["batchnorm", "convolution", "separate", "shared"] = Field(
+        "batchnorm",
+        description="head of a branch; separate: its own convolution (figure 7); shared: one head for all "
+        "branches (variant e)",
     )
-    cuts: tuple[float, ...] | None = Field(
+    cuts: tuple[float, ...] | Literal["equal-imbalance"] | None = Field(
         None,
-        description="shares of the classes by rank where groups begin ([] for one group); "
-        "the shot groups if not given",
+        description="where groups begin, as fractions of the classes by rank ([] for one group); or three "
+        "groups of equal imbalance ratio (paper); the shot groups if not given",
     )
     masks: Literal["nested", "weak", "disjoint", "equal"] = Field(
-        "nested", description="who learns what: ResLT, or variants a, b and c of the ablation"
+        "nested",
+        description="which classes a branch learns: nested as in ResLT, or variants a, b and c of the "
+        "ablation",
     )
     branch_loss: Literal["pooled", "subset-means"] = Field(
-        "pooled", description="released code, or paper"
+        "pooled",
+        description="how the branch losses are averaged: pooled as in the released code, or as in the paper",
     )
-    capped: bool = Field(True, description="branch cross-entropy capped as in the released code")
+    capped: bool = Field(
+        True, description="whether the branch loss is capped, as in the released code"
+    )
+    fused_capped: bool = Field(
+        False,
+        description="whether the loss of the sum is capped too, as in the released ImageNet code",
+    )
     fusion: Literal["sum", "first"] = Field(
-        "sum", description="what is trained as a whole and predicts; first is variant d"
+        "sum",
+        description="what the main loss trains and what predicts: the sum, or the first branch (variant d)",
     )
     combine: Literal["logits", "largest", "probabilities"] = Field(
-        "logits", description="prediction: summed logits, or the two other naive fusions of table 1"
+        "logits",
+        description="how branches are combined in prediction: summed logits, or one of the other two naive "
+        "fusions of table 1",
     )
     pool_first: Literal["published", "always", "never"] = Field(
-        "published", description="pool before a convolution head; published: in testing only"
+        "published",
+        description="whether features are pooled before a convolution head; published: only in testing",
     )
     experts: int = Field(
-        1, ge=1, le=8, description="tails on a shared trunk, each a ResLT; 2 or 3 in the paper"
+        1,
+        ge=1,
+        le=8,
+        description="number of experts on a shared trunk, each a ResLT; 2 or 3 in the paper",
     )
-    gamma: float | None = Field(None, ge=0, description="test-time |w|^gamma; .7 on ImageNet-LT")
+    gamma: float | None = Field(
+        None, ge=0, description="exponent of |w| in testing; .7 on ImageNet-LT, off if not given"
+    )
     mixing: Annotated[MixingOptions | None, ByName] = None
 
     @field_validator("cuts")
     @classmethod
-    def _ascending(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value is not None and (
+    def _ascending(cls, value: tuple[float, ...] | str | None) -> tuple[float, ...] | str | None:
+        if isinstance(value, tuple) and (
             sorted(set(value)) != list(value) or not all(0 < c < 1 for c in value)
         ):
             raise ValueError("must ascend between 0 and 1, for example [0.35, 0.7]")
@@ -118,8 +145,8 @@ class ResLT(Method):
     """See the head of this file."""
 
     Config = ResLTOptions
-    summary = "nested residual branches for many, medium and few shot classes, summed"
-    advice = "rare classes matter most and the network shall stay as small and as fast as it is"
+    summary = "nested residual branches for many-, medium- and few-shot classes, summed"
+    advice = "rare classes matter most and the network must stay as small and fast as it is"
     citation = "Cui et al., ResLT: Residual Learning for Long-tailed Recognition, TPAMI 2022"
 
     group_of: Tensor
@@ -128,7 +155,7 @@ class ResLT(Method):
     def __init__(self, config: ResLTOptions, setting: Setting) -> None:
         super().__init__()
         self.config, self.epochs = config, setting.epochs
-        group_of, self._remarks = assign_groups(setting.class_counts, setting.groups, config.cuts)
+        group_of, self._notes = assign_groups(setting.class_counts, setting.groups, config.cuts)
         branches = int(group_of.max()) + 1
         self.register_buffer("group_of", group_of)  # [C]
         self.register_buffer("masks", branch_masks(group_of, branches, config.masks))  # [G, C]
@@ -143,9 +170,9 @@ class ResLT(Method):
         )
 
     @property
-    def remarks(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """Say so if an empty shot group changed the branches."""
-        return self._remarks
+        return self._notes
 
     def stages(self) -> Sequence[Stage]:
         """Train everything in one stage."""
@@ -172,14 +199,15 @@ class ResLT(Method):
     def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return L of logits [G, B, C], and each branch's share of L_branch, [G]."""
         mask = self.masks[:, labels]  # [G, B]
-        each = self._branch_cross_entropy(logits, labels) * mask  # [G, B]
+        each = label_losses(logits, labels, capped=self.config.capped) * mask  # [G, B]
         if self.config.branch_loss == "pooled":
             terms = each.sum(dim=1) / mask.sum()
         else:
             terms = each.sum(dim=1) / mask.sum(dim=1).clamp_min(1)
         whole = logits.sum(dim=0) if self.config.fusion == "sum" else logits[0]
         branch, alpha = terms.sum(), self.config.alpha
-        loss = (1 - alpha) * cross_entropy(whole, labels) + alpha * branch
+        fused = label_losses(whole[None], labels, capped=self.config.fused_capped).mean()
+        loss = (1 - alpha) * fused + alpha * branch
         return loss, (terms / branch.clamp_min(1e-12)).detach()
 
     def predict(self, images: Tensor) -> Tensor:
@@ -188,33 +216,33 @@ class ResLT(Method):
         return fused[0] if len(fused) == 1 else torch.stack(fused).mean(dim=0)
 
     def branch_logits(self, images: Tensor) -> Tensor:
-        """Return z_g of pictures [B, 3, H, W], [G, B, C]: figure 6 evaluates them one by one."""
-        apart = [expert.branch_logits(maps) for expert, maps in self._parts(images)]
+        """Return z_g of images [B, 3, H, W], [G, B, C], in use: figure 6 evaluates them one by one."""
+        apart = [expert.branch_logits(maps, in_use=True) for expert, maps in self._parts(images)]
         return torch.stack(apart).mean(dim=0)
 
-    def panels(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[Panel]:
+    def figures(self, batches: FitBatches, lines: Sequence[Facts]) -> Sequence[FigureData]:
         """Return the accuracy of each branch alone beside their sum, and the shares of the loss."""
         branches = len(self.masks)
 
-        def answers(images: Tensor) -> Tensor:
+        def predicted(images: Tensor) -> Tensor:
             summed = self.predict(images).argmax(dim=1)
             return torch.cat([self.branch_logits(images).argmax(dim=2), summed[None]])
 
-        accuracy = class_accuracy(((answers(x), y) for x, y in batches), len(self.group_of))
+        accuracy = class_accuracy(((predicted(x), y) for x, y in batches), len(self.group_of))
         names = [*(f"branch {g}" for g in range(branches)), "sum"]
         groups = {f"group {g}": self.group_of.cpu() == g for g in range(branches)}
         places, series = accuracy_by_group(accuracy, names, groups)
-        alone = Panel(
-            title="Branches alone and summed",
-            text="Class-averaged accuracy of each branch and of their sum, by the groups that the "
-            "branches were made for (figure 6 of the paper). The paper says that each branch is best "
-            "among the branches on the group it was made for.",
+        alone = FigureData(
+            title="Branches, alone and summed",
+            text="Macro accuracy of each branch and of their sum, by the groups that the branches are made "
+            "for (figure 6 of the paper). According to the paper, each branch is the best of the "
+            "branches on its own group.",
             x="classes", y="accuracy", kind="bars", percent=True, places=places, series=series,
         )  # fmt: skip
         trained = [line for line in lines if "branch_0_share" in line]
-        shares = Panel(
-            title="Loss carried by each branch",
-            text="Share of the branch loss that each branch carries, averaged over an epoch.",
+        shares = FigureData(
+            title="Share of the branch loss",
+            text="Share of the branch loss that comes from each branch, averaged over an epoch.",
             x="epoch", y="share of the branch loss", percent=True,
             places=[line["epochs_done"] for line in trained],
             series={
@@ -235,13 +263,6 @@ class ResLT(Method):
         experts = [module for module in self.experts if isinstance(module, Expert)]
         return list(zip(experts, maps, strict=True))
 
-    def _branch_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return CE of every branch and picture, [G, B]."""
-        log_p = at_least_float32(logits).log_softmax(dim=2)
-        index = labels.expand(len(logits), -1)[:, :, None]
-        log_p_label = log_p.gather(2, index)[:, :, 0]
-        return -torch.log(log_p_label.exp() + CAP) if self.config.capped else -log_p_label
-
 
 class Expert(nn.Module):
     """G branches and one classifier on one feature map."""
@@ -252,28 +273,39 @@ class Expert(nn.Module):
         self.branches = Branches(width, branches, config.head)
         self.classifier = LinearHead(width, num_classes)
 
-    def branch_logits(self, maps: Tensor) -> Tensor:
-        """Return z_g, [G, B, C], of a feature map [B, D, h, w]."""
-        logits: Tensor = self.classifier(self._features(maps))
-        return logits
+    def branch_logits(self, maps: Tensor, *, in_use: bool = False) -> Tensor:
+        """Return z_g, [G, B, C], of a feature map [B, D, h, w].
+
+        Args:
+            maps: See above.
+            in_use: As predictions have them, with the rows that `gamma` shortens.
+        """
+        features = self._features(maps)
+        weight, bias = self._rows(in_use=in_use)
+        return nn.functional.linear(features, weight, bias)
 
     def fused(self, maps: Tensor) -> Tensor:
-        """Return z, [B, C], with one product: (sum of f_g) W^T + G b."""
+        """Return what the branches predict together, [B, C]."""
         features = self._features(maps)
         if self.config.fusion == "first":
             features = features[:1]
-        if self.config.gamma is not None:
-            rows = self.classifier.weight
-            scaled = rows / rows.norm(dim=1, keepdim=True) ** self.config.gamma
-            return nn.functional.linear(features.sum(dim=0), scaled)
-        if self.config.combine != "logits":
-            apart: Tensor = self.classifier(features)  # [G, B, C]
-            if self.config.combine == "largest":
-                return apart.amax(dim=0)
-            # log of a sum is monotone, so the arg-max is that of the summed probabilities
-            return apart.log_softmax(dim=2).logsumexp(dim=0)
+        weight, bias = self._rows(in_use=True)
+        if self.config.combine == "logits":
+            # the sum of z_g with one product: (sum of f_g) W^T + G b
+            groups = bias.new_full((), len(features))  # torch 2.11 exports no number times a bias
+            return nn.functional.linear(features.sum(dim=0), weight, groups * bias)
+        apart = nn.functional.linear(features, weight, bias)  # [G, B, C]
+        if self.config.combine == "largest":
+            return apart.amax(dim=0)
+        # log of a sum is monotone, so the arg-max is that of the summed probabilities
+        return apart.log_softmax(dim=2).logsumexp(dim=0)
+
+    def _rows(self, *, in_use: bool) -> tuple[Tensor, Tensor]:
+        """Return W and b; in use, with `gamma`, W normalised and no b."""
         weight, bias = self.classifier.weight, self.classifier.bias
-        return nn.functional.linear(features.sum(dim=0), weight, len(features) * bias)
+        if not in_use or self.config.gamma is None:
+            return weight, bias
+        return tau_normalize(weight, self.config.gamma), torch.zeros_like(bias)
 
     def _features(self, maps: Tensor) -> Tensor:
         """Return f_g, [G, B, D]."""
@@ -289,8 +321,9 @@ class Branches(nn.Module):
     """G transforms of one feature map, pooled.
 
     `batchnorm`: G BatchNorms without ReLU. They see one input, so they differ in gain and shift only.
-    `convolution`: one 1x1 convolution D -> G D, BatchNorm and ReLU (three grouped or separate
-    convolutions are the same function). `shared`: one such branch, used G times.
+    `convolution`: one 1x1 convolution D -> G D, BatchNorm and ReLU. `separate`: G convolutions D -> D, each
+    with its own; the same functions, but drawn wider by the square root of G. `shared`: one such branch, used
+    G times.
     """
 
     def __init__(self, width: int, branches: int, head: str) -> None:
@@ -299,48 +332,90 @@ class Branches(nn.Module):
         if head == "batchnorm":
             self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(branches))
             return
-        made = branches if head == "convolution" else 1
-        convolution = nn.Conv2d(width, made * width, 1, bias=False)
-        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-        self.transform = nn.Sequential(convolution, nn.BatchNorm2d(made * width), nn.ReLU())
+        if head == "separate":
+            self.transforms = nn.ModuleList(_transform(width, width) for _ in range(branches))
+        else:
+            made = branches if head == "convolution" else 1
+            self.transform = _transform(width, made * width)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map [B, D, h, w] to [G, B, D]."""
         if self.kind == "batchnorm":
             return torch.stack([norm(maps).mean(dim=(2, 3)) for norm in self.norms])
+        if self.kind == "separate":
+            return torch.stack([branch(maps).mean(dim=(2, 3)) for branch in self.transforms])
         pooled: Tensor = self.transform(maps).mean(dim=(2, 3))  # [B, G D], or [B, D] if shared
         stacked = torch.unflatten(pooled, 1, (-1, maps.shape[1])).transpose(0, 1)
         return stacked.expand(self.count, -1, -1)
 
 
-def assign_groups(
-    counts: ClassCounts, groups: ShotGroups, cuts: tuple[float, ...] | None
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the group 0 (most frequent) .. G-1 of every class, int64 [C], and remarks for people.
+def _transform(width: int, made: int) -> nn.Sequential:
+    convolution = nn.Conv2d(width, made, 1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(convolution, nn.BatchNorm2d(made), nn.ReLU())
+
+
+def label_losses(logits: Tensor, labels: Tensor, *, capped: bool) -> Tensor:
+    """Return the cross-entropy of every branch and image, [G, B], of logits [G, B, C].
 
     Args:
-        counts: Training pictures per class.
-        groups: The run's shot groups, used if no cuts are given. If one is empty, the classes are
-            grouped by rank instead, and a remark says so.
-        cuts: Shares of the classes by rank, most frequent first, where the next group begins.
+        logits: See above.
+        labels: int64 [B].
+        capped: -log(p + 1e-7) in place of -log p.
     """
-    if cuts is not None:
+    log_p = at_least_float32(logits).log_softmax(dim=2)
+    index = labels.expand(len(logits), -1)[:, :, None]
+    log_p_label = log_p.gather(2, index)[:, :, 0]
+    return -torch.log(log_p_label.exp() + CAP) if capped else -log_p_label
+
+
+def assign_groups(
+    counts: ClassCounts,
+    groups: ShotGroups,
+    cuts: tuple[float, ...] | Literal["equal-imbalance"] | None,
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the group 0 (most frequent) .. G-1 of every class, int64 [C], and notes for people.
+
+    Args:
+        counts: Training images per class.
+        groups: The run's shot groups, used if no cuts are given. If one is empty, the classes are
+            grouped by rank instead, and a note says so.
+        cuts: Shares of the classes by rank, most frequent first, where the next group begins; or three
+            groups in which the largest class may be as many times the smallest one.
+    """
+    if cuts == "equal-imbalance":
+        group = equal_imbalance(counts, 3)
+    elif cuts is not None:
         begins = [int(cut * len(counts)) for cut in cuts]
         group = torch.zeros(len(counts), dtype=torch.int64)
         for rank, label in enumerate(counts.ranking()):
             group[label] = sum(rank >= begin for begin in begins)
     else:
         group = torch.tensor(groups.assignment)
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     if cuts is None and (empty := groups.empty_groups()):
         group = torch.tensor(ShotGroups.from_counts(counts, "index").assignment)
-        remarks = (
-            f"ResLT: no class is {' or '.join(empty)} shot, so its branches go by rank of the "
-            "training count.",
+        notes = (
+            (
+                f"ResLT: no class is {' or '.join(empty)} shot, so its branches group the classes by rank "
+                "of the training count."
+            ),
         )
     # groups that hold no class get no branch
     _, dense = torch.unique(group, return_inverse=True)
-    return dense, remarks
+    return dense, notes
+
+
+def equal_imbalance(counts: ClassCounts, number: int) -> Tensor:
+    """Return the group of every class, int64 [C], 0 with the most frequent ones.
+
+    The range from the largest to the smallest count is cut into `number` parts of one ratio.
+    """
+    log_n = counts.tensor(torch.float64).log()
+    part = (log_n.max() - log_n.min()) / number
+    if not part:
+        return torch.zeros(len(counts), dtype=torch.int64)
+    return ((log_n.max() - log_n) / part).floor().long().clamp_max(number - 1)
 
 
 def branch_masks(group_of: Tensor, branches: int, kind: str) -> Tensor:

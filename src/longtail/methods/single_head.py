@@ -1,54 +1,67 @@
 """One backbone, one head: every method that is only a choice of loss, sampler, head and schedule.
 
 Idea: Keep the network and change what it is told. The loss (balanced softmax, LDAM, focal), the
-pictures it sees (samplers, mixup, cutmix), or when either changes (deferred re-weighting or
+images it sees (samplers, mixup, cutmix), or when either changes (deferred re-weighting or
 re-sampling) shift attention to rare classes.
 
 Symbols:
     f(x)  features   [B, D]      W, b  head      [C, D], [C]
     z     logits     [B, C]      w     weights   [C], mean 1 over classes
-    lam   share of the first picture of a mixed pair
+    lam   share of the first image of a mixed pair
 
-Covers, as recipes: cross-entropy; focal; class-balanced cross-entropy and focal (Cui et al., CVPR
-2019); LDAM and LDAM-DRW (Cao et al., NeurIPS 2019); CE-DRW; CE-DRS; balanced softmax (Ren et al.,
-NeurIPS 2020); logit adjustment (Menon et al., ICLR 2021); LADE (Hong et al., CVPR 2021); softmax equalization
-(Tan et al., CVPR 2020); the first stage of GCL (Li et al., CVPR 2022); mixup; cutmix;
-CMO (Park et al., CVPR 2022). On a pretrained backbone: fine-tuning, its last block alone, or a head on
-frozen features, which without augmentation are computed once (f(x) is constant then).
+Covers, as recipes: cross-entropy; focal; class-balanced cross-entropy and focal (Cui et al., CVPR 2019); LDAM
+and LDAM-DRW (Cao et al., NeurIPS 2019); CE-DRW; CE-DRS; balanced softmax (Ren et al., NeurIPS 2020); logit
+adjustment (Menon et al., ICLR 2021); LADE (Hong et al., CVPR 2021); softmax equalization (Tan et al., CVPR
+2020); vector scaling (Kini et al., NeurIPS 2021) and class-dependent temperatures (Ye et al., 2020);
+cross-entropy with the lifted structured (Song et al., CVPR 2016) or range loss (Zhang et al., ICCV 2017); the
+first stage of GCL (Li et al., CVPR 2022); mixup; cutmix; CMO (Park et al., CVPR 2022); with
+training.optimizer=sam, ImbSAM (Zhou et al., ICCV 2023) and Focal-SAM (Li et al., ICML 2025). On a pretrained
+backbone: fine-tuning, its last block alone, or a head on frozen features, which without augmentation are
+computed once (f(x) is constant then). The head may begin with class means, a linear probe or vectors of the
+class names (LIFT, Shi et al., ICML 2024), and stay so.
 
 Where papers and code disagree: see the loss files. Deferred re-sampling follows the text of the
-LDAM paper, because in its released code the sampler never takes effect. The switch of a deferred
-recipe changes no parameter and no optimiser state.
+LDAM paper, because in the released code the sampler never takes effect. When a deferred recipe
+switches, no parameter and no optimiser state changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from longtail.config import ByName, Options
 from longtail.core.batch import Batch, Position, StepOutput
+from longtail.core.errors import ConfigError
 from longtail.core.stage import Stage
-from longtail.data.options import Options
-from longtail.losses import Reduction
+from longtail.losses import LabelLoss, Reduction
+from longtail.losses.softmax.adjusted_softmax import reduce
 from longtail.methods.ingredients import (
-    ByName,
     ClassWeightOptions,
     CrossEntropyOptions,
+    FeatureLossOptions,
     HeadOptions,
+    HeadStartOptions,
     LossOptions,
     MixingOptions,
+    ProbeOptions,
     SamplingOptions,
+    SharpnessOptions,
     SigmoidFocalOptions,
+    assumed,
     losses_that_correct,
     mixed_batch,
     mixing_corrections,
     mixing_streams,
     refuse_without_cosines,
+    start_head,
+    start_stage,
 )
-from longtail.methods.method import Method, Setting
+from longtail.methods.method import Facts, FitBatches, Method, Setting
 
 
 class SingleHeadOptions(Options):
@@ -61,13 +74,30 @@ class SingleHeadOptions(Options):
     class_weights: Annotated[ClassWeightOptions | None, ByName] = None
     mixing: Annotated[MixingOptions | None, ByName] = None
     reduction: Literal["weighted-mean", "mean"] = Field(
-        "weighted-mean", description="of weighted losses: divide by the batch's weights, or by B"
+        "weighted-mean",
+        description="divisor of a weighted loss: the sum of the batch's weights, or B",
     )
-    train: Literal["all", "last-block", "head"] = Field(
-        "all", description="the rest of the backbone stays as pretrained"
+    feature_loss: FeatureLossOptions | None = Field(
+        None,
+        description="on features, added; draw several images of a class (sampling=class-balanced)",
     )
-    backbone_rate: float = Field(1.0, gt=0, description="factor of the backbone's learning rate")
-    augment: bool = Field(True, description="false with train=head: features are computed once")
+    sharpness: SharpnessOptions | None = Field(
+        None,
+        description="which classes training.optimizer=sam flattens the loss of; null is all alike",
+    )
+    head_start: HeadStartOptions | None = Field(
+        None, description="what the head begins with; random rows if not given"
+    )
+    train: Literal["all", "last-block", "head", "nothing"] = Field(
+        "all",
+        description="which part of the network is trained; the rest of the backbone keeps its "
+        "pretrained weights; nothing: the head also keeps its initial weights",
+    )
+    backbone_rate: float = Field(1.0, gt=0, description="factor for the backbone's learning rate")
+    augment: bool = Field(
+        True,
+        description="whether images are augmented; false (needs train=head) computes the features once",
+    )
 
     @model_validator(mode="after")
     def _cosines_where_needed(self) -> SingleHeadOptions:
@@ -76,19 +106,34 @@ class SingleHeadOptions(Options):
 
     @model_validator(mode="after")
     def _frozen_backbone(self) -> SingleHeadOptions:
-        if self.train == "head" and self.backbone_rate != 1:
+        if self.train in ("head", "nothing") and self.backbone_rate != 1:
             raise ValueError(
-                "backbone_rate is without effect where train=head freezes the backbone"
+                f"backbone_rate has no effect, because train={self.train} freezes the backbone"
             )
+        if self.feature_loss is not None and self.train in ("head", "nothing"):
+            raise ValueError(f"feature_loss trains the backbone, which train={self.train} freezes")
+        if self.feature_loss is not None and self.mixing is not None:
+            raise ValueError(
+                "feature_loss compares images of one class each, so it needs mixing=null"
+            )
+        if self.train == "nothing":
+            if self.head_start is None or isinstance(self.head_start, ProbeOptions):
+                raise ValueError(
+                    "train=nothing needs a head that is computed: head_start=class-means, or "
+                    "head_start=vectors head_start.file=FILE"
+                )
+            if self.mixing is not None:
+                raise ValueError("mixing is without effect where nothing is trained")
+            return self
         if self.augment:
             return self
         if self.train != "head":
             raise ValueError(
-                "augment=false computes features once, so it needs train=head; where the backbone is "
-                "trained, data.augmentation=none leaves augmentation out"
+                "augment=false computes the features once, so it needs train=head; to switch off "
+                "augmentation while the backbone is trained, use data.augmentation=none"
             )
         if self.mixing is not None:
-            raise ValueError("mixing mixes pictures, so it needs augment=true")
+            raise ValueError("mixing mixes images, so it needs augment=true")
         return self
 
 
@@ -96,15 +141,16 @@ class SingleHead(Method):
     """See the head of this file."""
 
     Config = SingleHeadOptions
-    summary = "one backbone and head with any loss, sampler, class weights and pair mixing"
-    advice = "first choice: balanced softmax costs nothing and is hard to beat"
+    summary = "one backbone and one head with any loss, sampler, class weights and mixing"
+    advice = "you want a first method: balanced softmax costs nothing and is hard to beat"
     citation = "see the recipe"
 
     weights: Tensor | None
+    factors: Tensor | None
 
     def __init__(self, config: SingleHeadOptions, setting: Setting) -> None:
         super().__init__()
-        self.config, self.epochs = config, setting.epochs
+        self.config, self.epochs, self.counts = config, setting.epochs, setting.class_counts
         self.backbone = setting.build_backbone()
         num_classes = len(setting.class_counts)
         self.head = config.head.build(self.backbone.num_features, num_classes, config.loss)
@@ -113,42 +159,74 @@ class SingleHead(Method):
         self.register_buffer(
             "weights", weighting.build(setting.class_counts) if weighting else None
         )
+        sharp = config.sharpness
+        if sharp is not None and not isinstance(self.loss, LabelLoss):
+            raise ConfigError(
+                f"method.sharpness weighs the loss of each image, which the loss {config.loss.name} does not "
+                "tell: it is no longtail.losses.LabelLoss. Leave sharpness out, or derive the loss from it."
+            )
+        self.register_buffer("factors", sharp.factors(setting.class_counts) if sharp else None)
 
     def stages(self) -> Sequence[Stage]:
-        """Train everything in one stage."""
+        """Train everything in one stage, after the head got what it begins with."""
         # the bias of a rare positive must not decay to zero (Cui et al.)
         config = self.config
         exempt = ("head.bias",) if isinstance(config.loss, SigmoidFocalOptions) else ()
         trainable: tuple[str, ...] = () if config.train == "all" else ("head",)
         if config.train == "last-block":
             trainable += (f"backbone.{self.backbone.last_block}",)
+        start = config.head_start
+        sampling = config.sampling.build(self.epochs)
+        before = [] if start is None else [start_stage(start, sampling, exempt)]
+        if config.train == "nothing":
+            return before
         return [
+            *before,
             Stage(
                 name="joint" if config.train == "all" else config.train,
                 epochs=self.epochs,
-                samplings=(config.sampling.build(self.epochs), *mixing_streams(config.mixing)),
+                samplings=(sampling, *mixing_streams(config.mixing)),
                 views=("default",) if config.augment else ("none",),
                 features=None if config.augment else "backbone",
                 trainable=trainable,
                 no_weight_decay=exempt,
                 rates=() if config.backbone_rate == 1 else (("backbone", config.backbone_rate),),
-            )
+            ),
         ]
 
+    def fit(self, stage: Stage, batches: FitBatches, split: str) -> Facts:
+        """Give the head what it begins with."""
+        assert self.config.head_start is not None
+        head: Any = self.head
+        return start_head(head, self.config.head_start, batches, self.counts.names)
+
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
-        """Return w_y L(z, y), mixed over the two labels of a pair where pictures were mixed."""
+        """Return w_y L(z, y), mixed over the two labels of a pair where images were mixed."""
         batch = batches[0]
-        mixed = mixed_batch(self.config.mixing, batches, at)
-        pictures = mixed.images if mixed else batch.images
-        logits = self.head(self.backbone(pictures) if self.config.augment else pictures)
+        on_features = batch.images.dim() == 2  # [B, D] of a frozen backbone
+        mixed = None if on_features else mixed_batch(self.config.mixing, batches, at)
+        images = mixed.images if mixed else batch.images
+        features = images if on_features else self.backbone(images)
+        logits = self.head(features)
         weights = self._weights_at(at)
 
         def label_loss(labels: Tensor) -> Tensor:
             reduction: Reduction = self.config.reduction
-            loss: Tensor = self.loss(logits, labels, weights, reduction)
-            return loss
+            if self.factors is None:
+                loss: Tensor = self.loss(logits, labels, weights, reduction)
+                return loss
+            assert isinstance(self.loss, LabelLoss), "refused before"
+            losses = self.loss.per_image(logits, labels)  # [B], of one draw where there is noise
+            parts = [f[labels] * losses for f in self.factors.unbind()]
+            return torch.stack([reduce(part, labels, weights, reduction) for part in parts])
 
-        return StepOutput(mixed.loss(label_loss) if mixed else label_loss(batch.labels))
+        loss = mixed.loss(label_loss) if mixed else label_loss(batch.labels)
+        sharp = None
+        if self.factors is not None:
+            loss, sharp = loss  # of all images, and the part that SAM flattens
+        if self.config.feature_loss is not None and not on_features:
+            loss = loss + self.config.feature_loss.loss(features, batch.labels)
+        return StepOutput(loss, sharp=sharp)
 
     def predict(self, images: Tensor) -> Tensor:
         """Return z; no prior is added at test time."""
@@ -158,12 +236,28 @@ class SingleHead(Method):
     def corrections(self) -> tuple[str, ...]:
         """Name the loss, weights and sampler that correct for the prior."""
         config = self.config
+        if config.train == "nothing":
+            return ()
         named = [*losses_that_correct((config.loss,))]
         if config.class_weights:
             named.append(f"{config.class_weights.name} class weights")
         if config.sampling.name != "instance":
             named.append(f"{config.sampling.name} sampling")
+        if config.sharpness:
+            named.append(f"{config.sharpness.name} sharpness")
         return (*named, *mixing_corrections(config.mixing))
+
+    def assumed_prior(self, at: Position) -> Tensor | None:
+        """Return what sampler, weights and loss leave of the prior; unknown where nothing is trained."""
+        config = self.config
+        if self.factors is not None and bool((self.factors[0] != 1).any()):
+            return None  # weights of classes that are no class weights by name
+        if config.train == "nothing":
+            return None
+        return assumed(
+            self.counts, at, losses=(config.loss,), sampling=config.sampling.build(self.epochs),
+            weighting=config.class_weights, mixing=config.mixing,
+        )  # fmt: skip
 
     def _weights_at(self, at: Position) -> Tensor | None:
         weighting = self.config.class_weights

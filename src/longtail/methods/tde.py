@@ -2,7 +2,7 @@
 
 Idea: Momentum carries the mean direction of features, which on a long tail is that of frequent classes, into
 every feature. Train with a normalised classifier of several heads, remember that direction, and take it out
-of the features when predicting: what remains is what the picture itself says.
+of the features when predicting: what remains is what the image itself says.
 
 Symbols:
     x, w_c   features [B, D] and classifier rows [C, D], both cut into K heads: x^k, w_c^k
@@ -14,13 +14,13 @@ Training:    z_c = tau/K sum_k <w_c^k, x^k> / ((|w_c^k| + g) |x^k|), cross-entro
 Prediction:  z_c = tau/K sum_k <w_c^k, u^k - alpha cos(u^k, v^k) v^k> / (|w_c^k| + g)
              with u^k and v^k the unit vectors of x^k and d^k
 
-Where paper and released code disagree, and what happens here:
-- The batch's mean comes without a factor 1 - mu, as in the code: the direction is the same.
-- On large sets the code lets mu follow the learning rate. Here it is constant.
-- On CIFAR the released network has two parallel last blocks and 128 features, though it is called ResNet-32;
-  first published numbers used pretrained weights.
-- alpha of the code is a constant per data set. `alpha=null` takes the authors' rule of thumb, 1 over the mean
-  cosine of training features to d.
+Where paper and released code disagree, and what we do:
+- As in the code, the batch mean is added without a factor 1 - mu; the direction is the same.
+- On large data sets, the code changes mu with the learning rate. Here, it is constant.
+- On CIFAR, the released network has two parallel last blocks and 128 features, although it is called
+  ResNet-32; the first published numbers used pretrained weights.
+- In the code, alpha is a constant per data set. `alpha=null` uses the authors' rule of thumb, 1 divided by
+  the mean cosine between training features and d.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from longtail.config import Options
 from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.errors import ConfigError
 from longtail.core.stage import Stage
-from longtail.data.options import Options
 from longtail.losses import cross_entropy
+from longtail.methods.ingredients import assumed
 from longtail.methods.method import Facts, FitBatches, Method, Setting
 from longtail.models.heads import CausalHead
 
@@ -46,14 +47,18 @@ class TDEOptions(Options):
     """What can be chosen."""
 
     name: Literal["tde"] = "tde"
-    heads: int = Field(2, ge=1, description="K, of which each sees an equal part of the features")
-    scale: float = Field(16.0, gt=0, description="tau, inverse temperature")
-    softening: float = Field(1 / 32, ge=0, description="g, added to the length of a row")
-    momentum: float = Field(0.9, ge=0, lt=1, description="mu of the running direction")
+    heads: int = Field(
+        2, ge=1, description="number K of heads; each sees an equal part of the features"
+    )
+    scale: float = Field(16.0, gt=0, description="tau, the inverse temperature")
+    softening: float = Field(
+        1 / 32, ge=0, description="gamma, added to the length of a classifier row"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="mu, momentum of the mean direction")
     alpha: float | None = Field(
         None, ge=0,
-        description="how much of the direction is taken out: 1.5 on CIFAR, 3 on large sets; by the "
-        "rule of thumb if not given; 0 for nothing",
+        description="alpha, the share of the mean direction that prediction removes: 1.5 on CIFAR, 3 "
+        "on large data sets, 0 for nothing; by a rule of thumb if not given",
     )  # fmt: skip
 
 
@@ -62,9 +67,10 @@ class TDE(Method):
 
     Config = TDEOptions
     summary = (
-        "a normalised classifier of several heads; the mean direction is taken out when predicting"
+        "a normalised classifier of several heads; prediction removes the mean direction of the "
+        "features"
     )
-    advice = "rare classes shall gain what frequent ones lose, without another training"
+    advice = "rare classes should gain what frequent classes lose, without a second training"
     citation = (
         "Tang et al., Long-Tailed Classification by Keeping the Good and Removing the Bad Momentum "
         "Causal Effect, NeurIPS 2020"
@@ -77,7 +83,7 @@ class TDE(Method):
 
     def __init__(self, config: TDEOptions, setting: Setting) -> None:
         super().__init__()
-        self.config, self.epochs = config, setting.epochs
+        self.config, self.epochs, self.counts = config, setting.epochs, setting.class_counts
         self.backbone = setting.build_backbone()
         width = self.backbone.num_features
         if width % config.heads:
@@ -115,12 +121,12 @@ class TDE(Method):
         if self.config.alpha is not None:
             self.alpha.fill_(self.config.alpha)
             return {"alpha": self.config.alpha}
-        total, pictures = 0.0, 0
+        total, seen = 0.0, 0
         for images, _ in batches:
             cosines = self.head.cosines(self.backbone(images), self.direction)  # [B, K]
             total += float(cosines.detach().mean(dim=1).sum())
-            pictures += len(cosines)
-        cosine = total / pictures
+            seen += len(cosines)
+        cosine = total / seen
         # features that do not lean to the direction have nothing to take out
         self.alpha.fill_(1 / cosine if cosine > 0 else 0.0)
         return {"mean_cosine": cosine, "alpha": float(self.alpha)}
@@ -131,7 +137,7 @@ class TDE(Method):
         return logits
 
     @property
-    def remarks(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """Say which alpha was found."""
         if self.config.alpha is not None or not self.alpha:
             return ()
@@ -146,4 +152,9 @@ class TDE(Method):
 
     def corrections(self) -> tuple[str, ...]:
         """Name what is taken out."""
-        return () if self.config.alpha == 0 else ("mean direction of features taken out",)
+        return () if self.config.alpha == 0 else ("mean direction of features removed",)
+
+    def assumed_prior(self, at: Position) -> Tensor | None:
+        """Return the training prior while nothing is taken out."""
+        nothing = at.stage == 0 or self.config.alpha == 0
+        return assumed(self.counts, at) if nothing else None

@@ -1,33 +1,38 @@
-"""Allot the weights of one network to groups, so that it holds several networks, one inside the next.
+"""Allot the weights of one network to stages, so that it holds several networks, one inside the next.
 
-Every weight of a convolution or linear layer belongs to one group: an integer, 0 while it is free.
-Sub-model t uses the weights of groups 1..t and zeros elsewhere. What belongs to a group is a buffer that no
-optimiser, weight decay or momentum can reach; the live parameters of the network are what is being
-trained, seen through the mask of the group in training. So settled weights are bit-identical for ever, by
-construction.
+Every entry of an allotted parameter has an owner: a stage 1..T, or 0 while it is free. Sub-model t uses what
+stages 1..t own and zeros elsewhere. What is owned lies in a buffer that no optimiser, weight decay or
+momentum can reach; the live parameters of the network are what is being trained, seen through the mask of the
+stage in training. So settled weights are bit-identical for ever, by construction.
 
-Everything else (normalisation, biases) is per stage: it is trained live, and a copy is kept for each
-sub-model.
+Everything else (at least the statistics of the normalisation) is per stage: it is trained live, and a copy is
+kept for each sub-model.
 
-On disk all sub-models together are one tensor per weight, two bits per weight for its group, and the copies:
-of each entry only the settled or only the live value is ever read again, so only that one is written.
+On disk all sub-models together are one tensor per parameter, two bits per entry for its owner, and the
+copies: of each entry only the settled or only the live value is ever read again, so only that is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from longtail.core.errors import ConfigError
-from longtail.models.low_rank import LowRankLinear
+from longtail.models.low_rank import constant_weights
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
-NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
-GROUPS, DONE = "groups", "settled_groups"  # names on disk
+OWNERS, DONE = "owners", "settled_stages"  # names on disk
+
+
+def layer_weights(network: nn.Module) -> list[str]:
+    """Return the names of the weights of convolutions and linear layers, in order."""
+    return [
+        f"{name}.weight" for name, module in network.named_modules() if isinstance(module, LAYERS)
+    ]
 
 
 class Allotment(nn.Module):
@@ -36,170 +41,139 @@ class Allotment(nn.Module):
     Args:
         network: Its parameters are the live ones.
         count: T.
-        keep_whole: Prefixes of layers whose weights are per stage instead of allotted.
-        reuse: Whether sub-model t sees the groups below t; without, it is group t alone.
+        allotted: Names of the parameters that are divided among the stages.
 
     Raises:
         ConfigError: If the network has low-rank additions.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        count: int,
-        keep_whole: tuple[str, ...] = (),
-        *,
-        reuse: bool = True,
-    ) -> None:
+    def __init__(self, network: nn.Module, count: int, allotted: Iterable[str]) -> None:
         super().__init__()
-        if any(isinstance(module, LowRankLinear) for module in network.modules()):
+        if constant_weights(network):
             raise ConfigError(
-                "Weights that are allotted to groups are trained, and low-rank additions keep them as they "
-                "are; leave model.low_rank out."
+                "Weights that are allotted to stages are trained, and light fine-tuning keeps them as they "
+                "are; leave model.low_rank and model.adapter out."
             )
-        self.network, self.count, self.reuse = network, count, reuse
-        self.names = tuple(
-            f"{name}.weight"
-            for name, module in network.named_modules()
-            if isinstance(module, LAYERS) and not name.startswith(keep_whole or ("\0",))
-        )
+        self.network, self.count, self.names = network, count, tuple(allotted)
         live = dict(network.named_parameters())
-        self.group = nn.Module()  # uint8, the group of every weight; 0 is free
-        self.settled = nn.Module()  # values of weights that belong to a group
+        self.owner = nn.Module()  # uint8, the stage that owns each entry; 0 is free
+        self.settled = nn.Module()  # values of what is owned
         for name in self.names:
-            self.group.register_buffer(_flat(name), torch.ones_like(live[name], dtype=torch.uint8))
+            self.owner.register_buffer(_flat(name), torch.ones_like(live[name], dtype=torch.uint8))
             self.settled.register_buffer(_flat(name), torch.zeros_like(live[name].detach()))
         self.kept = nn.ModuleList(nn.Module() for _ in range(count))  # what is per stage
         for store in self.kept:
             for name, value in self._per_stage().items():
                 store.register_buffer(_flat(name), torch.zeros_like(value.detach()))
-        self.done = 0  # groups that are settled; stored with the weights
+        self.done = 0  # stages that are settled; stored with the weights
 
     # --- forward passes -----------------------------------------------------------------------
 
-    def live_weights(self, stage: int) -> dict[str, Tensor]:
-        """Return the weights of stage 1..T as trained: settled groups below it, live ones in it."""
+    def live_weights(self, t: int) -> dict[str, Tensor]:
+        """Return the allotted parameters as stage t trains them: earlier stages settled, its own live."""
         live = dict(self.network.named_parameters())
         weights = {}
         for name in self.names:
-            group = self.groups_of(name)
-            weights[name] = live[name] * (group == stage)
-            if stage > 1 and self.reuse:
-                weights[name] = weights[name] + self.values_of(name) * (
-                    (group > 0) & (group < stage)
-                )
+            owner = self.owner_of(name)
+            weights[name] = live[name] * (owner == t)
+            if t > 1:
+                weights[name] = weights[name] + self.values_of(name) * ((owner > 0) & (owner < t))
         return weights
 
-    def forward(self, images: Tensor, stage: int) -> Tensor:
-        """Run the network of stage 1..T with live parameters."""
-        return self.answer(self.live_weights(stage), images)
+    def forward(self, images: Tensor, t: int) -> Tensor:
+        """Run the network as stage t trains it."""
+        return self.logits_with(self.live_weights(t), images)
 
-    def answer(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    def logits_with(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Run the network with some of its parameters and buffers replaced."""
         output: Tensor = functional_call(self.network, dict(weights), (images,))
         return output
 
-    def sub_model(self, images: Tensor, stage: int) -> Tensor:
-        """Run sub-model 1..T: settled weights of groups 1..`stage`, and what it kept."""
-        return self.answer(self.settled_weights(stage), images)
+    def sub_model(self, images: Tensor, t: int) -> Tensor:
+        """Run sub-model t: what stages 1..t own, and what stage t kept."""
+        return self.logits_with(self.settled_weights(t), images)
 
-    def settled_weights(self, stage: int) -> dict[str, Tensor]:
-        """Return everything that sub-model `stage` consists of, by name in the network."""
+    def settled_weights(self, t: int) -> dict[str, Tensor]:
+        """Return everything that sub-model t consists of, by name in the network."""
         weights = {}
         for name in self.names:
-            group = self.groups_of(name)
-            seen = (group > 0) & (group <= stage) if self.reuse else group == stage
-            weights[name] = self.values_of(name) * seen
-        store = self.kept[stage - 1]
+            owner = self.owner_of(name)
+            weights[name] = self.values_of(name) * ((owner > 0) & (owner <= t))
+        store = self.kept[t - 1]
         return weights | {name: getattr(store, _flat(name)) for name in self._per_stage()}
 
     # --- what stages do -----------------------------------------------------------------------
 
     @torch.no_grad()
-    def prune(
-        self,
-        stage: int,
-        importance: Mapping[str, Tensor],
-        share: float,
-        scope: Literal["global", "layer"] = "global",
-    ) -> None:
-        """Release the least important weights of the stage until `share` of it is released.
+    def release(self, t: int, importance: Mapping[str, Tensor], share: float) -> None:
+        """Release the least important weights of stage t until `share` of them is free.
 
         Exactly so many, by a stable order: ties do not release more. Released weights never return.
 
         Args:
-            stage: 1..T.
-            importance: Of every weight, by name.
+            t: 1..T.
+            importance: Of every allotted entry, by name.
             share: Of the weights that the stage began with, in [0, 1].
-            scope: Rank all weights together, or those of each layer alone.
         """
-        together = [self.names] if scope == "global" else [(name,) for name in self.names]
-        for names in together:
-            flat = torch.cat([importance[name].flatten() for name in names])
-            group = torch.cat([self.groups_of(name).flatten() for name in names])
-            own = (group == stage).nonzero().flatten()
-            # a stage begins with everything that is free, so what is free now it has released
-            released = int((group == 0).sum())
-            surplus = round(share * (len(own) + released)) - released
-            if surplus <= 0:
-                continue
-            group[own[flat[own].argsort(stable=True)[:surplus]]] = 0
-            self._give(names, group)
+        flat = torch.cat([importance[name].flatten() for name in self.names])
+        owner = torch.cat([self.owner_of(name).flatten() for name in self.names])
+        own = (owner == t).nonzero().flatten()
+        # a stage begins with everything that is free, so what is free now it has released
+        released = int((owner == 0).sum())
+        surplus = round(share * (len(own) + released)) - released
+        if surplus <= 0:
+            return
+        owner[own[flat[own].argsort(stable=True)[:surplus]]] = 0
+        sizes = [self.owner_of(name).numel() for name in self.names]
+        for name, part in zip(self.names, torch.split(owner, sizes), strict=True):
+            self.owner_of(name).copy_(part.view_as(self.owner_of(name)))
 
     @torch.no_grad()
-    def settle(self, stage: int, *, share_norm: bool = False) -> None:
-        """Freeze the weights of a stage for ever, and keep what is per stage.
-
-        Args:
-            stage: 1..T.
-            share_norm: Overwrite the normalisation of earlier sub-models too, which ruins them: a control.
-        """
+    def settle(self, t: int) -> None:
+        """Freeze the weights of stage t for ever, and keep what is per stage."""
         live = dict(self.network.named_parameters())
         for name in self.names:
-            own = self.groups_of(name) == stage
+            own = self.owner_of(name) == t
             self.values_of(name).copy_(torch.where(own, live[name], self.values_of(name)))
-        shared = self._normalisation() if share_norm else set()
         for name, value in self._per_stage().items():
-            for store in self.kept[:stage] if name in shared else self.kept[stage - 1 : stage]:
-                getattr(store, _flat(name)).copy_(value)
-        self.done = stage
+            getattr(self.kept[t - 1], _flat(name)).copy_(value)
+        self.done = t
 
     @torch.no_grad()
-    def begin(self, stage: int, values: Mapping[str, Tensor] | None = None) -> None:
-        """Give all free weights to `stage`, with new `values` or with those that they have.
+    def begin(self, t: int, values: Mapping[str, Tensor]) -> None:
+        """Give all free weights to stage t, with new values.
 
-        Later sub-models start from what is per stage in the one before, which is live already.
+        It starts from what is per stage in the one before, which is live already.
         """
         live = dict(self.network.named_parameters())
         for name in self.names:
-            if values is not None:
-                live[name].copy_(values[name])
-            group = self.groups_of(name)
-            group.copy_(torch.where(group == 0, torch.full_like(group, stage), group))
+            live[name].copy_(values[name])
+            owner = self.owner_of(name)
+            owner.copy_(torch.where(owner == 0, torch.full_like(owner, t), owner))
 
     def sizes(self) -> list[int]:
-        """Return the number of weights in groups 0..T."""
-        everything = torch.cat([self.groups_of(name).flatten() for name in self.names])
+        """Return the number of weights that are free and that stages 1..T own, T + 1 numbers."""
+        everything = torch.cat([self.owner_of(name).flatten() for name in self.names])
         return torch.bincount(everything.long(), minlength=self.count + 1).tolist()
 
-    def groups_of(self, name: str) -> Tensor:
-        """Return the group of every entry of a weight, uint8."""
-        found: Tensor = getattr(self.group, _flat(name))
+    def owner_of(self, name: str) -> Tensor:
+        """Return the owner of every entry of a parameter, uint8."""
+        found: Tensor = getattr(self.owner, _flat(name))
         return found
 
     def values_of(self, name: str) -> Tensor:
-        """Return the settled values of a weight."""
+        """Return the settled values of a parameter."""
         found: Tensor = getattr(self.settled, _flat(name))
         return found
 
     def snapshot(self) -> Tensor:
-        """Return everything live and the groups of all weights as one vector."""
-        return flatten(self._live_and_groups()).detach()
+        """Return everything live and all owners as one vector."""
+        return flatten(self._live_and_owners()).detach()
 
     @torch.no_grad()
     def restore(self, snapshot: Tensor) -> None:
         """Go back to what `snapshot` returned."""
-        own = self._live_and_groups()
+        own = self._live_and_owners()
         for name, value in cut(snapshot, own).items():
             own[name].copy_(value)
 
@@ -216,15 +190,15 @@ class Allotment(nn.Module):
         found: dict[str, Any] = super().state_dict(
             destination=destination, prefix=prefix, keep_vars=keep_vars
         )
-        groups = []
+        owners = []
         for name in self.names:
-            group = self.groups_of(name)
-            groups.append(group.flatten())
-            settled = (group > 0) & (group <= self.done)
+            owner = self.owner_of(name)
+            owners.append(owner.flatten())
+            settled = (owner > 0) & (owner <= self.done)
             live = found[f"{prefix}network.{name}"].detach()
             found[f"{prefix}network.{name}"] = torch.where(settled, self.values_of(name), live)
-            del found[f"{prefix}settled.{_flat(name)}"], found[f"{prefix}group.{_flat(name)}"]
-        found[prefix + GROUPS] = _pack(torch.cat(groups), self.count)
+            del found[f"{prefix}settled.{_flat(name)}"], found[f"{prefix}owner.{_flat(name)}"]
+        found[prefix + OWNERS] = _pack(torch.cat(owners), self.count)
         found[prefix + DONE] = torch.tensor(self.done, dtype=torch.uint8)
         if self.done == self.count:  # then the last copy is what is live
             for name in self._per_stage():
@@ -232,22 +206,22 @@ class Allotment(nn.Module):
         return found
 
     def omitted(self) -> set[str]:
-        """Return the names that are on disk only while groups are being trained."""
+        """Return the names that are on disk only while stages are being trained."""
         return {f"kept.{self.count - 1}.{_flat(name)}" for name in self._per_stage()}
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *rest: object
     ) -> None:
         """Spread the compact form over the parts, which are loaded next."""
-        if (packed := state_dict.pop(prefix + GROUPS, None)) is not None:
+        if (packed := state_dict.pop(prefix + OWNERS, None)) is not None:
             self.done = int(state_dict.pop(prefix + DONE))
-            sizes = [self.groups_of(name).numel() for name in self.names]
+            sizes = [self.owner_of(name).numel() for name in self.names]
             unpacked = torch.split(_unpack(packed, self.count, sum(sizes)), sizes)
-            for name, group in zip(self.names, unpacked, strict=True):
-                shaped = group.view_as(self.groups_of(name))
+            for name, owner in zip(self.names, unpacked, strict=True):
+                shaped = owner.view_as(self.owner_of(name))
                 value = state_dict[f"{prefix}network.{name}"]
                 settled = (shaped > 0) & (shaped <= self.done)
-                state_dict[f"{prefix}group.{_flat(name)}"] = shaped
+                state_dict[f"{prefix}owner.{_flat(name)}"] = shaped
                 state_dict[f"{prefix}settled.{_flat(name)}"] = value * settled.to(value.device)
             for name in self._per_stage():
                 copy = f"{prefix}kept.{self.count - 1}.{_flat(name)}"
@@ -256,49 +230,14 @@ class Allotment(nn.Module):
 
     # --- parts --------------------------------------------------------------------------------
 
-    def _give(self, names: tuple[str, ...], group: Tensor) -> None:
-        """Write groups of several weights, in order, into their buffers."""
-        sizes = [self.groups_of(name).numel() for name in names]
-        for name, part in zip(names, torch.split(group, sizes), strict=True):
-            self.groups_of(name).copy_(part.view_as(self.groups_of(name)))
-
-    def _live_and_groups(self) -> dict[str, Tensor]:
+    def _live_and_owners(self) -> dict[str, Tensor]:
         live = self.network.state_dict(prefix="live.")
-        return live | {f"group.{name}": self.groups_of(name) for name in self.names}
+        return live | {f"owner.{name}": self.owner_of(name) for name in self.names}
 
     def _per_stage(self) -> dict[str, Tensor]:
         """Return parameters and buffers of the network that are not allotted."""
         everything = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
         return {name: value for name, value in everything.items() if name not in self.names}
-
-    def _normalisation(self) -> set[str]:
-        """Return the names of everything that belongs to normalisation layers."""
-        return {
-            f"{place}.{name}"
-            for place, module in self.network.named_modules()
-            if isinstance(module, NORMALISATION)
-            for name in module.state_dict()
-        }
-
-
-class SeparateNetworks(nn.Module):
-    """T networks of their own in the place of an allotment: a control with T times the weights.
-
-    Args:
-        networks: One per stage.
-    """
-
-    def __init__(self, networks: list[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-        self.count = self.done = len(networks)
-
-    def forward(self, images: Tensor, stage: int) -> Tensor:
-        """Run network 1..T."""
-        output: Tensor = self.networks[stage - 1](images)
-        return output
-
-    sub_model = forward
 
 
 def flatten(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -319,20 +258,20 @@ def _flat(name: str) -> str:
 
 
 def _bits(count: int) -> int:
-    """Return the bits of a group number 0..count that fill bytes evenly."""
+    """Return the bits of an owner 0..count that fill bytes evenly."""
     return 2 if count < 4 else 4
 
 
-def _pack(groups: Tensor, count: int) -> Tensor:
-    """Put several group numbers into each byte, uint8 [ceil(P / (8 / bits))]."""
+def _pack(owners: Tensor, count: int) -> Tensor:
+    """Put several owners into each byte, uint8 [ceil(P / (8 / bits))]."""
     each = 8 // _bits(count)
-    padded = nn.functional.pad(groups, (0, -len(groups) % each)).view(-1, each)
-    shifts = torch.arange(each, device=groups.device, dtype=torch.uint8) * _bits(count)
+    padded = nn.functional.pad(owners, (0, -len(owners) % each)).view(-1, each)
+    shifts = torch.arange(each, device=owners.device, dtype=torch.uint8) * _bits(count)
     return (padded << shifts).sum(dim=1, dtype=torch.uint8)
 
 
 def _unpack(packed: Tensor, count: int, size: int) -> Tensor:
-    """Undo `_pack` for the first `size` numbers."""
+    """Undo `_pack` for the first `size` owners."""
     bits = _bits(count)
     shifts = torch.arange(8 // bits, device=packed.device, dtype=torch.uint8) * bits
     spread: Tensor = (packed[:, None] >> shifts) & (2**bits - 1)

@@ -20,7 +20,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from longtail.core.errors import ConfigError
-from longtail.models.backbones import IMAGENET_RESNETS, build_backbone, residual_network
+from longtail.models.backbones import build_backbone, residual_network
+from longtail.models.published import IMAGENET_RESNETS, own_name
 from longtail.models.resnet_cifar import DEPTHS, CifarResNet
 
 CIFAR_CHANNELS = (16, 24, 48)
@@ -41,10 +42,16 @@ class Experts(nn.Module):
         self.tails = nn.ModuleList(tails)
         self.num_features = num_features
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Map normalised pictures [B, 3, H, W] to E feature maps [B, D, h, w]."""
+    def forward(self, images: Tensor, *, led: bool = False) -> list[Tensor]:
+        """Map normalised images [B, 3, H, W] to E feature maps [B, D, h, w].
+
+        Args:
+            images: [B, 3, H, W].
+            led: Whether the first expert alone sends a gradient to the trunk (ACE).
+        """
         shared = self.trunk(images)
-        return [tail(shared) for tail in self.tails]
+        apart = shared.detach() if led else shared
+        return [tail(apart if e else shared) for e, tail in enumerate(self.tails)]
 
 
 def build_experts(
@@ -60,7 +67,7 @@ def build_experts(
     """Build a network of experts.
 
     Args:
-        name: A CIFAR ResNet or one of the field's ImageNet ResNets.
+        name: A CIFAR ResNet or one of the field's ImageNet ResNets, with or without the tag of its weights.
         count: Number of experts E.
         width: Channel multiplier of the CIFAR ResNets.
         narrow: Whether the tails are narrower than the plain network's.
@@ -72,7 +79,8 @@ def build_experts(
         ConfigError: If the network is none that is divided here, or weights are asked for that do not fit.
         DataError: If the file of weights cannot be read.
     """
-    if name not in DEPTHS and (name not in IMAGENET_RESNETS or width != 1):
+    own_network = own_name(name)
+    if name not in DEPTHS and (own_network not in IMAGENET_RESNETS or width != 1):
         raise ConfigError(
             f"There are no experts of {name}"
             + (f" at width {width}" if width != 1 else "")
@@ -81,14 +89,15 @@ def build_experts(
     trained = pretrained or weights is not None
     if trained and narrow:
         raise ConfigError(
-            "Experts are narrower than any published network: begin with random weights "
-            "(model.pretrained=false, no model.weights), or take method=experts with method.narrow=false."
+            "The experts are narrower than any published network: start from random weights "
+            "(model.pretrained=false, no model.weights), or use method=experts with "
+            "method.narrow=false."
         )
     if trained:
         whole = build_backbone(name, pretrained=pretrained, width=width, weights=weights)
         networks: list[Any] = [copy.deepcopy(whole.network) for _ in range(count)]
     else:
-        networks = [_network(name, width, narrow=narrow) for _ in range(count)]
+        networks = [_network(own_network, width, narrow=narrow) for _ in range(count)]
     first = networks[0]
     if name in DEPTHS:
         stem = [first.conv1, first.bn1, nn.ReLU(), first.layer1]

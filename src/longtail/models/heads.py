@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Initialisation = Literal["uniform", "kaiming"]
 
 
 class LinearHead(nn.Linear):
@@ -15,19 +19,36 @@ class LinearHead(nn.Linear):
         num_classes: C.
         initial_bias: Value of b at the start; the framework's default U(-1/sqrt D, 1/sqrt D) if
             not given.
+        initialisation: Of W: the framework's U(-1/sqrt D, 1/sqrt D), of standard deviation
+            1 / sqrt(3 D), Kaiming's normal of sqrt(2 / D) (LDAM's code and what was made of it), or a normal
+            of 0.01 (MoCo's linear stage and its heirs).
     """
 
     def __init__(
-        self, num_features: int, num_classes: int, initial_bias: float | None = None
+        self,
+        num_features: int,
+        num_classes: int,
+        initial_bias: float | None = None,
+        initialisation: Initialisation | Literal["small"] = "uniform",
     ) -> None:
-        self.initial_bias = initial_bias
+        self.initial_bias, self.initialisation = initial_bias, initialisation
         super().__init__(num_features, num_classes)
 
     def reset_parameters(self) -> None:
         """Draw W (and b) anew."""
         super().reset_parameters()
+        if self.initialisation == "kaiming":
+            nn.init.kaiming_normal_(self.weight)
+        elif self.initialisation == "small":
+            nn.init.normal_(self.weight, std=0.01)
         if self.initial_bias is not None:
             nn.init.constant_(self.bias, self.initial_bias)
+
+    @torch.no_grad()
+    def begin_with(self, rows: Tensor) -> None:
+        """Take rows [C, D] as W, and b = 0."""
+        self.weight.copy_(rows)
+        self.bias.zero_()
 
 
 class CosineHead(nn.Module):
@@ -50,6 +71,11 @@ class CosineHead(nn.Module):
         nn.init.uniform_(self.weight, -1, 1)
         with torch.no_grad():
             self.weight.copy_(F.normalize(self.weight, dim=1))
+
+    @torch.no_grad()
+    def begin_with(self, rows: Tensor) -> None:
+        """Take the directions of rows [C, D]."""
+        self.weight.copy_(F.normalize(rows, dim=1))
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features [B, D] to logits [B, C] in [-scale, scale]."""
@@ -124,3 +150,19 @@ class CausalHead(nn.Module):
     def _cut(self, vectors: Tensor) -> Tensor:
         """Cut vectors [N, D] into [N, K, D/K]."""
         return vectors.reshape(-1, self.heads, vectors.shape[1] // self.heads)
+
+
+def projection(width: int, hidden: int, projection_width: int) -> nn.Sequential:
+    """Return the network before a contrast: linear, BatchNorm, ReLU, linear.
+
+    Args:
+        width: D of the features [B, D].
+        hidden: Of the layer between.
+        projection_width: d of the result [B, d], which is not yet of unit length.
+    """
+    return nn.Sequential(
+        nn.Linear(width, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, projection_width),
+    )

@@ -1,102 +1,134 @@
-"""Importance of weights for a loss: what DO keeps for a group of classes (AAAI 2024, B1.5 of its reading).
+"""Importance of weights for the classes of a task (Molchanov et al., CVPR 2019; DO, AAAI 2024).
 
-    taylor           (w g)^2   change of the loss without the weight, to first order (Molchanov 2019)
-    taylor-absolute  |w g|
-    fisher           g^2
-    magnitude        |w|
-    random           a control
+    taylor      (w g)^2   change of the loss without the weight, to first order
+    fisher      g^2
+    magnitude   |w|       knows no data
+    random      a control
 
-g is the gradient of the mean loss over `batch` (all pictures), over each `class`, or over each `picture`; the
-importance is the mean over those gradients. They rank differently: squares and means do not commute, and
-the gradients of a class that is learnt by heart cancel.
+g is the gradient of the mean loss over all images of one class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
-from torch.func import grad, vmap
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
 
-Criterion = Literal["taylor", "taylor-absolute", "fisher", "magnitude", "random"]
-Gradients = Literal["batch", "class", "picture"]
+from longtail.models.allotment import layer_weights
+
+Criterion = Literal["taylor", "magnitude", "fisher", "random"]
 Weights = Mapping[str, Tensor]
-PICTURES_AT_ONCE = 16  # as many gradients of all weights are in memory
 
 
-def importance(
+@dataclass(frozen=True)
+class Network:
+    """Something that predicts, and the weights that it predicts with.
+
+    Attributes:
+        name: For people.
+        weights: Of its convolutions and linear layers, by name.
+        predict: Maps such weights and images [B, 3, H, W] to logits [B, C]; images are independent.
+    """
+
+    name: str
+    weights: Weights
+    predict: Callable[[Weights, Tensor], Tensor]
+
+
+def class_gradients(
     weights: Weights,
-    answer: Callable[[Weights, Tensor], Tensor],
-    loss: Callable[[Tensor, Tensor], Tensor],
-    images: Tensor,
-    labels: Tensor,
-    *,
-    criterion: Criterion = "taylor",
-    gradients: Gradients = "batch",
-) -> dict[str, Tensor]:
-    """Return the importance of every weight on one batch, by name; never negative.
+    logits_with: Callable[[Weights, Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Yield each class with the gradient of its mean cross-entropy by every weight.
+
+    One gradient of all weights is in memory, whatever the number of classes.
 
     Args:
-        weights: As the network uses them.
-        answer: Maps weights and pictures [B, ...] to logits [B, C]. Pictures must not depend on each other:
+        weights: By name, as the network uses them.
+        logits_with: Maps weights and images [B, ...] to logits [B, C]. Images must not depend on each other:
             normalisation in eval mode.
-        loss: Maps logits and labels to the loss of each picture, [B].
-        images: [B, ...].
-        labels: int64 [B].
-        criterion: See the head of this file.
-        gradients: Likewise.
+        batches: Images and labels int64 [B], the images of a class one after the other.
     """
-    plain = {name: weight.detach() for name, weight in weights.items()}
-    if criterion == "magnitude":
-        return {name: weight.abs() for name, weight in plain.items()}
-    if criterion == "random":
-        return {name: torch.rand_like(weight) for name, weight in plain.items()}
+    live = {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}
+    total: list[Tensor] = []
+    current, images_seen = -1, 0
 
-    def of_pictures(given: Weights, some: Tensor, theirs: Tensor) -> Tensor:
-        return loss(answer(given, some), theirs).mean()
+    def mean() -> tuple[int, dict[str, Tensor]]:
+        return current, {n: g / images_seen for n, g in zip(live, total, strict=True)}
 
-    total = {name: torch.zeros_like(weight) for name, weight in plain.items()}
-    pieces = 0
-    for found in _gradients(plain, of_pictures, images, labels, gradients):
-        pieces += len(next(iter(found.values())))
-        for name, weight in plain.items():
-            total[name] += _apply(criterion, weight, found[name]).sum(dim=0)
-    return {name: value / pieces for name, value in total.items()}
+    for images, labels in batches:
+        for label in torch.unique_consecutive(labels).tolist():
+            own = labels == label
+            with torch.enable_grad():
+                logits = logits_with(live, images[own]).float()
+                loss = F.cross_entropy(logits, labels[own], reduction="sum")
+            found = torch.autograd.grad(loss, list(live.values()))
+            if label != current:
+                if images_seen:
+                    yield mean()
+                current, images_seen, total = label, 0, [torch.zeros_like(g) for g in found]
+            total = [one + other for one, other in zip(total, found, strict=True)]
+            images_seen += int(own.sum())
+    if images_seen:
+        yield mean()
 
 
-def _apply(criterion: Criterion, weight: Tensor, gradient: Tensor) -> Tensor:
-    if criterion == "fisher":
-        return gradient.square()
-    change = weight * gradient
-    return change.abs() if criterion == "taylor-absolute" else change.square()
+def score(weight: Tensor, gradient: Tensor, criterion: Literal["taylor", "fisher"]) -> Tensor:
+    """Return the importance of every entry of a weight for the class of the gradient; never negative."""
+    return (gradient if criterion == "fisher" else weight * gradient).square()
 
 
-def _gradients(
-    weights: Weights,
-    loss: Callable[[Weights, Tensor, Tensor], Tensor],
-    images: Tensor,
-    labels: Tensor,
-    kind: Gradients,
-) -> Iterator[dict[str, Tensor]]:
-    """Yield gradients by name, each [K, ...]."""
-    if kind == "picture":
-        one = vmap(
-            grad(lambda w, x, y: loss(w, x[None], y[None])), in_dims=(None, 0, 0)
-        )  # a picture at a time
-        for some, theirs in zip(
-            torch.split(images, PICTURES_AT_ONCE),
-            torch.split(labels, PICTURES_AT_ONCE),
-            strict=True,
-        ):
-            yield one(dict(weights), some, theirs)
-        return
-    everything = [slice(None)]
-    chosen = [labels == c for c in torch.unique(labels)] if kind == "class" else everything
-    for mask in chosen:
-        live = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
-        with torch.enable_grad():
-            value = loss(live, images[mask], labels[mask])
-        found = torch.autograd.grad(value, list(live.values()))
-        yield {name: g[None] for name, g in zip(live, found, strict=True)}
+def class_importance(
+    network: Network, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int
+) -> Tensor:
+    """Return the mean of (w g)^2 over all weights of a network for each class, float64 [C].
+
+    It costs a pass forward and one back. Large values also mean that images are misclassified: the gradients
+    of their loss are large.
+
+    Args:
+        network: What predicts, in eval mode.
+        batches: As of `class_gradients`.
+        num_classes: C; a class without images is NaN.
+    """
+    size = sum(weight.numel() for weight in network.weights.values())
+    found = torch.full((num_classes,), torch.nan, dtype=torch.float64)
+    for label, gradients in class_gradients(network.weights, network.predict, batches):
+        sums = (score(w, gradients[name], "taylor").sum() for name, w in network.weights.items())
+        found[label] = float(torch.stack(list(sums)).detach().sum()) / size
+    return found
+
+
+def predicting(module: nn.Module, predict: Callable[[Tensor], Tensor], images: Tensor) -> Network:
+    """Return a module as one network: the weights that its prediction uses, whichever these are.
+
+    Args:
+        module: In eval mode.
+        predict: Of its methods, the one that predicts.
+        images: Some images, [B, 3, H, W], to see which weights are used.
+    """
+    predicting_module = _Predicting(module, predict)
+    own = dict(predicting_module.named_parameters())
+    live = {name: own[name].detach().requires_grad_() for name in layer_weights(predicting_module)}
+    with torch.enable_grad():
+        logits = functional_call(predicting_module, live, (images,))
+    found = torch.autograd.grad(logits.sum(), list(live.values()), allow_unused=True)
+    used = {n: w for (n, w), g in zip(live.items(), found, strict=True) if g is not None}
+    return Network("network", used, lambda w, x: functional_call(predicting_module, dict(w), (x,)))
+
+
+class _Predicting(nn.Module):
+    """Predicts in `forward`, so that weights can be put in place of a module's own."""
+
+    def __init__(self, module: nn.Module, predict: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.module, self.predict = module, predict
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.predict(images)

@@ -1,4 +1,4 @@
-"""ResNets for CIFAR-sized pictures (He et al., CVPR 2016, section 4.2), as the long-tail codes use.
+"""ResNets for CIFAR-sized images (He et al., CVPR 2016, section 4.2), as the long-tail codes use.
 
 3x3 stem, three groups of n basic blocks with 16, 32 and 64 channels (times a width), depth 6n + 2.
 Shortcuts of option A: where the width doubles, every second pixel is taken and the missing channels
@@ -63,11 +63,11 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)  # fan in, as the released codes
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures [B, 3, H, W] to features [B, 64 * width], all at least 0."""
+        """Map images [B, 3, H, W] to features [B, 64 * width], all at least 0."""
         return torch.mean(self.forward_features(x), dim=(2, 3))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map pictures [B, 3, H, W] to the last feature map [B, 64 * width, H / 4, W / 4]."""
+        """Map images [B, 3, H, W] to the last feature map [B, 64 * width, H / 4, W / 4]."""
         x = F.relu(self.bn1(self.conv1(x)))
         maps: Tensor = self.layer3(self.layer2(self.layer1(x)))
         return maps

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from longtail.data.options import Options
+from longtail.config import Choice, Options
 from longtail.methods import METHODS
-from longtail.recipes.config import RunConfig
+from longtail.recipes.catalogue import Explained
+from longtail.recipes.fields import variants_of
+from longtail.recipes.options import RunConfig
+from longtail.recipes.shipped import read_recipe, recipe_names
 
 LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 NULL = "null"  # as YAML writes it: `none` is text, and the name of a policy
 PLAIN = {
     int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Explained:
-    """One option.
-
-    Attributes:
-        key: Dotted.
-        default: As it is written in a recipe.
-        values: What it may be.
-        meaning: One line.
-    """
-
-    key: str
-    default: str
-    values: str
-    meaning: str
 
 
 def explained(config: type[Options], prefix: str = "") -> Iterator[Explained]:
@@ -87,12 +74,31 @@ def options_of_methods() -> Iterator[Explained]:
         yield replace(row, meaning=meaning)
 
 
+def written_catalogue() -> str:
+    """Return the content of `catalogue.json`, see `longtail.recipes.catalogue`."""
+    content = {
+        "recipes": {name: str(read_recipe(name).get("description", "")) for name in recipe_names()},
+        "methods": {
+            name: {
+                "summary": method.summary,
+                "advice": method.advice,
+                "citation": method.citation,
+                "options": [asdict(row) for row in explained(method.Config)],
+            }
+            for name, method in METHODS.items()
+        },
+        "options": [asdict(row) for row in options_of_runs()],
+        "method_options": [asdict(row) for row in options_of_methods()],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
 def _variants(annotation: Any) -> list[type[Options]]:  # noqa: ANN401 - any annotation
     """Return the classes of options that a field may hold; those in a list have no keys of their own."""
     if typing.get_origin(annotation) is tuple:
         return []
     if isinstance(annotation, type) and issubclass(annotation, Options):
-        return [annotation]
+        return variants_of(annotation)
     return [found for part in typing.get_args(annotation) for found in _variants(part)]
 
 
@@ -150,6 +156,8 @@ def _words(annotation: Any) -> Sequence[str]:  # noqa: ANN401 - any annotation
         return [f"[{inner}, ...]" if ... in parts else f"[{inner}]"]
     if origin in (typing.Union, types.UnionType, typing.Annotated):
         return [word for part in parts for word in _words(part)]
+    if isinstance(annotation, type) and issubclass(annotation, Choice) and annotation.is_family():
+        return list(annotation.kinds)
     if isinstance(annotation, type) and issubclass(annotation, Options):
         if "name" in annotation.model_fields:
             return _words(annotation.model_fields["name"].annotation)

@@ -1,6 +1,6 @@
 """What was measured of the shipped recipes and methods, for the lists of the command line.
 
-`measured.json` is rendered from the records under `results/` by `benchmarks/render.py`.
+`measured.json` is rendered from the records under `results/` by `python -m longtail.reproduce`.
 """
 
 from __future__ import annotations

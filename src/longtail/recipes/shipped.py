@@ -2,25 +2,67 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from longtail.config.yaml_text import read_yaml, values
 from longtail.core.errors import ConfigError
-from longtail.recipes.config import RunConfig, assign, validate
+from longtail.data.sources.folder_contents import refuse_one_image
+from longtail.recipes.options import RunConfig, assign, validate
+from longtail.recipes.own_images import FROZEN, leaves, recipe_for
+from longtail.recipes.plugins import load_chosen
+from longtail.recipes.sources import KEYS, Sources, read_sources
 
 FOLDER = Path(__file__).parent
 TABLES = (".csv", ".parquet", ".pq")
-OWN_PICTURES = "pictures/balanced-softmax"  # where a run on somebody's own data starts from
+COMMAND = "command line"  # what set a value that an override gave
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One file of a recipe.
+
+    Attributes:
+        name: As it is extended: `cifar100-lt/reslt`, or a path.
+        content: What it says, its sources aside.
+        sources: Where its values are from.
+    """
+
+    name: str
+    content: Mapping[str, Any]
+    sources: Sources
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A configuration and the file that set each of its values.
+
+    Attributes:
+        config: Checked.
+        set_by: Name of the layer that set a dotted key, `command line` for an override; keys that
+            nobody set are not in it.
+        layers: The recipe first, then what it extends.
+    """
+
+    config: RunConfig
+    set_by: Mapping[str, str]
+    layers: Sequence[Layer]
 
 
 def recipe_names() -> list[str]:
-    """Return the names of all shipped recipes, sorted."""
-    files = FOLDER.rglob("*.yaml")
-    return sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in files)
+    """Return the names of all shipped recipes, sorted; what only others extend begins with `_`."""
+    return list(_names_in(FOLDER))
+
+
+@cache  # what ships does not change while a program runs
+def _names_in(folder: Path) -> tuple[str, ...]:
+    files = (file for file in folder.rglob("*.yaml") if not file.name.startswith("_"))
+    return tuple(sorted(file.relative_to(folder).with_suffix("").as_posix() for file in files))
 
 
 def resolve(source: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -28,22 +70,41 @@ def resolve(source: str, overrides: Sequence[str] = ()) -> RunConfig:
 
     Args:
         source: A shipped recipe (`cifar100-lt/ldam-drw`), a YAML file, or data: a folder of
-            pictures or a CSV or Parquet table, which are trained as `pictures/balanced-softmax`.
+            images or a CSV or Parquet table, see `longtail.recipes.own_images`.
         overrides: `key=value`; see `assign`.
 
     Raises:
         ConfigError: If there is no such recipe or data, or the result is wrong; see `validate`.
     """
-    path = Path(source).expanduser()
-    if path.is_dir() or path.suffix.lower() in TABLES:
-        raw = read_recipe(OWN_PICTURES)
+    return trace(source, overrides).config
+
+
+def trace(source: str, overrides: Sequence[str] = ()) -> Traced:
+    """Return the configuration of a run, and who set what; see `resolve`."""
+    load_chosen()
+    path = _path(source)
+    if path is not None:
+        refuse_one_image(path)
+    own_data = path is not None and (path.is_dir() or path.suffix.lower() in TABLES)
+    layers = read_layers(FROZEN if own_data else source)
+    raw, set_by = assemble(layers)
+    if own_data and path is not None:
         kind = "folder" if path.is_dir() else "table"
-        raw["data"] = {**raw.get("data", {}), "name": kind, "path": str(path)}
-        raw["recipe"] = f"{path.resolve().stem}"
-    else:
-        raw = read_recipe(source)
-    mistakes = assign(raw, overrides, parse_value)
-    return validate(raw, source if not overrides else f"{source} with its overrides", mistakes)
+        data = {"data": {"name": kind, "path": str(path)}, "recipe": path.resolve().stem}
+        recipe, model = recipe_for(raw | data, overrides)
+        layers = read_layers(recipe)
+        raw, set_by = assemble(layers)
+        raw |= data
+        raw["model"] |= model
+    mistakes = [said for layer in layers for said in layer.sources.mistakes(raw)]
+    before = dict(leaves(copy.deepcopy(raw)))
+    mistakes += assign(raw, overrides)
+    for key, value in leaves(raw):
+        if key not in before or before[key] != value:
+            set_by[key] = COMMAND
+    _drop_overruled(raw, set_by, [COMMAND, *(layer.name for layer in layers)])
+    told = source if not overrides else f"{source} with its overrides"
+    return Traced(validate(raw, told, mistakes), set_by, layers)
 
 
 def read_recipe(source: str) -> dict[str, Any]:
@@ -53,57 +114,137 @@ def read_recipe(source: str) -> dict[str, Any]:
         ConfigError: If there is no such recipe (the nearest names are shown), it is no YAML
             mapping, or it extends itself.
     """
-    return _read(source, ())
+    read: dict[str, Any] = values(assemble(read_layers(source))[0])
+    return read
 
 
-def parse_value(text: str) -> Any:  # noqa: ANN401 - whatever YAML says
-    """Read the value of an override as YAML: numbers, true, null, lists, text."""
+def read_layers(source: str) -> list[Layer]:
+    """Read a recipe and what it extends, file by file, the recipe first; see `read_recipe`."""
+    layers: list[Layer] = []
+    following: str | None = source
+    while following is not None:
+        above = [layer.name for layer in layers]
+        if following in above:
+            way = " -> ".join([*above, following])
+            raise ConfigError(f"Recipe {following} extends itself: {way}.")
+        layer, following = _read(following)
+        layers.append(layer)
+    return layers
+
+
+def assemble(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Put layers over each other, the first on top; return the result and who set each key."""
+    merged: dict[str, Any] = {}
+    set_by: dict[str, str] = {}
+    for layer in reversed(layers):
+        merged = _merge(merged, layer.content, layer.name, set_by)
+    return merged, set_by
+
+
+def _drop_overruled(raw: dict[str, Any], set_by: Mapping[str, str], order: Sequence[str]) -> None:
+    """Drop `images_seen` below a number of epochs, and `early_stopping` below select=last."""
+    training = raw.get("training")
+    if not isinstance(training, dict):
+        return  # validation says what is wrong
+    pairs = [("epochs", "images_seen")]
+    pairs += [("select", "early_stopping")] if training.get("select") == "last" else []
+    for above, below in pairs:
+        one, other = (set_by.get(f"training.{key}") for key in (above, below))
+        if one is not None and other is not None and order.index(one) < order.index(other):
+            del training[below]
+
+
+def _path(source: str) -> Path | None:
+    """Return what may be a file or folder; None for a text that the system takes for no path."""
     try:
-        return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
-        return text
+        path = Path(source).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        return path
+    except PermissionError as error:
+        raise ConfigError(f"{source} cannot be read ({error.strerror}).") from error
+    except (OSError, ValueError, RuntimeError):  # too long; a zero; the home of nobody
+        return None
+    return path
 
 
-def _read(source: str, above: tuple[str, ...]) -> dict[str, Any]:
-    if source in above:
-        raise ConfigError(f"Recipe {source} extends itself: {' -> '.join((*above, source))}.")
+def _read(source: str) -> tuple[Layer, str | None]:
+    """Return one file and the name of what it extends."""
     file, name = _find(source)
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read as YAML ({error}).") from error
-    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise ConfigError(f"{file} is no recipe: it must be a mapping of keys to values.")
+    shipped = file.is_relative_to(FOLDER)
+    raw = copy.deepcopy(_read_once(file)) if shipped else read_yaml(file)
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file} is not a recipe: it must be a mapping of keys to values.")
     base = raw.pop("extends", None)
     raw.setdefault("recipe", name)
-    return _merge(_read(str(base), (*above, source)), raw) if base else raw
+    sources = read_sources({k: values(raw.pop(k)) for k in KEYS if k in raw}, str(file))
+    if base is not None and not isinstance(base, str):
+        raise ConfigError(f"{file}: extends must be the name of a recipe or a YAML file.")
+    return Layer(source, raw, sources), base
+
+
+@cache
+def _read_once(file: Path) -> Any:  # noqa: ANN401 - whatever it holds
+    return read_yaml(file)
 
 
 def _find(source: str) -> tuple[Path, str]:
-    own = Path(source).expanduser()
-    if own.suffix in (".yaml", ".yml"):
+    own = _path(source)
+    if own is not None and own.suffix in (".yaml", ".yml"):
         if not own.is_file():
             raise ConfigError(f"There is no recipe file {source}.")
         return own, own.stem
     file = FOLDER / f"{source}.yaml"
     names = recipe_names()
-    if source not in names:
-        near = difflib.get_close_matches(source, names, n=3, cutoff=0.4)
+    part = _path(str(file)) if file.name.startswith("_") else None
+    shared = part is not None and part.is_file()
+    if source not in names and not shared:
+        near = _near_on_disk(source) or difflib.get_close_matches(source, names, n=3, cutoff=0.4)
         hint = f" Did you mean {', '.join(near)}?" if near else ""
         raise ConfigError(
-            f"There is no recipe, folder or table {source!r}.{hint} `longtail recipes` lists all."
+            f"There is no recipe, folder or table {source!r}.{hint} `longtail recipes` lists all recipes."
         )
     return file, source
 
 
-def _merge(base: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _near_on_disk(source: str) -> list[str]:
+    """Return the folders, tables and recipe files beside `source` that have nearly its name."""
+    path = _path(source)
+    try:
+        beside = [] if path is None else list(path.parent.iterdir())
+    except OSError:
+        return []
+    kinds = (*TABLES, ".yaml", ".yml")
+    names = {
+        each.name: f"{each}/" if each.is_dir() else str(each)
+        for each in beside
+        if each.is_dir() or each.suffix.lower() in kinds
+    }
+    wanted = "" if path is None else path.name
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.75)
+    # "My Photos" is short for "My Photos (2024)"
+    longer = [name for name in names if wanted and name.lower().startswith(wanted.lower())]
+    return [names[name] for name in near or longer[:2]]
+
+
+def _merge(
+    base: Mapping[str, Any],
+    above: Mapping[str, Any],
+    setter: str,
+    set_by: dict[str, str],
+    prefix: str = "",
+) -> dict[str, Any]:
     """Put `above` over `base`; a part whose `name` changes is replaced as a whole."""
     merged = dict(base)
     for key, value in above.items():
-        old = merged.get(key)
+        old, full = merged.get(key), f"{prefix}{key}"
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             renamed = "name" in value and value["name"] != old.get("name")
-            merged[key] = dict(value) if renamed else _merge(old, value)
-        else:
-            merged[key] = value
+            if not renamed:
+                merged[key] = _merge(old, value, setter, set_by, f"{full}.")
+                continue
+        for gone in [k for k in set_by if k == full or k.startswith(f"{full}.")]:
+            del set_by[gone]
+        merged[key] = dict(value) if isinstance(value, Mapping) else value
+        set_by.update(dict.fromkeys((k for k, _ in leaves({key: value}, prefix)), setter))
     return merged

@@ -1,0 +1,1 @@
+"""Losses that weigh images or classes: class weights, focal loss, equalization; logits are not shifted."""

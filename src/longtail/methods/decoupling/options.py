@@ -1,0 +1,146 @@
+"""What can be chosen of the representation and of each classifier; `method.py` has the symbols."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from longtail.config import ByName, Options
+from longtail.methods.ingredients import SamplingOptions
+
+BALANCED = SamplingOptions(name="class-balanced")
+
+
+class RepresentationOptions(Options):
+    """Stage 1: the network with its first classifier."""
+
+    sampling: Annotated[SamplingOptions, ByName] = SamplingOptions()
+    train: Literal["all", "last-block"] = Field(
+        "all",
+        description="what is trained; last-block keeps the other layers as pretrained (Places-LT)",
+    )
+    backbone_rate: float = Field(
+        1.0, gt=0, description="factor for the backbone's learning rate (0.1 on Places-LT)"
+    )
+    frozen_bn: Literal["train", "eval"] = Field(
+        "train",
+        description="with last-block: whether the BatchNorm statistics of the other layers are updated "
+        "(as in the released code)",
+    )
+
+
+class JointOptions(Options):
+    """No second stage."""
+
+    name: Literal["joint"] = "joint"
+
+
+class Stage2Options(Options):
+    """What cRT, LWS and LOS share."""
+
+    epochs: int = Field(10, ge=1)
+    learning_rate: float | None = Field(
+        None, gt=0, description="learning rate, with a cosine to zero; 0.2 B / 512 if not given"
+    )
+    sampling: Annotated[SamplingOptions, ByName] = BALANCED
+    stage2_bn: Literal["train", "eval"] = Field(
+        "train",
+        description="train: update the BatchNorm statistics of the frozen backbone, as in the released code",
+    )
+    augment: bool = Field(
+        True,
+        description="whether images are augmented; false (needs stage2_bn=eval) computes the features once",
+    )
+
+    @property
+    def features_stay(self) -> bool:
+        """Whether an image has the same features in every epoch."""
+        return self.stage2_bn == "eval" and not self.augment
+
+
+class RetrainingOptions(Stage2Options):
+    """cRT, and the rows of table 1 that train more than the classifier."""
+
+    name: Literal["crt"] = "crt"
+    train: Literal["classifier", "last-block", "all"] = Field(
+        "classifier", description="what is retrained: C, LB+C and B+C in table 1 of the paper"
+    )
+    rate: float = Field(1.0, gt=0, description="factor for the learning rate; 0.1 in table 1")
+    rate_of: Literal["everything", "backbone"] = "everything"
+
+    @model_validator(mode="after")
+    def _cached_features_stay(self) -> RetrainingOptions:
+        if self.train != "classifier" and not self.augment:
+            raise ValueError(
+                "augment=false caches the features, so only the classifier can be trained"
+            )
+        return self
+
+
+class ScalingOptions(Stage2Options):
+    """LWS."""
+
+    name: Literal["lws"] = "lws"
+    epochs: int = Field(5, ge=1)
+
+
+class OverSmoothedOptions(Stage2Options):
+    """LOS: the classifier goes on with labels that are hardly more than even."""
+
+    name: Literal["los"] = "los"
+    epochs: int = Field(20, ge=1)
+    learning_rate: float | None = Field(0.0005, gt=0, description="with a cosine to zero")
+    sampling: Annotated[SamplingOptions, ByName] = SamplingOptions()
+    label_smoothing: float = Field(
+        0.98,
+        ge=0,
+        lt=1,
+        description="share of the label spread over all classes; .98 as in its README",
+    )
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class TauOptions(Options):
+    """tau-normalisation."""
+
+    name: Literal["tau"] = "tau"
+    tau: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="exponent tau; if not given, chosen on val, or on train if there is no val split",
+    )
+
+
+class MeansOptions(Options):
+    """Nearest class mean."""
+
+    name: Literal["ncm"] = "ncm"
+    centred: bool = Field(
+        True, description="whether the mean of all training features is subtracted"
+    )
+    unit_means: bool = Field(False, description="whether class means are scaled to unit length")
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+
+
+ClassifierOptions = Annotated[
+    Annotated[
+        JointOptions
+        | RetrainingOptions
+        | ScalingOptions
+        | OverSmoothedOptions
+        | TauOptions
+        | MeansOptions,
+        Field(discriminator="name"),
+    ],
+    ByName,
+]
+
+
+class DecouplingOptions(Options):
+    """What can be chosen."""
+
+    name: Literal["decoupling"] = "decoupling"
+    representation: RepresentationOptions = RepresentationOptions()
+    classifier: ClassifierOptions = RetrainingOptions()
