@@ -4,22 +4,61 @@ The pieces (losses, samplers, heads, metrics) are plain PyTorch and work in anyb
 `evaluate` and `load` do the rest.
 """
 
-from longtail.api import Question, Run, evaluate, load, train
-from longtail.core import ClassCounts, LongtailError, Manifest, Predictions, Protocol, ShotGroups
+from typing import TYPE_CHECKING
+
+from longtail.core.lazy import names_from
+
+if TYPE_CHECKING:
+    from longtail.api import (
+        Features,
+        PredictOptions,
+        Run,
+        adjust_run,
+        compare,
+        ensemble,
+        evaluate,
+        features,
+        load,
+        predict,
+        train,
+    )
+    from longtail.core import (
+        ClassCounts,
+        LongtailError,
+        Manifest,
+        Predictions,
+        Protocol,
+        ShotGroups,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ClassCounts",
+    "Features",
     "LongtailError",
     "Manifest",
+    "PredictOptions",
     "Predictions",
     "Protocol",
-    "Question",
     "Run",
     "ShotGroups",
     "__version__",
+    "adjust_run",
+    "compare",
+    "ensemble",
     "evaluate",
+    "features",
     "load",
+    "predict",
     "train",
 ]
+
+# PyTorch takes seconds to import: the command line must be able to say something before
+__getattr__, __dir__ = names_from(
+    __name__,
+    {
+        "api": "Features PredictOptions Run adjust_run compare ensemble evaluate features load predict train",
+        "core": "ClassCounts LongtailError Manifest Predictions Protocol ShotGroups",
+    },
+)

@@ -1,19 +1,15 @@
-"""Repair a trained model after the fact: functions of weights, features and logits."""
+"""Corrections of a trained model: functions of weights, features and logits; no files and no runs.
 
-from longtail.adjust.mixture import (
-    group_weights,
-    instance_weights,
-    learn_group_weights,
-    learn_instance_weights,
-    mix,
-    simplex_grid,
-    unbiased,
-)
+`tool` applies them to runs, checkpoints and tables of logits, and says what they change. Losses, which
+correct during training, are in `losses`.
+"""
+
 from longtail.adjust.nearest_class_mean import NearestClassMean, nearest_class_mean
 from longtail.adjust.prior_shift import (
-    assumed_prior,
     deployment_shift,
+    distribution,
     estimate_prior,
+    in_use,
     logit_adjust,
     shift_prior,
 )
@@ -23,7 +19,6 @@ from longtail.adjust.retrain import (
     retrain_classifier,
     scaled_learning_rate,
 )
-from longtail.adjust.stacking import Stacking, fit_stacking
 from longtail.adjust.tau_normalisation import TAUS, TauCurve, tau_curve, tau_normalize
 from longtail.adjust.temperature import fit_temperature
 
@@ -31,26 +26,18 @@ __all__ = [
     "TAUS",
     "NearestClassMean",
     "Retraining",
-    "Stacking",
     "TauCurve",
-    "assumed_prior",
     "deployment_shift",
+    "distribution",
     "estimate_prior",
-    "fit_stacking",
     "fit_temperature",
-    "group_weights",
-    "instance_weights",
-    "learn_group_weights",
-    "learn_instance_weights",
+    "in_use",
     "learn_scales",
     "logit_adjust",
-    "mix",
     "nearest_class_mean",
     "retrain_classifier",
     "scaled_learning_rate",
     "shift_prior",
-    "simplex_grid",
     "tau_curve",
     "tau_normalize",
-    "unbiased",
 ]

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longtail.core.errors import DataError
+from longtail.core.precision import at_least_float32
 
 ROWS_AT_ONCE = 8192
 Metric = Literal["euclidean", "cosine"]
@@ -62,7 +63,7 @@ def nearest_class_mean(
     """Fit the class means. The defaults are the published form.
 
     Args:
-        features: Of the training pictures, not re-sampled, [N, D].
+        features: Of the training images, not re-sampled, [N, D].
         labels: int64 [N].
         num_classes: C.
         centred: Whether to subtract the mean of all features first.
@@ -70,16 +71,17 @@ def nearest_class_mean(
         metric: How to score.
 
     Raises:
-        DataError: If a class has no picture.
+        DataError: If a class has no image.
     """
     present = torch.bincount(labels, minlength=num_classes)
     if (empty := (present == 0).nonzero().flatten()).numel():
-        raise DataError(f"{empty.numel()} classes have no feature, the first is {int(empty[0])}.")
-    centre = features.mean(dim=0) if centred else torch.zeros_like(features[0])
-    means = torch.zeros_like(features[0]).repeat(num_classes, 1)
+        raise DataError(f"{empty.numel()} classes have no features; the first is {int(empty[0])}.")
+    zeros = torch.zeros_like(at_least_float32(features[0]))
+    centre = features.mean(dim=0, dtype=zeros.dtype) if centred else zeros
+    means = zeros.repeat(num_classes, 1)
     # in parts: a centred copy of all features would double the memory
     parts = torch.split(features, ROWS_AT_ONCE), torch.split(labels, ROWS_AT_ONCE)
     for some, of_class in zip(*parts, strict=True):
-        means.index_add_(0, of_class, F.normalize(some - centre, dim=1))
+        means.index_add_(0, of_class, F.normalize(at_least_float32(some) - centre, dim=1))
     means /= present[:, None]
     return NearestClassMean(F.normalize(means, dim=1) if unit_means else means, centre, metric)

@@ -1,7 +1,11 @@
 """Train a classifier again on features that were computed once (Kang et al., ICLR 2020).
 
-The backbone never runs, where the published procedure runs it for every epoch. Pictures are drawn
+The backbone never runs, where the published procedure runs it for every epoch. Images are drawn
 class-balanced; SGD without Nesterov's form, the learning rate falls along a cosine once per epoch.
+
+`longtail.methods.decoupling` has the same two as stages of a run. Here there is no run: the features may be
+of any network, and nothing of the engine (checkpoints, precision, processes) is needed. A test holds the two
+loops against each other.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ from torch import Tensor
 
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import DataError
+from longtail.core.precision import at_least_float32
 from longtail.core.rng import torch_generator
 from longtail.core.stage import Sampling
-from longtail.data.samplers import EpochSampler
+from longtail.data.sampling.samplers import EpochSampler
 
 MOMENTUM = 0.9
 LEARNING_RATE_OF_512 = 0.2
@@ -39,7 +44,7 @@ class Retraining:
         batch_size: B; at most N is used.
         learning_rate: Peak; 0.2 B / 512 if not given.
         weight_decay: Of everything that is trained.
-        sampling: How pictures are drawn.
+        sampling: How images are drawn.
         seed: Of the initial classifier and of the draws.
     """
 
@@ -59,7 +64,7 @@ def retrain_classifier(
     Both start at U(-1/sqrt D, 1/sqrt D).
 
     Args:
-        features: Of the training pictures, float [N, D].
+        features: Of the training images, float [N, D].
         labels: int64 [N].
         class_counts: Their histogram over the C classes.
         how: Epochs, batch and the like.
@@ -72,11 +77,11 @@ def retrain_classifier(
     generator = torch_generator(how.seed, "classifier")
     drawn = torch.empty(len(class_counts), features.shape[1] + 1)
     drawn.uniform_(-bound, bound, generator=generator)
-    drawn = drawn.to(features)
+    drawn = drawn.to(at_least_float32(features[:1]))
     weight, bias = drawn[:, :-1].contiguous(), drawn[:, -1].contiguous()
 
     def loss(rows: Tensor) -> Tensor:
-        logits = F.linear(features.index_select(0, rows), weight, bias)
+        logits = F.linear(at_least_float32(features.index_select(0, rows)), weight, bias)
         return F.cross_entropy(logits, labels[rows])
 
     _descend([weight, bias], loss, labels, class_counts, how)
@@ -91,7 +96,7 @@ def learn_scales(
     Weight decay pulls the factors towards zero, as in the released code.
 
     Args:
-        logits: Of the training pictures, bias included, float [N, C].
+        logits: Of the training images, bias included, float [N, C].
         labels: int64 [N].
         class_counts: Their histogram over the C classes.
         how: Epochs (5 in the released code), batch and the like.
@@ -102,7 +107,7 @@ def learn_scales(
     _check(logits, labels, class_counts)
     if logits.shape[1] != len(class_counts):
         raise DataError(f"There are {logits.shape[1]} logits but {len(class_counts)} classes.")
-    scales = logits.new_ones(len(class_counts))
+    scales = torch.ones_like(at_least_float32(logits[0]))
 
     def loss(rows: Tensor) -> Tensor:
         return F.cross_entropy(scales * logits.index_select(0, rows), labels[rows])
@@ -148,4 +153,4 @@ def _check(inputs: Tensor, labels: Tensor, class_counts: ClassCounts) -> None:
         )
     found = torch.bincount(labels.cpu(), minlength=len(class_counts)).tolist()
     if tuple(found) != class_counts.values:
-        raise DataError("The labels do not occur as often as the class counts say.")
+        raise DataError("The labels do not match the class counts.")

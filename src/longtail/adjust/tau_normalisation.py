@@ -1,4 +1,4 @@
-"""Tau-normalisation of a classifier (Kang et al., ICLR 2020, arXiv 1910.09217, eq. 9).
+"""Tau-normalisation of a classifier (Kang et al., ICLR 2020, arXiv 1910.09217, eq. 3).
 
 After ordinary training the rows of a classifier are longer for frequent classes. Dividing each by a
 power of its length takes the preference away without any training: w_c / ||w_c||^tau. The bias is
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from longtail.core.precision import at_least_float32
 
 TAUS = tuple(step / 10 for step in range(21))  # grid of the released code; the paper uses (0, 1)
 ROWS_AT_ONCE = 2048  # of logits, so that those of 1,000 classes stay in the processor's cache
@@ -27,7 +29,7 @@ def tau_normalize(weight: Tensor, tau: float | Tensor) -> Tensor:
     Returns:
         [C, D]. Logits are `features @ result.T`, without bias.
     """
-    return weight / (_norms(weight) ** tau)[:, None]
+    return (at_least_float32(weight) / (_norms(weight) ** tau)[:, None]).to(weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class TauCurve:
         taus: Strengths, ascending.
         accuracy: Class-averaged accuracy at each, in [0, 1].
         per_class: Accuracy of each class at each, float64 [taus, C]; NaN for a class without
-            pictures.
+            images.
     """
 
     taus: tuple[float, ...]
@@ -54,7 +56,7 @@ class TauCurve:
 def tau_curve(
     features: Tensor, labels: Tensor, weight: Tensor, taus: tuple[float, ...] = TAUS
 ) -> TauCurve:
-    """Score every strength on the pictures of one split.
+    """Score every strength on the images of one split.
 
     All strengths share one product with the classifier: normalising a row divides a column of the
     logits.
@@ -66,10 +68,11 @@ def tau_curve(
         taus: Strengths to try.
     """
     num_classes, norms = len(weight), _norms(weight)
+    rows_of_classes = at_least_float32(weight).T
     present = torch.bincount(labels, minlength=num_classes)
     hits = torch.zeros(len(taus), num_classes, dtype=torch.int64, device=labels.device)
     for rows in torch.split(torch.arange(len(labels), device=labels.device), ROWS_AT_ONCE):
-        logits = features[rows] @ weight.T
+        logits = at_least_float32(features[rows]) @ rows_of_classes
         for place, tau in enumerate(taus):
             right = (logits / norms**tau).argmax(dim=1) == labels[rows]
             hits[place] += torch.bincount(labels[rows][right], minlength=num_classes)
@@ -79,6 +82,6 @@ def tau_curve(
 
 
 def _norms(weight: Tensor) -> Tensor:
-    """Return the norm of every row, [C]; one for a row of zeros."""
-    norms = torch.linalg.vector_norm(weight, dim=1)
+    """Return the norm of every row in at least float32, [C]; one for a row of zeros."""
+    norms = torch.linalg.vector_norm(at_least_float32(weight), dim=1)
     return torch.where(norms > 0, norms, torch.ones_like(norms))

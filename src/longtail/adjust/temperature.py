@@ -15,9 +15,9 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, balanced: bool = False) -
     """Return the temperature T with which softmax(z / T) fits held-out labels best.
 
     Args:
-        logits: Of held-out pictures, [N, C]; never of test pictures.
+        logits: Of held-out images, [N, C]; never of test images.
         labels: int64 [N].
-        balanced: Whether every class that occurs counts alike, instead of every picture.
+        balanced: Whether every class that occurs counts alike, instead of every image.
 
     Returns:
         T in 0.01..100; above 1 the model was too confident.

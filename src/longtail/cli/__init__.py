@@ -1,35 +1,29 @@
-"""The command line: one file a verb."""
+"""The command line, one file a verb: it reads arguments and writes lines, and computes nothing itself.
+
+This file and `verbs` import nothing that takes long: help, the version, completion and hints come at once.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
+import errno
+import io
+import signal
 import sys
 import warnings
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from longtail.cli import (
-    adjust,
-    data,
-    demo,
-    evaluate,
-    export,
-    lists,
-    mix,
-    predict,
-    report,
-    reproduce,
-    train,
-)
-from longtail.core import distributed
+import longtail
+from longtail.cli.verbs import Verbs
 from longtail.core.errors import LongtailError
-from longtail.engine.hardware import MEMORY_FULL, is_memory_full
 
-INTERRUPTED = 130  # the shell's status for Ctrl-C
+LONGEST_MESSAGE = 5000  # characters
+LONGEST_NAME = 200
+INTERRUPTED = 128 + signal.SIGINT  # the shell's status for Ctrl-C
 
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
@@ -46,51 +40,76 @@ def options(
 ) -> None:
     """Long-tailed visual recognition: train, measure and repair classifiers.
 
-    For when most classes have few pictures. New here? Run: longtail demo
+    For when most classes have few images. New here? Run: longtail demo
     """
     if version:
-        typer.echo(f"longtail {importlib.metadata.version('longtail')}")
+        typer.echo(f"longtail {longtail.__version__}")
         raise typer.Exit
-
-
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("predict")(predict.predict)
-app.command("export")(export.export)
-app.command("report")(report.report)
-app.command("reproduce")(reproduce.reproduce)
-app.command("mix")(mix.mix)
-app.command("adjust")(adjust.adjust)
-app.command("methods")(lists.methods)
-app.command("recipes")(lists.recipes)
-app.command("options")(lists.options)
-app.command("demo")(demo.demo)
-app.add_typer(data.app, name="data")
 
 
 def main() -> None:
     """Run the command line; mistakes end in one message and an exit status."""
-    console = Console(stderr=True, soft_wrap=True)
-    # of damaged EXIF blocks and large pictures: what cannot be used is refused in words of our own
+    _write_what_can_be_shown()
+    # of damaged EXIF blocks and large images: what cannot be used is refused in words of our own
     warnings.filterwarnings("ignore", module=r"PIL\.")
     status = 0
+    told: str | None = None
     try:
         app(standalone_mode=True)
-    except LongtailError as error:
-        if distributed.is_main():
-            console.print(f"error: {error}", style="red", markup=False, highlight=False)
-        status = error.exit_status
-    except (RuntimeError, MemoryError) as error:
-        if not is_memory_full(error):
+    except (LongtailError, RuntimeError, MemoryError, OSError) as error:
+        status, told = _told(error)
+        if told is None:
             raise
-        console.print(f"error: {MEMORY_FULL}", style="red", markup=False, highlight=False)
-        status = 1
     except KeyboardInterrupt:
         status = INTERRUPTED
     except SystemExit as ended:
         # typer turns Ctrl-C into this status and its own usage errors into 2
         status = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
-    if status == INTERRUPTED and distributed.is_main():
-        console.print("interrupted; a run can be continued with --resume", markup=False)
-    distributed.stop()
+    if status == INTERRUPTED:
+        told = "interrupted; continue the run with --resume"
+    _end(told, everywhere=status != INTERRUPTED)
     sys.exit(status)
+
+
+def _told(error: Exception) -> tuple[int, str | None]:
+    """Return the exit status and what a user is told of an error; None if it is a mistake of ours."""
+    from longtail.core.words import shortened
+
+    # names from files and arguments may be of any length
+    told = f"error: {shortened(str(error), LONGEST_MESSAGE)}"
+    if isinstance(error, LongtailError) and sys.modules.get("torch") is None:
+        return error.exit_status, told
+    from longtail.core import distributed
+    from longtail.engine.hardware import MEMORY_FULL, is_memory_full
+
+    if isinstance(error, LongtailError):
+        return error.exit_status, told if distributed.is_main() else ""
+    if isinstance(error, OSError):
+        if error.errno != errno.ENAMETOOLONG:
+            return 1, None
+        name = shortened(str(error.filename), LONGEST_NAME)
+        return 2, f"error: {name} is too long for a file name."
+    if distributed.is_lost(error):
+        return 1, f"error: {distributed.LOST}"
+    return 1, f"error: {MEMORY_FULL}" if is_memory_full(error) else None
+
+
+def _end(told: str | None, *, everywhere: bool) -> None:
+    """Print a last message, in every process of a training or in the first, and leave their group."""
+    if sys.modules.get("torch") is None:  # no verb was at work
+        if told:
+            typer.echo(told, err=True)
+        return
+    from longtail.core import distributed
+    from longtail.engine.terminal import Terminal
+
+    if told and (everywhere or distributed.is_main()):
+        Terminal(stderr=True).print(told, style="red" if told.startswith("error:") else None)
+    distributed.stop()
+
+
+def _write_what_can_be_shown() -> None:
+    """Let output escape the characters that its encoding lacks (a console in cp1252, say) and not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

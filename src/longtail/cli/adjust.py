@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,74 +11,90 @@ import torch
 import typer
 from rich.table import Table
 
-from longtail import api
-from longtail.adjust import Retraining
-from longtail.cli.prior import read_columns, read_prior
-from longtail.cli.show import console, say
-from longtail.core.counts import ClassCounts
-from longtail.core.errors import ConfigError, DataError
-from longtail.core.groups import GroupRule
-from longtail.engine.run_folder import require_writable, writing
-from longtail.evaluation.scores import percent
-from longtail.recipes import resolve
-from longtail.repair import (
+from longtail.adjust.tool import (
     CORRECTIONS,
-    Repair,
-    Request,
+    Adjustment,
+    Evidence,
+    adjustment,
     read_checkpoint,
     read_run,
     read_tables,
-    repair,
 )
-from longtail.repair.checkpoints import CheckpointModel
-from longtail.repair.repair import tau_oracle
-from longtail.repair.runs import RunModel
-from longtail.repair.tables import SUFFIXES, Tables
+from longtail.adjust.tool.checkpoints import CheckpointModel
+from longtail.adjust.tool.choice import AUTO, CRITERION, Choice, choose
+from longtail.adjust.tool.corrections import fitting
+from longtail.adjust.tool.delivery import Model, deliver, refuse_harm, require_writable_into
+from longtail.adjust.tool.tables import SUFFIXES
+from longtail.cli.lines import completing, console, say
+from longtail.cli.prior import read_assumed, read_columns, read_prior
+from longtail.core.counts import ClassCounts
+from longtail.core.errors import ConfigError, DataError
+from longtail.core.groups import GroupRule
+from longtail.core.words import counted
+from longtail.engine.run_folder import require_writable
+from longtail.evaluation.scores import percent
+from longtail.models.weights import SUFFIXES as CHECKPOINTS
+from longtail.recipes import resolve
 from longtail.report.text import with_interval
 
-NOTE = "adjustment.json"
-NEEDS_PICTURES = (
-    "A checkpoint needs --architecture (timm:NAME, torchvision:NAME or MODULE:FUNCTION) and --data "
-    "(folder, table or recipe with train, val and test pictures)."
+NEEDS_IMAGES = (
+    "A checkpoint needs --architecture (timm:NAME, torchvision:NAME or MODULE:FUNCTION) and "
+    "--data (a folder, table or recipe with train, val and test images)."
 )
-CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin")
-
-
 Sources = Annotated[
     list[Path], typer.Argument(help="Run folder, checkpoint, or tables of logits or features.")
 ]
-By = Annotated[str, typer.Option(help=f"One of {', '.join(CORRECTIONS)}.")]
-Out = Annotated[Path | None, typer.Option(help="Where the corrected model goes.")]
+By = Annotated[
+    str,
+    typer.Option(
+        help=f"One of {', '.join(CORRECTIONS)}; auto tries all that fit and chooses one on val.",
+        autocompletion=completing((*CORRECTIONS, AUTO)),
+    ),
+]
+Out = Annotated[Path | None, typer.Option(help="Where to write the corrected model.")]
 Strength = Annotated[
-    float | None, typer.Option(help="Strength or temperature; chosen on val if not given.")
+    float | None, typer.Option(help="Strength or temperature; if not given, it is chosen on val.")
 ]
 Prior = Annotated[
     str | None,
     typer.Option(help="For --by prior: CSV of class and share, `uniform`, or `estimate`."),
 ]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Of crt (10) or lws (5).")]
-Groups = Annotated[GroupRule, typer.Option(help="Rule of the shot groups.")]
+Epochs = Annotated[
+    int | None, typer.Option(min=1, help="Epochs of crt (default: 10) or lws (default: 5).")
+]
+Groups = Annotated[GroupRule, typer.Option(help="Rule for the shot groups.")]
 Counts = Annotated[
-    Path | None, typer.Option(help="CSV of class and count, if no training rows are there.")
+    Path | None, typer.Option(help="CSV of class and count, for tables without training rows.")
 ]
 TrainedWith = Annotated[
-    list[str] | None, typer.Option(help="What the model was trained with, e.g. class-weights.")
+    list[str] | None,
+    typer.Option(help="Corrections that were used in training, e.g. class-weights."),
+]
+Assumed = Annotated[
+    str | None,
+    typer.Option(
+        help="Class distribution that the scores assume, if it is unknown: uniform, training, or a CSV "
+        "of class and share."
+    ),
 ]
 Architecture = Annotated[
     str | None, typer.Option(help="timm:NAME, torchvision:NAME or MODULE:FUNCTION.")
 ]
-Pictures = Annotated[str | None, typer.Option(help="Pictures for a checkpoint.")]
+Images = Annotated[str | None, typer.Option(help="Images to run a checkpoint on.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value of --data, e.g. image_size=64.")
+    list[str] | None, typer.Option("--set", help="key=value for --data, e.g. image_size=64.")
 ]
 Classes = Annotated[
-    Path | None, typer.Option(help="Text file, one class a line in the order of the outputs.")
+    Path | None,
+    typer.Option(help="Text file with one class per line, in the order of the outputs."),
 ]
-Mean = Annotated[str | None, typer.Option(help="Pixel means, e.g. 0.5,0.5,0.5.")]
+Mean = Annotated[str | None, typer.Option(help="Mean of each colour channel, e.g. 0.5,0.5,0.5.")]
 Deviation = Annotated[str | None, typer.Option(help="Pixel deviations.")]
 Oracle = Annotated[bool, typer.Option("--oracle", help="Also print the tau that is best on test.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Write the correction even if it does not help on val.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
-Model = RunModel | CheckpointModel | Tables
 
 
 def adjust(
@@ -91,21 +108,26 @@ def adjust(
     groups: Groups = "threshold",
     class_counts: Counts = None,
     trained_with: TrainedWith = None,
+    assumed: Assumed = None,
     architecture: Architecture = None,
-    data: Pictures = None,
+    data: Images = None,
     setting: Settings = None,
     classes: Classes = None,
     mean: Mean = None,
     std: Deviation = None,
     oracle: Oracle = False,
+    force: Force = False,
     device: Device = None,
 ) -> None:
-    """Correct a trained model for rare classes, without training it again.
+    """Correct a trained model for rare classes, without retraining it.
 
-    Strengths are chosen on the validation split. Scores before and after are shown with intervals,
-    and the corrected model is written in the format that it came in.
+    The strength is chosen on the validation split. Accuracies before and after are compared image by image,
+    with confidence intervals. The corrected model is written in the format of the original; a
+    correction that does not help is not written.
 
     Examples:
+
+      longtail adjust runs/my-run --by auto
 
       longtail adjust runs/my-run --by tau --out runs/my-run-tau
 
@@ -113,74 +135,126 @@ def adjust(
 
       longtail adjust features.npz --by crt
 
-      longtail adjust model.pth --architecture torchvision:resnet50 --data my-pictures/ --by tau
+      longtail adjust model.pth --architecture torchvision:resnet50 --data my-images/ --by tau
 
       longtail adjust runs/my-run --by prior --prior field-season.csv
     """
-    if oracle and by != "tau":
-        raise ConfigError("--oracle belongs to --by tau.")
+    _require_named(by, prior, oracle=oracle)
+    if by == AUTO and (strength is not None or force):
+        raise ConfigError(
+            f"{('--force' if force else '--strength')} works only with a named correction; --by auto "
+            "chooses the strength itself and writes only what helps."
+        )
     target = out or _default_target(sources, by)
+    _require_same_suffix(sources, target)
     if target.exists() and (target.is_file() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists already; choose another place with --out.")
+        raise ConfigError(f"{target} already exists; choose another place with --out.")
     if not target.exists():
         require_writable(target)
-    if sources[0].is_dir() and len(sources) == 1:
-        model: Model = read_run(sources[0], device=device)
-    elif all(path.suffix in SUFFIXES for path in sources):
-        model = read_tables(
-            sources, ClassCounts(*read_columns(class_counts, "count")) if class_counts else None
-        )
-    elif len(sources) == 1 and sources[0].suffix in CHECKPOINTS:
-        if architecture is None or data is None:
-            raise ConfigError(NEEDS_PICTURES)
-        model = read_checkpoint(
-            sources[0], architecture, resolve(data, setting or ()),
-            classes=_lines(classes) if classes else None,
-            mean=_numbers("--mean", mean), std=_numbers("--std", std), device=device,
-        )  # fmt: skip
-    else:
-        raise ConfigError(
-            f"{sources[0]} is no run folder, no checkpoint ({', '.join(CHECKPOINTS)}) and no table "
-            f"({', '.join(SUFFIXES)})."
-        )
-    evidence = model.evidence.with_corrections(tuple(trained_with or ()))
-    how = Retraining(epochs=epochs or (5 if by == "lws" else 10))
-    request = Request(strength, _wanted_prior(prior, by, evidence.class_counts.names), how)
-    done = repair(evidence, by, request, rule=groups)
-    described = done.describe() | {"sources": [str(path) for path in sources]}
+    foreign = Foreign(architecture, data, setting, classes, mean, std)
+    model = _read(sources, class_counts, foreign, device)
+    said = None if assumed is None else read_assumed(assumed, model.evidence.class_counts)
+    evidence = model.evidence.told(trained_with or (), said)
+    wanted = _wanted_prior(prior, evidence.class_counts.names)
+    described: dict[str, Any] = {"sources": [str(path) for path in sources]}
+    if by == AUTO:
+        chosen = _chosen(model, evidence, epochs)
+        if chosen.name is None:
+            return
+        by, described["auto"] = chosen.name, chosen.describe()
+    request = replace(fitting(by, epochs), strength=strength, prior=wanted)
+    done = adjustment.adjust(evidence, by, request, rule=groups)
+    described = done.describe() | described
     if oracle:
-        described["oracle"] = tau_oracle(evidence)
-    written = [*_write(model, done, target, device), _write_note(described, target)]
-    _show(done, described, written)
+        described["oracle"] = adjustment.tau_oracle(evidence)
+    if isinstance(model, CheckpointModel):
+        model = replace(model, request=request)
+    _show(done, described, getattr(model, "notes", ()))
+    if "auto" not in described:  # which has judged on val already
+        refuse_harm(done, force=force)
+    for path in deliver(model, done, target, described):
+        say(f"written: {path}")
 
 
-def _write(model: Model, done: Repair, target: Path, device: str | None) -> list[Path]:
-    if isinstance(model, Tables):
-        return model.write(done.corrected, target)
-    written = model.write(done.corrected, target, done.name)
-    if isinstance(model, RunModel):
-        for split in model.run.evaluated_splits():
-            api.evaluate(api.Run.open(target), split, device=device)
-    return written
+@dataclass(frozen=True)
+class Foreign:
+    """What is told about a checkpoint that no run folder describes; see the options of the same names."""
+
+    architecture: str | None
+    data: str | None
+    setting: list[str] | None
+    classes: Path | None
+    mean: str | None
+    std: str | None
 
 
-def _write_note(described: dict[str, Any], target: Path) -> Path:
-    """Write how the model was corrected beside it."""
-    inside = target.is_dir()
-    note = target / NOTE if inside else target.with_name(f"{target.stem}-{NOTE}")
-    with writing(note) as file:
-        file.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    return note
+def _read(
+    sources: list[Path], class_counts: Path | None, foreign: Foreign, device: str | None
+) -> Model:
+    """Read what is to be corrected: a run folder, tables, or a checkpoint."""
+    if sources[0].is_dir() and len(sources) == 1:
+        return read_run(sources[0], device=device)
+    if all(path.suffix.lower() in SUFFIXES for path in sources):
+        counts = None if class_counts is None else ClassCounts(*read_columns(class_counts, "count"))
+        return read_tables(sources, counts)
+    if len(sources) == 1 and sources[0].suffix.lower() in CHECKPOINTS:
+        if foreign.architecture is None or foreign.data is None:
+            raise ConfigError(NEEDS_IMAGES)
+        return read_checkpoint(
+            sources[0], foreign.architecture, resolve(foreign.data, foreign.setting or ()),
+            classes=_lines(foreign.classes) if foreign.classes else None,
+            mean=_numbers("--mean", foreign.mean), std=_numbers("--std", foreign.std), device=device,
+        )  # fmt: skip
+    raise ConfigError(
+        f"{sources[0]} is not a run folder, a checkpoint ({', '.join(CHECKPOINTS)}) or a table "
+        f"({', '.join(SUFFIXES)})."
+    )
 
 
-def _show(done: Repair, described: dict[str, Any], written: list[Path]) -> None:
+def _chosen(model: Model, evidence: Evidence, epochs: int | None) -> Choice:
+    """Try every correction that fits, show how each does on val, and say which is chosen."""
+    fit = partial(fitting, epochs=epochs)
+    choice = choose(evidence, fit, partial(require_writable_into, model))
+    table = Table(
+        title=f"{choice.images:,} images of split val",
+        caption="each strength is chosen on one half of val and evaluated on the other",
+    )
+    for column in ("correction", "strength", "macro\naccuracy, %", "calibration\nerror, %",
+                   "predictions\nchanged"):  # fmt: skip
+        table.add_column(column, justify="left" if column == "correction" else "right")
+    for row in choice.rows:
+        table.add_row(
+            f"{row.name} <-" if row.name == choice.name else row.name,
+            "" if row.strength is None else f"{row.strength:.3g}",
+            percent(row.accuracy),
+            percent(row.calibration_error),
+            f"{row.changed:,}",
+        )
     out = console()
+    out.print(table)
+    for name, why in choice.left_out.items():
+        out.print(f"{name}: {why}", markup=False, highlight=False)
+    if choice.name is None:
+        say(f"Leave the model as it is: nothing is better by {CRITERION}. Nothing was written.")
+    else:
+        say(f"chosen: {choice.name}, by {CRITERION}")
+    return choice
+
+
+def _show(done: Adjustment, described: dict[str, Any], notes: tuple[str, ...]) -> None:
+    out = console()
+    for note in notes:
+        out.print(f"note: {note}", markup=False, highlight=False)
     facts = done.corrected.facts
     if facts.get("strength") is not None:
-        out.print(
-            f"strength {facts['strength']:.3g}, chosen on: {facts['chosen_on']}", markup=False
-        )
+        out.print(f"strength {facts['strength']:.3g}, chosen on: {facts['chosen_on']}")
     out.print(_table(done))
+    if (changed := done.scores.get("predictions_changed")) is not None:
+        total = done.scores["images"]
+        out.print(f"{changed:,} of {counted(total, 'prediction changes', 'predictions change')}")
+        interval = done.scores["groups"]["all"]["difference"]["interval"]
+        if changed and interval is not None and interval[0] <= 0 <= interval[1]:
+            out.print("no clear difference in macro accuracy: the interval includes 0")
     error = done.scores["calibration_error"]
     if "before" in error:
         out.print(
@@ -189,49 +263,64 @@ def _show(done: Repair, described: dict[str, Any], written: list[Path]) -> None:
     if "oracle" in described:
         found = described["oracle"]
         out.print(
-            f"{found['what']}: strength {found['strength']:.1f}, class-averaged accuracy "
+            f"{found['what']}: strength {found['strength']:.1f}, macro accuracy "
             f"{percent(found['macro_accuracy'])} %",
-            markup=False,
         )
     for warning in done.warnings:
-        out.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
-    for path in written:
-        say(f"written: {path}")
+        out.print(f"warning: {warning}", style="yellow")
 
 
-def _table(done: Repair) -> Table:
+def _table(done: Adjustment) -> Table:
     scores = done.scores
     table = Table(
-        title=f"class-averaged accuracy in %, {scores['pictures']:,} pictures of split "
-        f"{done.measured_on}, 95 % intervals",
+        title=f"macro accuracy in %, {done.measured_on} split, 95 % intervals",
         caption=scores["intervals"],
     )
-    for column in ("classes", "before", "after", "difference"):
+    for column in ("classes", "images", "before", "after", "difference"):
         table.add_column(column, justify="left" if column == "classes" else "right")
     for name, row in scores["groups"].items():
         cells = [
             with_interval(row[key], signed=key == "difference")
             for key in ("before", "after", "difference")
         ]
-        table.add_row(f"{name} ({row['classes']})", *cells)
+        table.add_row(f"{name} ({row['classes']})", f"{row['images']:,}", *cells)
     return table
+
+
+def _require_same_suffix(sources: list[Path], target: Path) -> None:
+    """Refuse a file whose name promises another format than that of the source, which is kept."""
+    first = sources[0]
+    if first.is_dir() or len(sources) > 1 or target.suffix.lower() == first.suffix.lower():
+        return
+    if target.suffix.lower() in (*SUFFIXES, *CHECKPOINTS):
+        raise ConfigError(
+            f"--out ends in {target.suffix}, but the file is written in the format of {first}: use a "
+            f"name that ends in {first.suffix}."
+        )
 
 
 def _default_target(sources: list[Path], by: str) -> Path:
     first = sources[0]
     if len(sources) > 1:
         return first.parent / f"{by}-adjusted"
-    return first.with_name(f"{first.stem}-{by}{first.suffix}")
+    suffix = ".pth.tar" if first.name.endswith(".pth.tar") else first.suffix
+    return first.with_name(f"{first.name.removesuffix(suffix)}-{by}{suffix}")
 
 
-def _wanted_prior(text: str | None, by: str, names: tuple[str, ...]) -> torch.Tensor | None:
-    if by != "prior":
-        if text is not None:
-            raise ConfigError("--prior belongs to --by prior.")
-        return None
-    if text is None:
+def _require_named(by: str, text: str | None, *, oracle: bool) -> None:
+    """Refuse what no correction is called, and options of another one, before anything is read."""
+    if by not in (*CORRECTIONS, AUTO):
+        raise ConfigError(f"--by must be one of {', '.join(CORRECTIONS)} or {AUTO}, not {by!r}.")
+    if oracle and by != "tau":
+        raise ConfigError("--oracle belongs to --by tau.")
+    if by != "prior" and text is not None:
+        raise ConfigError("--prior belongs to --by prior.")
+    if by == "prior" and text is None:
         raise ConfigError("--by prior needs --prior FILE, --prior uniform or --prior estimate.")
-    return None if text == "estimate" else read_prior(text, names)
+
+
+def _wanted_prior(text: str | None, names: tuple[str, ...]) -> torch.Tensor | None:
+    return None if text in (None, "estimate") else read_prior(text, names)
 
 
 def _lines(path: Path) -> tuple[str, ...]:
@@ -251,6 +340,6 @@ def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
         values = ()
     if len(values) != 3:
         raise ConfigError(
-            f"{name} wants three numbers, for example 0.485,0.456,0.406, not {text!r}."
+            f"{name} needs three numbers, for example 0.485,0.456,0.406, not {text!r}."
         )
     return values

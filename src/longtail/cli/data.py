@@ -1,68 +1,195 @@
-"""`longtail data inspect` and `longtail data verify`."""
+"""`longtail data inspect`, `longtail data labels` and `longtail data verify`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.table import Table
 
-from longtail.cli.show import checking, console, say
+from longtail.cli.lines import console, say
+from longtail.cli.recipes import complete_recipe
+from longtail.cli.show import checking
+from longtail.cli.train import Overrides
 from longtail.core.errors import ConfigError, DataError
-from longtail.data.benchmarks import Check, verify_cifar, verify_lists
-from longtail.data.check import check_pictures
-from longtail.data.cifar import LAYOUTS
-from longtail.data.config import LIST_FILES, data_root
-from longtail.data.files import read_folder, read_table
-from longtail.data.inspect import Inspection, inspect
-from longtail.engine.run_folder import require_writable, writing
+from longtail.core.groups import ShotGroups
+from longtail.core.names import shown
+from longtail.core.paths import data_root, expanded
+from longtail.core.table_cells import csv_text
+from longtail.core.words import counted
+from longtail.data.benchmark_facts import Check, verify_cifar, verify_imagenet, verify_lists
+from longtail.data.data_set import DataSet
+from longtail.data.images.equal_files import with_copies
+from longtail.data.inspection import Inspection, inspect_prepared
+from longtail.data.near_duplicates.found import NearDuplicates, near_by_features
+from longtail.data.options import FolderData, TableData
+from longtail.data.preparation import prepare
+from longtail.data.sources.benchmark_lists import LIST_FILES
+from longtail.data.sources.cifar import LAYOUTS
+from longtail.data.sources.file_set import OnSimilarNames
+from longtail.data.sources.folder_contents import refuse_one_image
+from longtail.engine.run_folder import RunFolder, require_writable, writing
+from longtail.evaluation.label_quality import LabelQuality, judge_labels
+from longtail.recipes import resolve
+from longtail.runs import Run, features
 
-app = typer.Typer(help="Look at pictures before training on them.", no_args_is_help=True)
+MOST_SHOWN = 10  # suspicious labels that are printed
+
+app = typer.Typer(
+    help="Inspect images before you train on them.", no_args_is_help=True,
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
 
 
 @app.command("inspect")
 def inspect_data(
-    path: Annotated[Path, typer.Argument(help="Folder or table of pictures.")],
+    path: Annotated[Path, typer.Argument(help="Folder or table of images.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that relative paths in a table refer to.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for distribution.png, counts.csv, findings.json.")
+        Path | None,
+        typer.Option(
+            help="Folder for distribution.png, counts.csv, findings.json, near-duplicates.html."
+        ),
+    ] = None,
+    *,
+    by_features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help="Find cropped copies and bursts too, by features of a pretrained network (minutes).",
+        ),
+    ] = False,
+    on_similar_names: Annotated[
+        OnSimilarNames,
+        typer.Option(
+            help="What to do with classes whose names differ only in case: error, merge or keep."
+        ),
+    ] = "error",
+    bit_depth: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            max=16,
+            help="Number of bits in use, for files that store more than 8 bits per channel.",
+        ),
     ] = None,
 ) -> None:
-    """Count classes, draw the distribution, find damaged, repeated and leaking pictures.
+    """Count classes, draw the distribution, and find damaged, duplicate and leaking images.
 
-    Example: longtail data inspect my-pictures --out inspection
+    If the images have no split, this shows the split that `longtail train` would draw.
+
+    Example: longtail data inspect my-images --out inspection
     """
-    file_set = read_folder(path) if path.is_dir() else read_table(path)
     if out is not None:
         require_writable(out / "counts.csv")
     with checking() as progress:
-        size = len(file_set.manifest)
-        checked = check_pictures(file_set.files(), progress=lambda done: progress(done, size))
-    found = inspect(file_set.manifest, checked, file_set)
-    _print(found)
+        config = _as_trained(path, root, bit_depth=bit_depth, on_similar_names=on_similar_names)
+        prepared = prepare(config, progress=progress)
+        near = [prepared.near] if prepared.near is not None else []
+        if by_features or (out is not None and prepared.near and len(prepared.near.pairs)):
+            run = resolve(str(path), [f"data.{key}={value}" for key, value in _asked(config)])
+            data = Run(RunFolder(Path()), run).open_data(progress)
+        if by_features:
+            values = features(run, data=data, note=say, progress=progress).values
+            near.append(near_by_features(values))
+    found = inspect_prepared(prepared, near[1] if by_features else None)
+    _print(found, drawn=prepared.drawn)
     if out is not None:
         _write(found, out)
+        if found.near_duplicates:
+            _write_near(data, near, out)
+
+
+@app.command("labels")
+def labels(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or table of images, or recipe.", autocompletion=complete_recipe
+        ),
+    ],
+    overrides: Overrides = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that relative paths in a table start from.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for labels.csv and labels.html, a page with the images.")
+    ] = Path("labels"),
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
+) -> None:
+    """Rank images whose label is probably wrong, by a classifier that did not see them.
+
+    It works on frozen features of a pretrained network, which are computed once and kept (longtail
+    features), and looks at all images, whatever their split. Nothing is changed.
+
+    Examples:
+
+      longtail data labels my-images
+
+      longtail data labels images.csv --root photos --out suspicious
+    """
+    require_writable(out / "labels.csv")
+    changes = ["data.on_bad_image=skip"] if Path(source).expanduser().exists() else []
+    changes += [f"data.root={root}"] if root is not None else []
+    with checking() as progress:
+        config = resolve(source, [*changes, *(overrides or ())])
+        data = Run(RunFolder(Path()), config).open_data(progress)
+        found = features(config, device=device, data=data, note=say, progress=progress)
+    manifest = data.manifest
+    near = near_by_features(found.values)
+    units = with_copies(data.together, near.groups(), len(manifest))
+    quality = judge_labels(found.values, manifest.labels, len(manifest.classes), together=units)
+    ranking = quality.ranking()
+    groups = ShotGroups.from_counts(manifest.class_counts(), "threshold")
+    _write_labels(data, quality, groups, out)
+    say(
+        f"{manifest.name}: {int(quality.suspicious.sum()):,} of "
+        f"{counted(len(manifest), 'label is', 'labels are')} suspicious, by features of {found.backbone}"
+    )
+    for row in ranking[:MOST_SHOWN].tolist():
+        if quality.margin[row] < 0:
+            given, other = manifest.labels[row], quality.other[row]
+            say(
+                f"  {shown(_where(data, row))}: {shown(manifest.classes[given])}, rather "
+                f"{shown(manifest.classes[other])}"
+            )
+    if left := len(manifest) - len(ranking):
+        say(
+            f"note: {counted(left, 'label', 'labels')} of classes with a single image cannot be judged"
+        )
+    say(
+        f"written to {out}: labels.html shows the images, labels.csv holds all, first the most suspicious"
+    )
 
 
 @app.command("verify")
 def verify(
     benchmark: Annotated[str, typer.Argument(help="cifar10, cifar100, imagenet-lt, ...")],
-    root: Annotated[Path | None, typer.Option(help="Its folder; else $LONGTAIL_DATA.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the benchmark; $LONGTAIL_DATA if not given.")
+    ] = None,
 ) -> None:
     """Compare a copy of a benchmark with its published counts and checksums.
 
     Example: longtail data verify cifar100 --root ~/data
     """
-    folder = (root or data_root()).expanduser()
+    folder = expanded(root or data_root())
     if benchmark in LAYOUTS:
         checks = verify_cifar(benchmark, folder)
     elif benchmark in LIST_FILES:
         checks = verify_lists(benchmark, folder)
+    elif benchmark == "imagenet":
+        checks = verify_imagenet(folder)
     else:
-        known = ", ".join([*LAYOUTS, *LIST_FILES])
-        raise ConfigError(f"There is no benchmark {benchmark!r}; there are {known}.")
+        known = ", ".join([*LAYOUTS, *LIST_FILES, "imagenet"])
+        raise ConfigError(f"There is no benchmark {benchmark!r}; choose from {known}.")
     table = Table("", "what", "found", "expected")
     for check in checks:
         table.add_row(_mark(check), check.what, check.found, check.expected)
@@ -75,14 +202,40 @@ def _mark(check: Check) -> str:
     return {True: "ok", False: "FAIL", None: "note"}[check.passed]
 
 
-def _print(found: Inspection) -> None:
+def _as_trained(path: Path, root: Path | None, **more: object) -> FolderData | TableData:
+    """Return the data as `longtail train` would open it; damaged images are named and no error."""
+    raw = {"path": path, "on_bad_image": "skip", **more}
+    try:
+        folder = expanded(path).is_dir()
+        if folder and root is not None:
+            raise ConfigError(f"--root works only with a table, but {path} is a folder.")
+        refuse_one_image(expanded(path))
+        if folder:
+            return FolderData.model_validate({**raw, "name": "folder"})
+        return TableData.model_validate({**raw, "name": "table", "root": root})
+    except ValidationError as error:
+        raise ConfigError("; ".join(str(found["msg"]) for found in error.errors())) from error
+    except (OSError, RuntimeError) as error:  # a folder above it is closed, or `~` means nothing
+        raise DataError(f"{shown(str(path))} cannot be read ({error}).") from error
+
+
+def _asked(config: FolderData | TableData) -> Iterator[tuple[str, object]]:
+    """Yield what `_as_trained` set, as options of a training."""
+    for key in ("root", "bit_depth", "on_similar_names", "on_bad_image"):
+        if (value := getattr(config, key, None)) is not None:
+            yield key, value
+
+
+def _print(found: Inspection, *, drawn: bool) -> None:
     out = console()
     counts = found.manifest.class_counts()
     sizes = ", ".join(f"{split} {size:,}" for split, size in found.sizes.items() if size)
-    out.print(f"{found.manifest.name}: {len(counts)} classes, {sizes} pictures", markup=False)
-    out.print(f"imbalance ratio (largest over smallest class): {found.imbalance_ratio:.1f}")
-    for line in found.groups:
-        say(f"groups: {line}")
+    total = len(found.manifest)
+    say(f"{found.manifest.name}: {len(counts)} classes, {total:,} images ({sizes})")
+    if drawn:
+        say("they have no split; this is the one that longtail train would draw")
+    say(f"imbalance ratio (largest over smallest class in train): {found.imbalance_ratio:.1f}")
+    say(f"groups: {found.groups[0]}")
     table = Table("class", "train", "")
     ranking = counts.ranking()
     shown = ranking if len(ranking) <= 20 else (*ranking[:10], *ranking[-10:])
@@ -100,20 +253,42 @@ def _print(found: Inspection) -> None:
 
 
 def _write(found: Inspection, out: Path) -> None:
-    from longtail.report.distribution import draw_distribution  # a second to import
+    # what draws takes a second to import
+    from longtail.report.distribution import draw_distribution
+    from longtail.report.saving import describe_missing
 
     counts = found.manifest.class_counts()
     with writing(out / "counts.csv") as file:
-        rows = (f"{_quoted(n)},{v}\n" for n, v in zip(counts.names, counts.values, strict=True))
-        file.write_text("class,train\n" + "".join(rows), encoding="utf-8")
+        rows = zip(counts.names, counts.values, strict=True)
+        text = csv_text([("class", "train"), *rows])
+        file.write_text(text, encoding="utf-8", newline="\n")
     findings = asdict(found)
     del findings["manifest"]
     with writing(out / "findings.json") as file:
         file.write_text(json.dumps(findings, indent=1) + "\n", encoding="utf-8")
     with writing(out / "distribution.png") as file:
-        draw_distribution(counts, file)
+        missing = draw_distribution(counts, file)
     say(f"written to {out}")
+    if missing:
+        say(f"note: {describe_missing(missing)}")
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"' if any(c in name for c in ',"\n') else name
+def _write_near(data: DataSet, found: Sequence[NearDuplicates], out: Path) -> None:
+    from longtail.report.collection import near_page
+
+    with writing(out / "near-duplicates.html") as file:
+        file.write_text(near_page(data, found), encoding="utf-8")
+
+
+def _write_labels(data: DataSet, quality: LabelQuality, groups: ShotGroups, out: Path) -> None:
+    # what draws takes a second to import
+    from longtail.report.collection import labels_page, ranking_rows
+
+    with writing(out / "labels.csv") as file:
+        file.write_text(csv_text(ranking_rows(data, quality)), encoding="utf-8", newline="\n")
+    with writing(out / "labels.html") as file:
+        file.write_text(labels_page(data, quality, groups), encoding="utf-8")
+
+
+def _where(data: DataSet, row: int) -> str:
+    return data.manifest.paths[row] if data.manifest.paths else f"image {data.manifest.ids[row]}"

@@ -5,37 +5,60 @@ from typing import Annotated
 
 import typer
 
-from longtail.cli.show import say
-from longtail.export import FORMATS, export_run
+from longtail.cli.lines import completing, say
+from longtail.cli.show import print_notes
+from longtail.core.errors import ConfigError
+from longtail.export import ADAPTER_FORMATS, FORMATS, export_adapter, export_run
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="File of the model.")] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help=f"One of {', '.join((*FORMATS, *ADAPTER_FORMATS))}.",
+            autocompletion=completing((*FORMATS, *ADAPTER_FORMATS)),
+        ),
+    ] = "safetensors",
+    out: Annotated[Path | None, typer.Option(help="File of the model; peft: a folder.")] = None,
     *,
     sub_models: Annotated[
         bool,
-        typer.Option("--sub-models", help="Logits of every sub-model, unmixed (DO, experts, NCL)."),
+        typer.Option(
+            "--sub-models", help="Export the logits of every sub-model, unmixed (DO, experts, NCL)."
+        ),
     ] = False,
 ) -> None:
-    """Write the model for use elsewhere, load it back, and compare it with the run.
+    """Export the model for use elsewhere, and check that its logits match the run's.
 
-    A difference of more than 1e-4 in a logit, beyond rounding, is an error. A model card is written beside
+    adapter and peft write what light fine-tuning has trained alone, a few MB beside the published weights.
+    If a logit differs by more than 1e-4 beyond rounding, that is an error. A model card is written beside
     the file.
 
     Examples:
+
+      longtail export runs/my-run
 
       longtail export runs/my-run --format onnx
 
       longtail export runs/my-run --format timm --out classifier.safetensors
 
+      longtail export runs/light --format adapter
+
       longtail export runs/do --format onnx --sub-models
     """
+    if form in ADAPTER_FORMATS:
+        if sub_models:
+            raise ConfigError(f"--sub-models is for onnx and torch-export, not {form}.")
+        print_notes([run])
+        say(f"written: {export_adapter(run, form, out)}")
+        return
     done = export_run(run, form, out, sub_models=sub_models)
+    print_notes([run])
     for text in (
         f"written: {done.path}",
         f"model card: {done.card}",
-        f"largest difference of a logit to the run: {done.difference:.1e} ({done.pictures})",
+        f"largest difference from the run's logits: {done.difference:.1e} ({done.images})",
     ):
         say(text)

@@ -1,26 +1,38 @@
-"""`longtail methods`, `longtail recipes` and `longtail options`: what there is to choose."""
+"""`longtail methods` and `longtail options`: what there is to choose, without importing PyTorch."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Column, Table
 
-from longtail.cli.show import console
+from longtail.cli.lines import hint, print_rows, say
 from longtail.core.errors import ConfigError
-from longtail.methods import METHODS
-from longtail.recipes import read_recipe, recipe_names
-from longtail.recipes.explain import Explained, explained, options_of_methods, options_of_runs
-from longtail.recipes.measured import measured_cost, measured_result
+from longtail.recipes.catalogue import Explained, catalogue
+from longtail.recipes.measured import measured_cost
+from longtail.recipes.synonyms import NOT_OF_A_RUN, SYNONYMS
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def complete_method(incomplete: str) -> list[str]:
     """Complete the name of a method."""
-    return [name for name in METHODS if name.startswith(incomplete)]
+    return [name for name in catalogue().methods if name.startswith(incomplete.lower())]
+
+
+def complete_override(incomplete: str) -> list[str]:
+    """Complete the key of `key=value`, by its beginning or that of its last part."""
+    if "=" in incomplete:
+        return []
+    rows = (*catalogue().options, *catalogue().method_options)
+    keys = dict.fromkeys(row.key for row in rows)
+    short = dict.fromkeys(key.rpartition(".")[2] for key in keys)
+    return [f"{key}=" for key in (*keys, *short) if key.startswith(incomplete)]
 
 
 def methods(
@@ -28,8 +40,10 @@ def methods(
         str | None,
         typer.Argument(help="Show the options of this method.", autocompletion=complete_method),
     ] = None,
+    *,
+    as_json: Json = False,
 ) -> None:
-    """List the methods: what each does, when to use it, what it costs.
+    """List the methods: what each does, when to use it, and what it costs.
 
     Examples:
 
@@ -38,87 +52,107 @@ def methods(
       longtail methods do
     """
     if name is not None:
-        _describe(name)
+        _describe(name, as_json=as_json)
         return
-    table = Table("method", "what it does", "when to use it", "cost against plain training")
-    for known, method in METHODS.items():
-        table.add_row(known, method.summary, method.advice, measured_cost(known) or "-")
-    console().print(table)
-    console().print("options of one: longtail methods NAME", markup=False)
+    known = catalogue().methods
+    if as_json:
+        listed = {
+            name: asdict(method) | {"cost": measured_cost(name)} for name, method in known.items()
+        }
+        say(json.dumps(listed, indent=1))
+        return
+    print_rows(
+        ("method", "what it does", "when to use it", "cost relative to plain training"),
+        [
+            (name, method.summary, method.advice, measured_cost(name) or "-")
+            for name, method in known.items()
+        ],
+    )
+    hint("options of a method: longtail methods NAME")
 
 
-def _describe(name: str) -> None:
-    if name not in METHODS:
-        raise ConfigError(f"There is no method {name!r}; there are {', '.join(METHODS)}.")
-    method = METHODS[name]
-    out = console()
-    out.print(f"{name}: {method.summary}. Use it when: {method.advice}.", markup=False)
-    out.print(f"Cite: {method.citation}", markup=False)
-    rows = list(explained(method.Config))
-    out.print(_table(rows) if rows else "It has no options.")
+def _describe(name: str, *, as_json: bool) -> None:
+    known = catalogue().methods
+    if name.lower() not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        hinted = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"There is no method {name!r}.{hinted} Choose from {', '.join(known)}.")
+    name = name.lower()
+    method = known[name]
+    if as_json:
+        say(json.dumps({"method": name} | asdict(method), indent=1))
+        return
+    say(f"{name}: {method.summary}. Use it when: {method.advice}.")
+    say(f"Cite: {method.citation}")
+    if method.options:
+        _print(method.options)
+    else:
+        say("This method has no options.")
 
 
-def _table(rows: Iterable[Explained]) -> Table:
-    # folded: a key that is cut off is of no use
-    table = Table(Column("option", overflow="fold"), "default", "values", "meaning")
-    for row in rows:
-        # escaped: a list in brackets is no markup
-        table.add_row(*(escape(text) for text in (row.key, row.default, row.values, row.meaning)))
-    return table
+def _print(rows: Sequence[Explained]) -> None:
+    print_rows(
+        ("option", "default", "values", "meaning"),
+        [(row.key, row.default, row.values, row.meaning) for row in rows],
+    )
+
+
+def _found(rows: Sequence[Explained], words: Sequence[str]) -> list[Explained]:
+    """Return the options that all the words are said of, those with the words in the key first."""
+    wanted = [word.lower() for word in words]
+    meant = [SYNONYMS.get(word.replace("-", "_"), word) for word in wanted]
+    in_key = [row for row in rows if all(word in row.key for word in meant)]
+    texts = {row: f"{row.key} {row.meaning}".lower() for row in rows}
+    found = dict.fromkeys(
+        [*in_key, *(row for row in rows if all(_begins(word, texts[row]) for word in wanted))]
+    ) or dict.fromkeys(row for row in rows if all(word in texts[row] for word in wanted))
+    if found:
+        return list(found)
+    text = " ".join(words)
+    if len(words) == 1 and wanted[0] in NOT_OF_A_RUN:
+        raise ConfigError(f"{text} is not an option of a run: {NOT_OF_A_RUN[wanted[0]]}.")
+    known = {part for row in rows for part in row.key.split(".")} | set(SYNONYMS)
+    near = difflib.get_close_matches(wanted[0], known, n=3)
+    hinted = f" Did you mean {', '.join(near)}?" if near else " See longtail options."
+    raise ConfigError(f"No option has {text!r} in its key or meaning.{hinted}")
+
+
+def _begins(word: str, text: str) -> bool:
+    """Say whether a word of a text begins so: `rate` is not in `iterate`."""
+    return re.search(rf"(?<![a-z0-9]){re.escape(word)}", text) is not None
 
 
 def options(
-    word: Annotated[
-        str | None, typer.Argument(help="Show options with this in the key or the meaning.")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Show options with these words in the key or the meaning; names that other tools "
+            "use (lr, wd, batch, ...) are known."
+        ),
     ] = None,
+    *,
+    as_json: Json = False,
 ) -> None:
-    """Explain the options of a run: what each may be, and what it means.
+    """Explain the options of a run: allowed values and meaning.
 
-    Those of the methods are among them when a word is asked for, else see longtail methods NAME.
+    With words, the options of methods are searched too; for one method see longtail methods NAME.
 
     Examples:
 
       longtail options
 
-      longtail options rate
+      longtail options lr
+
+      longtail options label smoothing
     """
-    rows = list(options_of_runs())
-    if word is not None:
-        rows += options_of_methods()
-        found = [row for row in rows if word.lower() in f"{row.key} {row.meaning}".lower()]
-        if not found:
-            words = {part for row in rows for part in row.key.split(".")}
-            near = difflib.get_close_matches(word, words, n=3)
-            hint = f" Did you mean {', '.join(near)}?" if near else " See longtail options."
-            raise ConfigError(f"No option has {word!r} in its key or meaning.{hint}")
-        rows = found
-    console().print(_table(rows))
-    console().print(
-        "set one: longtail train RECIPE KEY=VALUE; a key's last parts will do", markup=False
+    rows = catalogue().options
+    if words:
+        rows = tuple(_found((*rows, *catalogue().method_options), words))
+    if as_json:
+        say(json.dumps([asdict(row) for row in rows], indent=1))
+        return
+    _print(rows)
+    hint(
+        "to set one: longtail train RECIPE KEY=VALUE; the last part of a key is enough if it is "
+        "unambiguous"
     )
-
-
-def recipes(
-    word: Annotated[str | None, typer.Argument(help="Show recipes with this in the name.")] = None,
-) -> None:
-    """List the shipped recipes: what each does, and what was measured with it.
-
-    Measured is accuracy in % on the test set at the last epoch, mean and deviation over seeds, in the
-    schedule that is named: a short one where nothing else is recorded.
-
-    Example: longtail recipes cifar100-lt
-    """
-    names = [name for name in recipe_names() if word is None or word in name]
-    if not names:
-        raise ConfigError(f"No recipe has {word!r} in its name; see longtail recipes.")
-    table = Table("recipe", "what it does", "measured")
-    for name in names:
-        text = str(read_recipe(name).get("description", ""))
-        table.add_row(name, text, measured_result(name))
-    console().print(table)
-    console().print("train one: longtail train RECIPE [key=value ...]", markup=False)
-
-
-def complete_recipe(incomplete: str) -> list[str]:
-    """Complete the name of a recipe."""
-    return [name for name in recipe_names() if name.startswith(incomplete)]

@@ -2,100 +2,191 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
-from longtail import api
-from longtail.cli.prior import read_prior
-from longtail.cli.show import console
+from longtail.cli.lines import say
+from longtail.cli.prior import read_assumed, read_prior
+from longtail.cli.show import print_notes
 from longtail.core.errors import ConfigError
+from longtail.core.names import visible
+from longtail.core.table_cells import csv_text
 from longtail.core.words import counted
+from longtail.engine.checkpoint import CheckpointMetadata
 from longtail.engine.run_folder import require_writable, writing
-from longtail.evaluation.answer import find_pictures
+from longtail.engine.terminal import Terminal
+from longtail.prediction.images import PredictOptions
+from longtail.prediction.inputs import collect
+from longtail.prediction.views import Crops
+from longtail.runs import load
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
+Prior = Annotated[
+    str | None,
+    typer.Option(help="Class distribution of the new images: CSV of class and share, or uniform."),
+]
+Assumed = Annotated[
+    str | None,
+    typer.Option(
+        help="For --prior, if the model does not know what its scores assume: uniform, training, or a "
+        "CSV of class and share."
+    ),
+]
+
+CropsOption = Annotated[
+    Crops | None,
+    typer.Option(help="Average corners and centre: five-crop (5 times the time) or ten-crop (10)."),
+]
 
 
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    pictures: Annotated[
-        list[str], typer.Argument(help="Files or folders; - reads paths from standard input.")
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders, a table with a column path (.csv, .parquet), or a list of paths (.txt); "
+            "- reads paths from standard input."
+        ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="CSV, .parquet or .jsonl; CSV on standard output if not given."),
+        typer.Option(help="CSV, .parquet or .jsonl file; if not given, CSV on standard output."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes per picture.")] = 5,
-    prior: Annotated[
-        str | None,
-        typer.Option(help="Class distribution in use: CSV of class and share, or uniform."),
-    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes per image.")] = 5,
+    prior: Prior = None,
+    assumed: Assumed = None,
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="Average each picture with its mirror image.")
+        bool,
+        typer.Option(
+            "--mirror", help="Average the predictions for each image and its mirror image."
+        ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
     *,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = 4,
+    crops: CropsOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
 ) -> None:
-    """Say what is on pictures without labels.
+    """Predict the classes of images without labels.
 
-    A picture that cannot be read is a row with its error.
+    An image that cannot be read gets a row with its error (exit status 1 if none can be read). Files in a
+    folder without an image extension are skipped, counted and listed. In CSV, text that a spreadsheet would
+    run as a formula (=1+1) starts with an apostrophe; .parquet and .jsonl contain it unchanged.
+
+    After `longtail calibrate`, a row also says as what the image is accepted (empty: not known), which
+    classes it may be, and whether it is unusual.
 
     Examples:
 
-      longtail predict runs/my-run new-pictures/ --out answers.csv
+      longtail predict runs/my-run new-images/ --out predictions.csv
 
       longtail predict runs/my-run photo.jpg --top 3
 
-      find . -name "*.jpg" | longtail predict runs/my-run - --out answers.parquet
+      longtail predict runs/my-run field-season.csv --out predictions.csv
+
+      find . -name "*.jpg" | longtail predict runs/my-run - --out predictions.parquet
     """
     if out is not None and out.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--out must end in {', '.join(SUFFIXES)}, but got {out}.")
-    named = [line.strip() for line in sys.stdin] if pictures == ["-"] else pictures
-    paths = find_pictures([Path(name) for name in named if name])
-    if not paths:
-        raise ConfigError("No picture was named.")
+    named = read_names() if images == ["-"] else images
+    inputs = collect([name for name in named if name])
+    if not inputs:
+        raise ConfigError("No images were given.")
     if out is not None:
         require_writable(out)
-    model = api.load(run, device=device)
-    question = api.Question(
+    model = load(run, device=device)
+    print_notes([run])
+    options = PredictOptions(
         top=top,
-        prior=None if prior is None else read_prior(prior, model.card.classes),
+        prior=None if prior is None else read_prior(prior, model.metadata.classes),
+        assumed=_said(assumed, prior, model.metadata),
         mirror=mirror,
+        crops=crops,
         batch_size=batch_size,
         workers=workers,
     )
     with Progress(
         TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
+        console=Terminal(stderr=True, soft_wrap=False), transient=True,
     ) as bar:  # fmt: skip
-        task = bar.add_task("predicting", total=len(paths))
-        answers = model.predict(paths, question, progress=lambda n: bar.update(task, completed=n))
+        task = bar.add_task("predicting", total=len(inputs))
+        notes: list[str] = []
+        predictions = model.predict(
+            inputs, options,
+            progress=lambda done: bar.update(task, completed=done), note=notes.append,
+        )  # fmt: skip
+    for text in notes:
+        Terminal(stderr=True).print(f"note: {text}")
+    _hand_over(predictions, out)
+
+
+def _said(assumed: str | None, prior: str | None, metadata: CheckpointMetadata) -> Tensor | None:
+    """Return what the user says the scores assume, [C]."""
+    if assumed is None:
+        return None
+    if prior is None:
+        raise ConfigError("--assumed works only with --prior.")
+    return read_assumed(assumed, metadata.counts())
+
+
+def _hand_over(predictions: pd.DataFrame, out: Path | None) -> None:
+    """Print or write the predictions; exit status 1 if there is none."""
+    failed = int(predictions["error"].notna().sum())
     if out is None:
-        answers.to_csv(sys.stdout, index=False)
-        return
-    _write(answers, out)
-    failed = int(answers["error"].notna().sum())
-    console().print(
-        f"{counted(len(answers), 'picture', 'pictures')} answered in {out}"
-        + (f"; {failed:,} of them could not be read (column error)" if failed else ""),
-        markup=False,
-        highlight=False,
-    )
+        _print(predictions)
+    else:
+        _write(predictions, out)
+        say(
+            f"{counted(len(predictions), 'image', 'images')} predicted, written to {out}"
+            + (f"; {failed:,} of them could not be read (see the column error)" if failed else "")
+        )
+    if failed == len(predictions):
+        Terminal(stderr=True).print("none of them could be read", style="red")
+        raise typer.Exit(1)
 
 
-def _write(answers: pd.DataFrame, out: Path) -> None:
+def read_names() -> list[str]:
+    """Read paths from standard input, one a line, or each followed by a zero byte (find -print0)."""
+    content = (
+        sys.stdin.buffer.read()
+    )  # bytes: a name of a file need not be text in the console's encoding
+    parts = content.split(b"\0") if b"\0" in content else content.splitlines()
+    return [os.fsdecode(part) if b"\0" in content else os.fsdecode(part.strip()) for part in parts]
+
+
+def _as_csv(predictions: pd.DataFrame) -> str:
+    rows = [
+        [" | ".join(cell) if isinstance(cell, list) else cell for cell in row]
+        for row in predictions.itertuples(index=False)
+    ]
+    return csv_text([list(predictions.columns), *rows])
+
+
+def _print(predictions: pd.DataFrame) -> None:
+    """Print as CSV; to a terminal without characters that would change it."""
+    text = _as_csv(predictions)
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        Terminal(stderr=True).print(
+            f"note: some names cannot be written in {sys.stdout.encoding}, the encoding of this "
+            "output; they appear as escapes such as \\\\u72d0. --out FILE writes UTF-8."
+        )
+
+
+def _write(predictions: pd.DataFrame, out: Path) -> None:
     with writing(out) as file:
         if out.suffix.lower() == ".csv":
-            answers.to_csv(file, index=False)
+            file.write_text(_as_csv(predictions), encoding="utf-8", newline="\n")
         elif out.suffix.lower() == ".parquet":
-            answers.to_parquet(file, index=False)
+            predictions.to_parquet(file, index=False)
         else:
-            answers.to_json(file, orient="records", lines=True, force_ascii=False)
+            predictions.to_json(file, orient="records", lines=True, force_ascii=False)

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import Progress, TaskID
 
-from longtail.cli.show import say
+from longtail.cli.lines import say
+from longtail.cli.show import print_notes
 from longtail.core.errors import ConfigError
 from longtail.core.manifest import SPLITS
 from longtail.engine.run_folder import writing
+from longtail.engine.terminal import Terminal
+
+Out = Annotated[
+    Path | None,
+    typer.Option(help="The page; by default report.html, or report-val.html for val."),
+]
 
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run folders, or folders of seeds or variants.")
+        list[Path], typer.Argument(help="Run folders, or folders with several seeds or variants.")
     ],
-    out: Annotated[Path | None, typer.Option(help="The page; report.html if not given.")] = None,
-    split: Annotated[str | None, typer.Option(help="val or test; test if not given.")] = None,
+    out: Out = None,
+    split: Annotated[str | None, typer.Option(help="val or test (default: test).")] = None,
     figures: Annotated[
         Path | None, typer.Option(help="Folder for the figures as SVG and PNG.")
     ] = None,
     tables: Annotated[
         Path | None, typer.Option(help="Folder for the tables as CSV and LaTeX.")
     ] = None,
+    importance: Annotated[
+        str | None,
+        typer.Option(
+            help="train, val or test: draw the importance of the weights for the classes of each group, "
+            "from gradients on every image of that split (slow)."
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
 ) -> None:
-    """Write one self-contained page about a run, or a comparison of several.
+    """Write a self-contained page about a run, or a comparison of several runs.
 
-    Of several runs the first is what the others are held against; runs that differ in the seed only
-    are one row.
+    With several runs, the first is the reference for the others; runs that differ only in the seed
+    become one row.
 
     Examples:
 
@@ -44,29 +61,66 @@ def report(
     from longtail.report.compare import Comparison, comparison_drawings, expand, render_comparison
     from longtail.report.files import write_class_table, write_comparison, write_figures
     from longtail.report.page import drawings, render_run
+    from longtail.report.saving import describe_missing
     from longtail.report.view import RunView
 
-    if split is not None and split not in SPLITS:
-        raise ConfigError(f"--split must be one of {', '.join(SPLITS)}, but got {split!r}.")
+    _require_split("--split", split)
+    _require_split("--importance", importance)
     found = expand(runs)
-    views = [RunView.open(path, split, device) for path in found]
-    if len(views) == 1:
-        page, shown = render_run(views[0]), drawings(views[0]) if figures else []
-        target = out or found[0] / "report.html"
-    else:
-        comparison = Comparison.of(views)
-        page, shown = render_comparison(comparison), comparison_drawings(comparison)
-        target = out or (runs[0] if len(runs) == 1 else Path()) / "comparison.html"
+    if importance is not None and len(found) > 1:
+        raise ConfigError(
+            f"--importance needs a single run, but got {len(found)}; write one report per run."
+        )
+    with _progress() as progress:
+        views = [RunView.open(path, split, device, importance, progress) for path in found]
+        if len(views) == 1:
+            shown = drawings(views[0], for_files=figures is not None)
+            page = render_run(views[0], shown)
+        else:
+            comparison = Comparison.of(views)
+            page, shown = render_comparison(comparison), comparison_drawings(comparison)
+    what = "report" if len(views) == 1 else "comparison"
+    folder = found[0] if len(views) == 1 else runs[0] if len(runs) == 1 else Path()
+    target = out or folder / _file_name(what, views[0].split)
     with writing(target) as file:
         file.write_text(page, encoding="utf-8")
-    written = [target]
+    written, missing = [target], ""
     if figures is not None:
-        written += write_figures(shown, figures)
+        more, missing = write_figures(shown, figures)
+        written += more
     if tables is not None:
         written += (
             write_class_table(views[0], tables)
             if len(views) == 1
             else write_comparison(comparison.rows, tables)
         )
+    print_notes(found)
     for path in written:
         say(f"written: {path}")
+    if missing:
+        say(f"note: {describe_missing(missing)}")
+
+
+def _require_split(option: str, value: str | None) -> None:
+    if value is not None and value not in SPLITS:
+        raise ConfigError(f"{option} must be one of {', '.join(SPLITS)}, but got {value!r}.")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a callback that shows on a terminal what takes long, and how far it is."""
+    out = Terminal(stderr=True, soft_wrap=False)
+    with Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, size: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=size)
+            bar.update(tasks[what], completed=done, total=size)
+
+        yield report
+
+
+def _file_name(what: str, split: str) -> str:
+    """Name a page so that one of val does not replace that of test."""
+    return f"{what}.html" if split == "test" else f"{what}-{split}.html"

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markdown import Markdown
 
-from longtail import api
-from longtail.cli.at_once import AT_ONCE, train_at_once, wants_company
-from longtail.cli.show import console, say
-from longtail.core.errors import ConfigError
+from longtail.cli.budget import BUDGET, Budget, seconds_of, what_is_left
+from longtail.cli.lines import console, say
+from longtail.cli.parallel import PARALLEL, train_parallel, wants_company
+from longtail.core.errors import ConfigError, OutOfTimeError
 from longtail.engine.log import default_log
 from longtail.engine.run_folder import require_writable, writing
+from longtail.engine.threads import choose_threads
 from longtail.recipes import RunConfig
 from longtail.reproduce import (
     PROFILES,
     PaperTable,
     Records,
     Row,
-    measured_rows,
     read_table,
     render,
-    schedule_of,
     table_names,
 )
-from longtail.runs import append_record
-
-if TYPE_CHECKING:
-    from longtail.report.dots import DotRow
+from longtail.reproduce.tables import slug
+from longtail.runs import records, training
 
 
 def complete_table(incomplete: str) -> list[str]:
@@ -44,14 +41,14 @@ def reproduce(
     table: Annotated[
         str | None,
         typer.Argument(
-            help="Shipped table or YAML file; all are listed without one.",
+            help="Shipped table or YAML file; if not given, all tables are listed.",
             autocompletion=complete_table,
         ),
     ] = None,
     profile: Annotated[str, typer.Option(help="full (the paper's) or short (40 epochs).")] = "full",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every row.")] = 3,
-    only: Annotated[list[str] | None, typer.Option(help="Train these rows only.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/reproduce"),
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per row.")] = 3,
+    only: Annotated[list[str] | None, typer.Option(help="Train only these rows.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs/reproduce"),
     results: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("results"),
     page: Annotated[
         Path | None, typer.Option(help="Write the table to this Markdown file.")
@@ -59,26 +56,27 @@ def reproduce(
     *,
     figure: Annotated[
         Path | None,
-        typer.Option(
-            help="Draw the rows that have a record, by shot group, to this SVG or PNG file."
-        ),
+        typer.Option(help="Draw the recorded rows, by shot group, to this SVG or PNG file."),
     ] = None,
     show: Annotated[
-        bool, typer.Option("--show", help="Train nothing; render what is recorded.")
+        bool, typer.Option("--show", help="Train nothing; only show what is recorded.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
-    at_once: Annotated[int | None, typer.Option(min=1, help=AT_ONCE)] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help=PARALLEL)] = None,
+    budget: Annotated[str | None, typer.Option(help=BUDGET)] = None,
 ) -> None:
-    """Train the rows of a paper's table and set our numbers beside the paper's.
+    """Train the rows of a paper's table and compare our numbers with the paper's.
 
-    Rows and seeds that have a record are passed over, and interrupted runs are continued, so the
-    command can be stopped and started again. A row that starts from another one's first stage waits for it.
+    Rows and seeds that have a record are skipped, and interrupted runs are continued, so you can stop the
+    command and start it again. A row that reuses the first stage of another row waits for it.
 
     Examples:
 
       longtail reproduce
 
-      longtail reproduce baselines-cifar100 --profile short --seeds 2 --at-once 2
+      longtail reproduce baselines-cifar100 --profile short --seeds 2 --parallel 2
+
+      longtail reproduce do-table-1 --profile full --parallel 2 --budget 150m
 
       longtail reproduce reslt-table-5 --show
 
@@ -88,47 +86,35 @@ def reproduce(
         raise ConfigError(f"--profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
     if figure is not None and figure.suffix not in (".svg", ".png"):
         raise ConfigError(f"--figure must end in .svg or .png, not {str(figure)!r}.")
+    limit = None if budget is None else Budget(time.monotonic() + seconds_of(budget))
     if table is None:
         for name in table_names():
             say(f"{name}: {read_table(name).title}")
         return
-    wanted = read_table(table)
+    wanted, jobs = read_table(table), dict[Path, _Job]()
     if not show:
         name = Path(table).stem
         record, rows = results / f"reproduce-{name}.jsonl", _chosen(wanted, only)
         for file in filter(None, (record, page, figure)):
             require_writable(file)
         jobs = _jobs(wanted, rows, profile, seeds, out / name / profile, results)
-        _train(jobs, record, at_once, device)
+        _train(jobs, record, parallel, device, limit)
     records = _records(results)
     text = render(wanted, profile, records)
     if figure is not None:
         from longtail.report.dots import write_dots
+        from longtail.reproduce.figure import dots_of
 
         write_dots(*dots_of(wanted, profile, records), figure)
     if page is not None:
         with writing(page) as file:
             file.write_text(text, encoding="utf-8")
     console().print(Markdown(text))
-
-
-def dots_of(table: PaperTable, profile: str, records: Records) -> tuple[str, list[DotRow]]:
-    """Return title and rows of the picture of what is measured of a table.
-
-    Raises:
-        ConfigError: If no row has a record.
-    """
-    from longtail.report.dots import DotRow
-
-    rows = [
-        DotRow(row.name, row.schedule, accuracy)
-        for row, accuracy in measured_rows(table, profile, records)
-    ]
-    if not rows:
-        raise ConfigError(
-            f"No row has a record of the {profile} profile in these results, so there is nothing to draw."
-        )
-    return f"{table.title}\n{schedule_of(table, profile)}", rows
+    if limit is not None and not show:
+        left = {place: job.config for place, job in jobs.items() if place in limit.left}
+        say(what_is_left(left, parallel or 1))
+    if show:
+        _note_if_empty(results)
 
 
 def _chosen(table: PaperTable, only: list[str] | None) -> list[Row]:
@@ -157,20 +143,22 @@ def _jobs(
 ) -> dict[Path, _Job]:
     """Return what must be trained, by run folder; a run that another one starts from comes first."""
     jobs: dict[Path, _Job] = {}
-    seen: list[RunConfig] = []  # rows may share a configuration
+    trained: list[RunConfig] = []  # rows may share a configuration, and then a folder
+    first = {row.name: row.config(profile) for row in table.rows}
     recorded = _records(results)
     for row in rows:
-        config = row.config(profile)
-        if config in seen:
+        config = first[row.name]
+        if config in trained:
             continue
-        seen.append(config)
+        trained.append(config)
+        name = next(other for other, same in first.items() if same == config)
         done = {evidence.seed for evidence in recorded.of(config)}
         for seed in (s for s in range(seeds) if s not in done):
             changes: dict[str, object] = {"seed": seed}
             if table.best_on_test and profile == "full":
                 changes["watch_test"] = True
             updates: dict[str, object] = {"training": config.training.model_copy(update=changes)}
-            title, after = f"{row.name}, seed {seed}", None
+            title, after = f"{name}, seed {seed}", None
             if row.start:
                 source = folder / slug(row.start)
                 after = source / f"seed-{seed}"
@@ -178,33 +166,62 @@ def _jobs(
                     updates["start"] = str(source)
                 else:
                     title += f"; trains its own first stage, because {after} does not exist"
-            place = folder / slug(row.name) / f"seed-{seed}"
+            place = folder / slug(name) / f"seed-{seed}"
             jobs[place] = _Job(title, config.model_copy(update=updates), after)
     return jobs
 
 
-def _train(jobs: dict[Path, _Job], record: Path, at_once: int | None, device: str | None) -> None:
+def _train(
+    jobs: dict[Path, _Job],
+    record: Path,
+    parallel: int | None,
+    device: str | None,
+    budget: Budget | None,
+) -> None:
     """Train, and record every run when it ends."""
-    if wants_company(at_once, len(jobs), device):
+    # rows come and go: their threads depend on what is trained at the same time, and records name them
+    threads = choose_threads(min(parallel or 1, len(jobs) or 1))
+    if wants_company(parallel, len(jobs), device, threads):
         for job in jobs.values():
             say(job.title)
         configs = {place: job.config for place, job in jobs.items()}
         after = {place: job.after for place, job in jobs.items() if job.after is not None}
-        for run in train_at_once(
-            configs, at_once, after=after, resume=True, device=device, note=say
-        ):
-            append_record(record, api.record(run))
+        for run in train_parallel(
+            configs, parallel, after=after, resume=True, device=device, threads=threads,
+            budget=budget, note=say,
+        ):  # fmt: skip
+            records.append_record(record, records.record(run))
         return
     for place, job in jobs.items():
+        if budget is not None and not budget.admits(place, job.config, job.after):
+            continue
         say(job.title)
-        run = api.train(job.config, out=place, resume=True, device=device, log=default_log(place))
-        append_record(record, api.record(run))
+        try:
+            run = training.train(
+                job.config,
+                out=place,
+                resume=True,
+                device=device,
+                threads=threads,
+                deadline=None if budget is None else budget.deadline,
+                log=default_log(place),
+            )
+        except OutOfTimeError as stopped:
+            assert budget is not None, "else there is no deadline"
+            budget.left.add(place)
+            say(f"{place}: {stopped}")
+            continue
+        records.append_record(record, records.record(run))
 
 
 def _records(results: Path) -> Records:
     return Records(sorted(results.glob("*.jsonl")))
 
 
-def slug(name: str) -> str:
-    """Return the folder of a table's or row's runs."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+def _note_if_empty(results: Path) -> None:
+    """Say that a folder without records is why nothing counts as measured."""
+    if not any(results.glob("*.jsonl")):
+        say(
+            f"note: {results} contains no records (*.jsonl); name the folder of the records with "
+            "--results."
+        )

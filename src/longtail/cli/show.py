@@ -4,47 +4,125 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from longtail.core.groups import GROUP_NAMES
-from longtail.data.config import Progress as DataProgress
-from longtail.evaluation.scores import HEADLINES, headlines, percent
+from longtail.core.names import visible
+from longtail.core.words import counted
+from longtail.data.preparation import Progress as DataProgress
+from longtail.engine.terminal import Terminal
+from longtail.evaluation.metrics import LEAST_SEEDS
+from longtail.evaluation.scores import (
+    ALL,
+    HEADLINES,
+    LEAST_IMAGES,
+    headlines,
+    image_counts,
+    percent,
+    worst_class,
+)
+from longtail.runs import Run
+from longtail.runs.ensemble_folder import member_folders
 
 COLUMNS = ("micro", "macro", "worst class", "many", "medium", "few")
+NEEDS_SEEDS = f"needs at least {LEAST_SEEDS} seeds"
 
 
-def console() -> Console:
-    """Return standard output."""
-    return Console(soft_wrap=True)
-
-
-def say(text: str) -> None:
-    """Print text as it is."""
-    console().print(text, markup=False, highlight=False)
+def print_notes(runs: Sequence[Path]) -> None:
+    """Tell what a user should know about run folders, on standard error: the output may be a table."""
+    folders = [folder for run in runs for folder in member_folders(run)]
+    notes = dict.fromkeys(note for folder in folders for note in Run.open(folder).notes)
+    for note in notes:
+        Terminal(stderr=True).print(f"note: {note}")
 
 
 def score_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
-    """Return a table of headline accuracies in percent, one row per score file."""
+    """Return a table of headline accuracies in percent, one row per score file.
+
+    The heading says of each group how many classes it has and on how many images its accuracy rests. A single
+    score file is followed by its sub-models and their mixtures, where it has any.
+    """
     first = rows[0][1]
-    sizes = [f"{first['groups'][name]['classes']}" for name in GROUP_NAMES]
-    table = Table(title=f"accuracy in %, {first['split']} split, {first['selection']}")
-    table.add_column("", overflow="fold")  # gives way first where the terminal is narrow
-    for name, size in zip(COLUMNS, ["", "", "", *sizes], strict=True):
-        heading = f"{name} ({size})" if size else name
-        table.add_column(heading.replace(" ", "\n"), justify="right")
+    images = image_counts(first)
+    table = Table(
+        title=f"accuracy in %, {first['split']} split, {first['selection']}", caption=_worst(rows)
+    )
+    table.add_column("")
+    whole = f"{images[ALL]:,}\nimages"
+    headings = [f"micro\n{whole}", f"macro\n{whole}", "worst\nclass"]
+    for name in GROUP_NAMES:
+        size = counted(first["groups"][name]["classes"], "class", "classes")
+        headings.append(f"{name}\n{size}\n{counted(images[name], 'image', 'images')}")
+    for heading in headings:
+        table.add_column(heading, justify="right")
     for label, scores in rows:
         table.add_row(label, *(percent(value) for value in headlines(scores).values()))
+    for mixture in first.get("mixtures", ()) if len(rows) == 1 else ():
+        groups = (percent(mixture[name]) for name in GROUP_NAMES)
+        oracle = mixture["sees"] == "oracle"
+        name = f"  {mixture['name']}{' (an upper bound, not a result)' * oracle}"
+        table.add_row(name, "", percent(mixture["accuracy"]), "", *groups)
     return table
+
+
+def interval_table(scores: dict[str, Any]) -> Table:
+    """Return the accuracies of one score file with `intervals`, in percent, with their 95 % intervals."""
+    images = image_counts(scores)
+    table = Table(
+        title=f"accuracy in %, {visible(scores['split'])}, {scores['selection']}",
+        caption=_worst([("", scores)]),
+    )
+    for name in ("", "classes", "images", "accuracy", "95 % interval"):
+        table.add_column(name, justify="left" if not name else "right")
+    tested = f"{scores['num_classes_evaluated']:,} of {scores['num_classes']:,}"
+
+    def row(what: str, classes: str, size: int, value: float | None, limits: Any) -> None:  # noqa: ANN401
+        interval = "-" if limits is None else f"{percent(limits[0])} to {percent(limits[1])}"
+        table.add_row(what, classes, f"{size:,}", percent(value), interval)
+
+    row("micro", tested, images[ALL], scores["accuracy"], scores["accuracy_interval"])
+    found = scores["intervals"]
+    row("macro", tested, images[ALL], found["all"]["value"], found["all"]["interval"])
+    if "prior" in found:  # what is to be expected where classes have the shares of the prior
+        row("weighted by the prior", tested, images[ALL], *found["prior"].values())
+    for name in GROUP_NAMES:
+        classes = [line for line in scores["per_class"] if line["group"] == name]
+        with_images = sum(line["test_count"] > 0 for line in classes)
+        row(
+            f"{name} shot",
+            f"{with_images:,} of {len(classes):,}",
+            images[name],
+            *found[name].values(),
+        )
+    return table
+
+
+def _worst(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Say which class is the worst, and on how many images that rests."""
+    found = [worst_class(scores["per_class"]) for _, scores in rows]
+    known = [worst for worst in found if worst is not None]
+    if not known:
+        return f"worst class: not measurable, because no class has {LEAST_IMAGES} images"
+    if len(rows) == 1:
+        return f"worst class: {visible(known[0]['name'])}, {known[0]['test_count']:,} images"
+    least = min(worst["test_count"] for worst in known)
+    return (
+        f"worst class: among those with at least {LEAST_IMAGES} images; here each has at least "
+        f"{least:,}"
+    )
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """Return mean, standard deviation and interval over seeds in percent."""
     seeds = summary["seeds"]
-    table = Table(title=f"{summary['recipe']}: {len(seeds)} seeds, {summary['split']} split")
+    table = Table(
+        title=f"{summary['recipe']}: {len(seeds)} seeds, {summary['split']} split",
+        caption=None if len(seeds) >= LEAST_SEEDS else f"no interval: {NEEDS_SEEDS}",
+    )
     for column in ("accuracy in %", "mean", "std", "95 % interval", "each seed"):
         table.add_column(column, justify="left" if column == "accuracy in %" else "right")
     for name, key in zip(COLUMNS, HEADLINES, strict=True):
@@ -68,7 +146,7 @@ def comparison_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
         title=f"accuracy in %, {first['split']} split, "
         + (f"mean and standard deviation of {seeds} seeds" if seeds > 1 else "one seed")
     )
-    table.add_column("", overflow="fold")  # gives way first where the terminal is narrow
+    table.add_column("")
     for name in COLUMNS:
         table.add_column(name.replace(" ", "\n"), justify="right")
     for label, summary in rows:
@@ -83,14 +161,15 @@ def comparison_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
 
 @contextmanager
 def checking() -> Iterator[DataProgress]:
-    """Yield a callback that shows a bar on a terminal while picture files are read."""
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    """Yield a callback that shows a bar on a terminal while image files are read."""
+    out = Terminal(stderr=True, soft_wrap=False)
+    with Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
         task = None
 
         def report(done: int, size: int) -> None:
             nonlocal task
             if task is None:
-                task = bar.add_task("reading pictures", total=size)
+                task = bar.add_task("reading images", total=size)
             bar.update(task, completed=done)
 
         yield report

@@ -4,89 +4,102 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from longtail import api
-from longtail.cli.at_once import AT_ONCE, train_at_once, wants_company
-from longtail.cli.lists import complete_recipe
-from longtail.cli.show import (
-    checking,
-    comparison_table,
-    console,
-    say,
-    score_table,
-    summary_table,
-)
+from longtail.cli.lines import console, say
+from longtail.cli.lists import complete_override
+from longtail.cli.parallel import PARALLEL, train_parallel, wants_company
+from longtail.cli.processes import start_processes
+from longtail.cli.recipes import complete_recipe
+from longtail.cli.show import checking, comparison_table, score_table, summary_table
 from longtail.core import distributed
 from longtail.core.errors import ConfigError
-from longtail.data.check import OnBadPicture
+from longtail.core.words import folder_name
+from longtail.data.sources.file_set import OnBadImage
 from longtail.engine.hardware import find_device
 from longtail.engine.log import SilentLog, default_log
 from longtail.engine.run_folder import require_writable
+from longtail.engine.threads import Threads, choose_threads
 from longtail.recipes import RunConfig, resolve
-from longtail.runs import append_record
+from longtail.runs import Run, default_folder, records, training, write_summary
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="key=value, for example epochs=40 loss=ldam.", autocompletion=complete_override
+    ),
+]
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        help="Shipped recipe, YAML file, or a folder or table of your images.",
+        autocompletion=complete_recipe,
+    ),
+]
+Processes = Annotated[
+    str | None,
+    typer.Option(help="Train one run in this many processes: a number, or auto for one per GPU."),
+]
 
 
 def train(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            help="Shipped recipe, YAML file, or a folder or table of your pictures.",
-            autocompletion=complete_recipe,
-        ),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, for example epochs=40 loss=ldam.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Train this many seeds.")] = 1,
+    source: Source = None,
+    overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds to train.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
-    on_bad_picture: Annotated[
-        OnBadPicture | None, typer.Option(help="What to do with damaged files: error or skip.")
+    on_bad_image: Annotated[
+        OnBadImage | None, typer.Option(help="What to do with damaged files: error or skip.")
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(help="Append a line per run to this results file.")
+        Path | None, typer.Option(help="Append one line per run to this results file.")
     ] = None,
     *,
     each: Annotated[
         str | None,
-        typer.Option(help="KEY=A,B,...: one run per value; they share what they can."),
+        typer.Option(help="KEY=A,B,...: train one run per value; shared stages are trained once."),
     ] = None,
-    at_once: Annotated[int | None, typer.Option(min=1, help=AT_ONCE)] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help=PARALLEL)] = None,
+    processes: Processes = None,
 ) -> None:
-    """Train a recipe or your own pictures, then score the last epoch on the test split.
+    """Train a recipe or your own images, then score the last epoch on the test split.
 
     Examples:
 
       longtail train cifar100-lt/cross-entropy
 
-      longtail train my-pictures/ backbone=resnet50 pretrained=true loss=logit-adjusted
+      longtail train my-images/ backbone=resnet50 pretrained=true loss=logit-adjusted
 
-      longtail train digits-lt/balanced-softmax --seeds 3 --at-once 3
+      longtail train digits-lt/balanced-softmax --seeds 3 --parallel 3
 
       longtail train digits-lt/crt --each classifier=joint,crt,lws,tau,ncm
 
       longtail train --resume --out runs/my-run
+
+      longtail train imagenet-lt/cross-entropy --processes auto
     """
-    changes = list(overrides or ())
-    if on_bad_picture is not None:
-        changes.append(f"data.on_bad_picture={on_bad_picture}")
+    if processes is not None:
+        start_processes(processes, device)
+    more = [] if on_bad_image is None else [f"data.on_bad_image={on_bad_image}"]
+    changes = [*(overrides or ()), *more]
     variants = {
-        label: _configuration(source, [*changes, *more], out, resume=resume)
-        for label, more in _variants(each)
+        label: _configuration(source, [*changes, *own], out, resume=resume)
+        for label, own in _variants(each)
     }
     config = next(iter(variants.values()))
     if record is not None:
         require_writable(record)
     distributed.start(find_device(device))
-    folder = out or distributed.broadcast(api.default_folder(config))
-    results: dict[str, list[api.Run]] = {}
-    done: Iterator[api.Run]
+    folder = out or distributed.broadcast(default_folder(config))
+    # one number, whether they are trained in parallel or one after another: the results are the same
+    threads = choose_threads(seeds * distributed.world_size())
+    results: dict[str, list[Run]] = {}
+    done: Iterator[Run]
     for label, variant in variants.items():
         start = variant.start or _shared_start(folder, label, variants)
         configs = {}
@@ -94,28 +107,41 @@ def train(
             training = variant.training.model_copy(update={"seed": seed})
             place = _place(folder, label, seed if seeds > 1 else None)
             configs[place] = variant.model_copy(update={"training": training, "start": start})
-        if wants_company(at_once, len(configs), device):
-            done = train_at_once(configs, at_once, resume=resume, device=device, note=say)
+        _say_what_is_new(configs if resume else ())
+        if wants_company(parallel, len(configs), device, threads):
+            done = train_parallel(
+                configs, parallel, resume=resume, device=device, threads=threads, note=say
+            )
         else:
-            done = (_train(config, place, resume, device) for place, config in configs.items())
+            done = (_train(c, place, resume, device, threads) for place, c in configs.items())
         results[label] = []
         for run in done:
             results[label].append(run)
             if record is not None and distributed.is_main():
-                append_record(record, api.record(run, run.evaluated_splits()[0]))
+                records.append_record(record, records.record(run, run.evaluated_splits()[0]))
         results[label].sort(key=lambda run: run.config.training.seed)
     if distributed.is_main():
         kept = [change for change in changes if not change.split("=")[0].endswith("seed")]
         _show(results, folder, shlex.join([source or config.recipe, *kept]))
 
 
-def _train(config: RunConfig, place: Path, resume: bool, device: str | None) -> api.Run:
+def _say_what_is_new(places: Iterable[Path]) -> None:
+    """Name the folders that `--resume` was given for and that hold no run: a slip costs a whole training."""
+    for place in places:
+        if not (place / "config.yaml").exists():
+            say(f"{place} contains no run yet, so a new one starts.")
+
+
+def _train(
+    config: RunConfig, place: Path, resume: bool, device: str | None, threads: Threads
+) -> Run:
     with checking() as progress:
-        return api.train(
+        return training.train(
             config,
             out=place,
             resume=resume,
             device=device,
+            threads=threads,
             log=default_log(place) if distributed.is_main() else SilentLog(),
             progress=progress,
         )
@@ -129,10 +155,16 @@ def _variants(each: str | None) -> list[tuple[str, list[str]]]:
     values = re.split(r",(?![^\[]*\])", text)  # commas in brackets belong to a list
     if not equals or not key or not all(values):
         raise ConfigError(
-            f"--each wants KEY=A,B,..., for example classifier=crt,lws, not {each!r}."
+            f"--each needs KEY=A,B,..., for example classifier=crt,lws, not {each!r}."
         )
-    name = key.rpartition(".")[2]
-    return [(f"{name}-{value}", [f"{key}={value}"]) for value in dict.fromkeys(values)]
+    name, labels = key.rpartition(".")[2], dict[str, list[str]]()
+    for value in dict.fromkeys(values):
+        # a value may be a path or hold what no folder can be called: the runs stay inside --out
+        stem = label = folder_name(f"{name}-{value}")
+        while label in labels:
+            label = f"{stem}-{len(labels) + 1}"
+        labels[label] = [f"{key}={value}"]
+    return list(labels.items())
 
 
 def _place(folder: Path, label: str, seed: int | None) -> Path:
@@ -153,24 +185,30 @@ def _shared_start(folder: Path, label: str, variants: dict[str, RunConfig]) -> s
 def _configuration(
     source: str | None, changes: list[str], out: Path | None, *, resume: bool
 ) -> RunConfig:
+    if source is not None and resume and out is None:
+        begun = sorted(Path("runs").glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
+        latest = f" The newest run here is {begun[-1].parent}." if begun else ""
+        raise ConfigError(
+            f"--resume continues a run, so name it: longtail train --resume --out RUN.{latest}"
+        )
     if source is not None:
         return resolve(source, changes)
     if not resume or out is None:
         raise ConfigError(
-            "Name a recipe or a folder of pictures, for example: longtail train "
+            "Name a recipe or a folder of images, for example: longtail train "
             "digits-lt/cross-entropy. To continue a run: longtail train --resume --out RUN."
         )
     seeds = sorted(out.glob("seed-*/config.yaml"))
-    config = api.Run.open(seeds[0].parent if seeds else out).config
+    config = Run.open(seeds[0].parent if seeds else out).config
     if seeds:
         raise ConfigError(
-            f"{out} holds {len(seeds)} seeds; continue them with the recipe: longtail train "
+            f"{out} contains {len(seeds)} seeds; continue them with the recipe: longtail train "
             f"{config.recipe} --seeds N --resume --out {out}."
         )
     return config
 
 
-def _show(results: dict[str, list[api.Run]], folder: Path, source: str) -> None:
+def _show(results: dict[str, list[Run]], folder: Path, source: str) -> None:
     out = console()
     scored = {
         label: found
@@ -178,11 +216,11 @@ def _show(results: dict[str, list[api.Run]], folder: Path, source: str) -> None:
         if (found := [run for run in runs if run.evaluated_splits()])
     }
     if len(scored) > 1:
-        rows = [(label, api.write_summary(runs, folder / label)) for label, runs in scored.items()]
+        rows = [(label, write_summary(runs, folder / label)) for label, runs in scored.items()]
         out.print(comparison_table(rows))
     for runs in scored.values() if len(scored) == 1 else ():
         if len(runs) > 1:
-            out.print(summary_table(api.write_summary(runs, folder)))
+            out.print(summary_table(write_summary(runs, folder)))
             continue
         scores = runs[0].scores(runs[0].evaluated_splits()[0])
         out.print(score_table([(scores["recipe"], scores)]))
@@ -190,7 +228,7 @@ def _show(results: dict[str, list[api.Run]], folder: Path, source: str) -> None:
             say(f"note: {note}")
     first = next(run for runs in results.values() for run in runs)
     say(f"run folder: {folder}")
-    say(f"look at it: longtail report {folder}")
-    say(f"take it into use: longtail predict {first.folder.path} PICTURES")
+    say(f"to see the results: longtail report {shlex.quote(str(folder))}")
+    say(f"to use the model: longtail predict {shlex.quote(str(first.folder.path))} IMAGES")
     seed = max(run.config.training.seed for runs in results.values() for run in runs) + 1
-    say(f"once more with another seed: longtail train {source} seed={seed}")
+    say(f"to train another seed: longtail train {source} seed={seed}")

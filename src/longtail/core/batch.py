@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of one step on the training device.
+    """Images of one step on the training device.
 
     Attributes:
         views: One float tensor [B, 3, H, W] per view that the stage asks for, normalised; features [B, D]
             in a stage that names `features`.
         labels: int64 [B].
-        ids: int64 [B], `Manifest.ids` of the pictures.
+        ids: int64 [B], `Manifest.ids` of the images.
     """
 
     views: tuple[Tensor, ...]
@@ -67,9 +67,12 @@ class StepOutput:
         loss: Scalar to minimise.
         scalars: Further detached scalars for the log.
         carry: Tensors that `after_step` of the same step needs; never kept elsewhere. The first axis
-            is the picture; scalars are those of the last part of a batch.
+            is the image; scalars are those of the last part of a batch.
+        sharp: The part of the loss whose gradient sharpness-aware minimisation takes uphill
+            (training.optimizer=sam), scalar; None for all of it.
     """
 
     loss: Tensor
     scalars: Mapping[str, Tensor] = field(default_factory=dict)
     carry: Mapping[str, Tensor] = field(default_factory=dict)
+    sharp: Tensor | None = None

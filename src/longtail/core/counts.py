@@ -1,4 +1,4 @@
-"""Training pictures per class: the one fact from which long-tail methods start."""
+"""Training images per class: the one fact from which long-tail methods start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from longtail.core.errors import DataError
 
 @dataclass(frozen=True, init=False)
 class ClassCounts:
-    """Training pictures per class. The order of the classes carries no meaning.
+    """Training images per class. The order of the classes carries no meaning.
 
     Args:
         counts: One positive integer per class: a sequence, an array or a tensor of shape [C].
@@ -40,7 +40,7 @@ class ClassCounts:
     ) -> None:
         raw = counts.tolist() if isinstance(counts, Tensor | np.ndarray) else list(counts)
         if not raw:
-            raise DataError("Class counts must hold at least one class, but there is none.")
+            raise DataError("Class counts must contain at least one class, but there is none.")
         labels = tuple(names) or tuple(str(index) for index in range(len(raw)))
         if len(labels) != len(raw):
             raise DataError(f"There are {len(raw)} class counts but {len(labels)} class names.")
@@ -63,7 +63,7 @@ class ClassCounts:
 
     @property
     def total(self) -> int:
-        """Number of training pictures N."""
+        """Number of training images N."""
         return sum(self.values)
 
     @property
@@ -97,7 +97,7 @@ def _checked(raw: list[Any], names: tuple[str, ...]) -> tuple[int, ...]:
     values, broken, empty = [], [], []
     for value, name in zip(raw, names, strict=True):
         try:
-            # a float such as 3.0 is refused too: fractions of pictures are a sign of a mix-up
+            # a float such as 3.0 is refused too: fractions of images are a sign of a mix-up
             number = operator.index(value)
         except TypeError:
             number = -1
@@ -108,14 +108,14 @@ def _checked(raw: list[Any], names: tuple[str, ...]) -> tuple[int, ...]:
         values.append(number)
     if broken:
         raise DataError(
-            f"Class counts must be whole numbers of pictures, but got {_listing(broken)}. "
-            "Pass the number of training pictures of each class, not a share or a weight."
+            f"Class counts must be whole numbers of images, but got {_listing(broken)}. "
+            "Pass the number of training images of each class, not a share or a weight."
         )
     if empty:
         raise DataError(
-            f"{len(empty)} of {len(names)} classes have no training picture: {_listing(empty)}. "
-            "A class without pictures has no prior and cannot be learnt: add pictures, "
-            "leave the class out, or merge it with another."
+            f"{len(empty)} of {len(names)} classes have no training images: {_listing(empty)}. A class "
+            "without images has no prior and cannot be learnt: add images, leave the class out, or "
+            "merge it with another class."
         )
     return tuple(values)
 

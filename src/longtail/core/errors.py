@@ -16,7 +16,7 @@ class ConfigError(LongtailError, ValueError):
 
 
 class DataError(LongtailError, ValueError):
-    """Pictures, labels or lists are missing, damaged or contradict each other."""
+    """Images, labels or lists are missing, damaged or contradict each other."""
 
 
 class ProtocolError(LongtailError):
@@ -29,5 +29,17 @@ class CheckpointError(LongtailError):
 
 class TrainingError(LongtailError):
     """A training stopped by itself, for example at a loss that is not finite."""
+
+    exit_status = 1
+
+
+class OutOfTimeError(LongtailError):
+    """A training stopped at a checkpoint because its time was over; it can be resumed."""
+
+    exit_status = 0
+
+
+class OutputError(LongtailError):
+    """A model predicts numbers that are not finite, which mean nothing."""
 
     exit_status = 1

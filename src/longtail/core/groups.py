@@ -17,7 +17,7 @@ FEW_BELOW = 20
 INDEX_SHARE = 0.35  # of the classes, for many and for medium: 35/35/30 of 100, 3/3/4 of 10
 
 RULE_TEXT: dict[GroupRule, str] = {
-    "threshold": "by training pictures: many > 100, medium 20..100, few < 20",
+    "threshold": "by training images: many > 100, medium 20..100, few < 20",
     "index": "by rank of the training count: the first 35 % of the classes, the next 35 %, the rest",
 }
 
@@ -28,10 +28,11 @@ class ShotGroups:
 
     Two rules are in use and must never be compared with each other:
 
-    - `threshold`: more than 100 training pictures, 20 to 100, fewer than 20 (both borders are
+    - `threshold`: more than 100 training images, 20 to 100, fewer than 20 (both borders are
       medium). Source: released code of Decoupling (Kang et al. 2020).
     - `index`: by rank of the count, the first 35 % of the classes, the next 35 %, the rest
-      (35/35/30 of 100 classes, 3/3/4 of 10). Source: evaluation of ResLT (Cui et al. 2022).
+      (35/35/30 of 100 classes, 3/3/4 of 10). Source: text of ResLT (Cui et al. 2022); its released code
+      slices CIFAR-100 as 36/35/29.
 
     Attributes:
         rule: `threshold` or `index`.

@@ -1,4 +1,4 @@
-"""Manifest: which picture has which label and belongs to which split."""
+"""Manifest: which image has which label and belongs to which split."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import DataError
+from longtail.core.names import normal_name
 
 SPLITS = ("train", "val", "test")
 
@@ -23,11 +24,11 @@ class Manifest:
     Attributes:
         name: For people: `CIFAR-100-LT, ratio 100` or the folder's name.
         classes: C class names; a label is an index into them. Matched by name, never by position.
-        ids: int64 [N], distinct; identifies a picture for ever (rows of the original set, so a
+        ids: int64 [N], distinct; identifies an image for ever (rows of the original set, so a
             long-tailed cut keeps the numbers of the full set).
         labels: int64 [N] in 0..C-1.
         splits: int8 [N], index into `SPLITS`.
-        paths: One path per picture relative to the data set's folder, or empty for sets that live
+        paths: One path per image relative to the data set's folder, or empty for sets that live
             in one array.
 
     Raises:
@@ -50,7 +51,7 @@ class Manifest:
         if self.paths and len(self.paths) != size:
             raise DataError(f"{self.name}: {size} ids but {len(self.paths)} paths.")
         if len(np.unique(self.ids)) != size:
-            raise DataError(f"{self.name}: picture ids must be distinct.")
+            raise DataError(f"{self.name}: image ids must be distinct.")
         if size and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
             raise DataError(
                 f"{self.name}: labels must be in 0..{len(self.classes) - 1}, but they range from "
@@ -69,19 +70,19 @@ class Manifest:
         return np.flatnonzero(self.splits == SPLITS.index(split))
 
     def has(self, split: str) -> bool:
-        """Say whether `split` holds at least one picture."""
+        """Say whether `split` holds at least one image."""
         return bool((self.splits == SPLITS.index(split)).any())
 
     def histogram(self, split: str) -> NDArray[np.int64]:
-        """Return pictures per class in `split`, int64 [C]; zeros are possible."""
+        """Return images per class in `split`, int64 [C]; zeros are possible."""
         return np.bincount(self.labels[self.rows(split)], minlength=len(self.classes))
 
     def class_counts(self) -> ClassCounts:
-        """Return the training counts; refuses classes without a training picture by name."""
+        """Return the training counts; refuses classes without a training image by name."""
         return ClassCounts(self.histogram("train"), self.classes)
 
     def take(self, rows: NDArray[Any]) -> Manifest:
-        """Return the manifest of the pictures at the positions `rows`, in that order."""
+        """Return the manifest of the images at the positions `rows`, in that order."""
         paths = tuple(self.paths[row] for row in rows.tolist()) if self.paths else ()
         return replace(
             self,
@@ -92,11 +93,13 @@ class Manifest:
         )
 
     def with_splits(self, splits: NDArray[Any]) -> Manifest:
-        """Return the same pictures with other splits, int8 [N]."""
+        """Return the same images with other splits, int8 [N]."""
         return replace(self, splits=splits)
 
     def restricted_to(self, names: Mapping[str, int] | tuple[str, ...]) -> Manifest:
         """Return this manifest with its labels expressed in another list of class names.
+
+        Names are the same if they are in Unicode's composed form, without space around them (`1.0` is `1`).
 
         Args:
             names: The class names to express the labels in (for example those of a checkpoint).
@@ -105,14 +108,16 @@ class Manifest:
             DataError: If a class of this manifest does not occur in `names`.
         """
         wanted = tuple(names)
-        position = {name: index for index, name in enumerate(wanted)}
-        used = {self.classes[label] for label in np.unique(self.labels).tolist()}
-        if unknown := sorted(used - set(position)):
+        position = {normal_name(name): index for index, name in enumerate(wanted)}
+        position |= {name: index for index, name in enumerate(wanted)}
+        found = [position.get(name, position.get(normal_name(name), -1)) for name in self.classes]
+        used = np.unique(self.labels).tolist()
+        if unknown := sorted(self.classes[label] for label in used if found[label] < 0):
             raise DataError(
-                f"{self.name} has classes that the model does not know: {', '.join(unknown[:8])}. "
-                "Give the folders or labels the names that the model was trained with."
+                f"{self.name} has classes that the model does not know: {', '.join(unknown[:8])}. Use the "
+                "class names that the model was trained with."
             )
-        translation = np.array([position.get(name, -1) for name in self.classes], dtype=np.int64)
+        translation = np.array(found, dtype=np.int64)
         return replace(self, classes=wanted, labels=translation[self.labels])
 
     def checksum(self) -> str:

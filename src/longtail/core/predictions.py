@@ -1,4 +1,4 @@
-"""Predictions: what a model said about a split, picture by picture."""
+"""Predictions: what a model said about a split, image by image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtail.core.errors import DataError
+from longtail.core.prior import Prior
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Predictions:
         logits: float32 [N, C].
         classes: C class names.
         checkpoint: SHA-256 of the weights that made the logits.
+        corrections: What training did about the imbalance.
+        assumed_prior: Class distribution that the logits assume, as on the model's metadata.
     """
 
     split: str
@@ -29,16 +32,18 @@ class Predictions:
     logits: NDArray[np.float32]
     classes: tuple[str, ...]
     checkpoint: str
+    corrections: tuple[str, ...] = ()
+    assumed_prior: Prior = None
 
     def __post_init__(self) -> None:
         if self.logits.shape != (len(self.ids), len(self.classes)):
             raise DataError(
-                f"Logits must have shape [{len(self.ids)}, {len(self.classes)}] (pictures, classes), "
+                f"Logits must have shape [{len(self.ids)}, {len(self.classes)}] (images, classes), "
                 f"but they have {list(self.logits.shape)}."
             )
         if len(np.unique(self.ids)) != len(self.ids):
             raise DataError(
-                "A picture was predicted twice: the ids of predictions must be distinct."
+                "An image was predicted twice: the ids of predictions must be distinct."
             )
 
     def predicted(self) -> NDArray[np.int64]:

@@ -28,22 +28,22 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.selection == "best-validation" and not self.has_val:
             raise ProtocolError(
-                "select=best-validation and early stopping need a validation split, and there is "
-                "none. Hold a part of train out with data.validation_per_class=5, or report the "
-                "last epoch (training.select=last). The test split never selects anything."
+                "select=best-validation and early stopping need a validation split, and there is none. "
+                "Hold out a part of train with data.validation_per_class=5, or use the last epoch "
+                "(training.select=last). The test split never selects anything."
             )
 
     def may_train_on(self, split: str) -> None:
         """Refuse any split but `train` for gradients and statistics."""
         if split != "train":
-            raise ProtocolError(f"Training may only see the train split, not {split!r}.")
+            raise ProtocolError(f"Training may use only the train split, not {split!r}.")
 
     def may_select_on(self, split: str) -> None:
         """Refuse any split but `val` for choices."""
         if split != "val":
             raise ProtocolError(
-                f"Choices may only be made on the val split, not on {split!r}: a number that "
-                "was chosen on the data that it is reported for means nothing."
+                f"Choices may be made only on the val split, not on {split!r}: a number means nothing if "
+                "it was chosen on the data that it is reported for."
             )
 
     def describe(self, best_epoch: int | None = None) -> str:

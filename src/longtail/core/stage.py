@@ -1,7 +1,8 @@
-"""Stage: what is trained when, from which pictures."""
+"""Stage: what is trained when, from which images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,12 +15,12 @@ SamplerName = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the pictures of an epoch are drawn: a class probability and a form of drawing.
+    """How the images of an epoch are drawn: a class probability and a form of drawing.
 
     Attributes:
-        name: The class probability, see `longtail.data.samplers.class_probability`.
+        name: The class probability, see `longtail.data.sampling.samplers.class_probability`.
         form: `published` draws as the released codes do (shuffled epochs for `instance`, cycles
-            for `class-balanced` and `progressive`); `multinomial` draws class and picture
+            for `class-balanced` and `progressive`); `multinomial` draws class and image
             independently with replacement.
         draws_per_class: Consecutive draws of a class in the published class-balanced cycle.
         beta: Of effective-number sampling, in [0, 1).
@@ -42,10 +43,10 @@ class Stage:
     Attributes:
         name: For logs and checkpoints.
         epochs: Number of epochs; 0 for a stage that calls `fit`.
-        samplings: One stream of pictures per entry; the step gets one batch per stream.
+        samplings: One stream of images per entry; the step gets one batch per stream.
         views: Augmentation policy of each view; `default` is the data set's own.
-        features: Name of a frozen submodule whose outputs [B, D] the step gets in place of the pictures.
-            Pictures are not augmented then, and the submodule sees each of them once.
+        features: Name of a frozen submodule whose outputs [B, D] the step gets in place of the images.
+            Images are not augmented then, and the submodule sees each of them once.
         trainable: Names of the submodules (or parameters) that are trained; empty means all.
         reset: Names of submodules that are initialised anew before the stage.
         update_norm: Frozen submodules whose normalisation statistics still follow the data. Any
@@ -55,12 +56,16 @@ class Stage:
         weight_decay: Likewise.
         schedule: Likewise (`step`, `cosine` or `constant`).
         warmup: Likewise, a duration.
+        warmup_start: Likewise, a share of the rate.
+        ahead: Epochs by which the schedule is ahead of the training: codes that step it before an epoch begin
+            with the rate of the second one and end with that of none.
         nesterov: Likewise.
         rates: Names of submodules and the factor of their learning rate, 1 for all others.
+        steps: Steps of an epoch in place of floor(N / batch).
+        survey: Before each epoch, call `Method.fit` with every training image, class by class.
         whole: Run all epochs and end with the last one, whatever val says of earlier ones.
         kind: `train` runs steps; `fit` calls `Method.fit` once with the train split; `select` calls
-            it with the val split, or with train if there is none; `held-out` with the val split, and a
-            run without one is refused before it begins.
+            it with the val split, or with train if there is none.
     """
 
     name: str
@@ -76,10 +81,14 @@ class Stage:
     weight_decay: float | None = None
     schedule: Literal["step", "cosine", "constant"] | None = None
     warmup: float | None = None
+    warmup_start: float | None = None
+    ahead: int = 0
     nesterov: bool | None = None
     rates: tuple[tuple[str, float], ...] = ()
+    steps: int | None = None
+    survey: bool = False
     whole: bool = False
-    kind: Literal["train", "fit", "select", "held-out"] = "train"
+    kind: Literal["train", "fit", "select"] = "train"
 
     def __post_init__(self) -> None:
         if self.kind == "train" and self.epochs < 1:
@@ -90,8 +99,20 @@ class Stage:
             raise ConfigError(f"Stage {self.name!r} must have at least one sampling and one view.")
         if self.features is not None and self.views != ("none",):
             raise ConfigError(
-                f"Stage {self.name!r} computes features once, so its only view must be 'none'."
+                f"Stage {self.name!r} computes features only once, so its only view must be 'none'."
             )
+
+
+def seen_as_published(stages: Sequence[Stage], number: int) -> bool:
+    """Say whether the features of stage `number` are those of weights that no stage before it trained."""
+    before = stages[:number]
+    return all(stage.features == stages[number].features for stage in before)
+
+
+def constant_part(stages: Sequence[Stage]) -> str | None:
+    """Return the part whose features every stage computes once: no stage trains it. None without one."""
+    named = {stage.features for stage in stages}
+    return named.pop() if len(named) == 1 else None
 
 
 def epochs_of(duration: float, epochs: int) -> int:

@@ -1,16 +1,20 @@
-"""From pictures to batches."""
+"""From a source of images to batches, see `source_to_batch`; no networks, losses or scores."""
 
-from longtail.data.config import DataConfig, LongTail, open_data
-from longtail.data.pictures import ArrayPictures, DataSet, FilePictures
-from longtail.data.samplers import EpochSampler, class_probability, group_preferred
+from longtail.data.data_set import DataSet
+from longtail.data.images.storage import ArrayImages, FileImages
+from longtail.data.options import DataConfig, LongTail
+from longtail.data.preparation import Progress
+from longtail.data.sampling.samplers import EpochSampler, class_probability, group_preferred
+from longtail.data.source_to_batch import open_data
 
 __all__ = [
-    "ArrayPictures",
+    "ArrayImages",
     "DataConfig",
     "DataSet",
     "EpochSampler",
-    "FilePictures",
+    "FileImages",
     "LongTail",
+    "Progress",
     "class_probability",
     "group_preferred",
     "open_data",

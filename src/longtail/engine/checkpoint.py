@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
+import io
 import re
 import shutil
 from collections.abc import Mapping
@@ -13,35 +12,49 @@ from typing import Any, Literal
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import ValidationError, model_validator
 from torch import Tensor, nn
 
-from longtail.core.errors import CheckpointError
-from longtail.data.options import Options
-from longtail.engine.run_folder import flush
+from longtail.config import Options
+from longtail.core.counts import ClassCounts
+from longtail.core.errors import CheckpointError, TrainingError
+from longtail.core.prior import Prior, read_stated, stated_prior
+from longtail.core.words import counted
+from longtail.data.images.resize import Fit
+from longtail.engine.checksums import SEAL, checksum, json_text, read_bytes, read_json, sealed
+from longtail.engine.run_folder import flush, remove_leftovers, temporary_of
 from longtail.methods.method import Method
 
-WEIGHTS, STATE, CARD = "weights.safetensors", "state.pt", "checkpoint.json"
+WEIGHTS, STATE, METADATA = "weights.safetensors", "state.pt", "checkpoint.json"
 KEPT = 2  # besides the ends of stages and the best epoch
 
 
-class CheckpointCard(Options):
+class CheckpointMetadata(Options):
     """What a checkpoint is, readable without loading it.
 
     Attributes:
         method: Name of the method.
         classes: C class names; the meaning of the logits.
-        class_counts: Training pictures per class.
+        class_counts: Training images per class.
         corrections: What training did about the imbalance.
+        assumed_prior: Class distribution that the scores assume, C positive shares that sum to 1, or
+            `unknown`; None in old checkpoints, see `prior`.
         mean: Normalisation of pixels in 0..1, per channel.
         std: Likewise.
         image_size: Side in pixels.
-        train_checksum: Of the manifest of the training pictures; empty in old checkpoints.
+        fit: How an image file that is no square becomes one.
+        bit_depth: Bits that image files of more than 8 bits really use; None where they say it themselves.
+        train_checksum: Of the manifest of the training images; empty in old checkpoints.
         stage: Index of the stage.
         epoch: Epochs of the stage that are done.
         epochs_done: Epochs of the whole run that are done.
         selected_epoch: Where val selects, the epoch (as `epochs_done`) that these weights are of.
         finished: Whether this is the end of the run.
+        threads: That the run computes with; None in old checkpoints.
+        run: The run that it belongs to, see `Identity.run`; empty if an earlier version began it.
         weights_sha256: Of the weights file.
+        state_sha256: Of the file of the optimiser and the like; empty in old checkpoints.
+        metrics_sha256: Of the lines that `metrics.jsonl` had then; empty in old checkpoints.
         format: Version of this layout.
     """
 
@@ -49,6 +62,7 @@ class CheckpointCard(Options):
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
     corrections: tuple[str, ...]
+    assumed_prior: Prior = None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
@@ -57,15 +71,36 @@ class CheckpointCard(Options):
     epochs_done: int
     finished: bool
     selected_epoch: int | None = None
+    fit: Fit = "crop"
+    bit_depth: int | None = None
     train_checksum: str = ""
+    threads: int | None = None
+    run: str = ""
     weights_sha256: str = ""
+    state_sha256: str = ""
+    metrics_sha256: str = ""
     format: Literal[1] = 1
+
+    @model_validator(mode="after")
+    def _a_distribution(self) -> CheckpointMetadata:
+        shares = read_stated(self.assumed_prior)
+        if isinstance(shares, tuple) and len(shares) != len(self.classes):
+            raise ValueError("assumed_prior must have a share for each class")
+        return self
+
+    def prior(self) -> Tensor | None:
+        """Return the class distribution that the scores assume, float64 [C], or None if unknown."""
+        return stated_prior(self.assumed_prior, self.counts(), self.corrections)
+
+    def counts(self) -> ClassCounts:
+        """Return the training images per class, with the names of the classes."""
+        return ClassCounts(self.class_counts, self.classes)
 
 
 def save_checkpoint(
     folder: Path,
     name: str,
-    card: CheckpointCard,
+    metadata: CheckpointMetadata,
     weights: Mapping[str, Tensor],
     state: Mapping[str, Any],
 ) -> None:
@@ -74,39 +109,74 @@ def save_checkpoint(
     Args:
         folder: The run's `checkpoints`.
         name: Of the checkpoint.
-        card: What it is; the hash of the weights is filled in.
+        metadata: What it is; the checksums of weights and state are filled in.
         weights: Parameters and buffers.
         state: Optimiser and the like: tensors, numbers, strings, lists and dicts.
 
     Raises:
         CheckpointError: If it cannot be written (full disk, read-only folder). Earlier checkpoints
             are untouched.
+        TrainingError: If a weight is not finite; nothing is written.
     """
-    temporary = folder / f".{name}.tmp"
     target = folder / name
+    # read from the device once; safetensors does not store memory formats
+    plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    if wrong := describe_not_finite(plain):
+        raise TrainingError(
+            f"The checkpoint {target} was not written: {wrong}. The previous checkpoint is intact. Try "
+            "a lower training.learning_rate, training.clip_norm=1 or training.precision=fp32, then "
+            "--resume."
+        )
+    temporary = temporary_of(target)
+    # written from memory: the writers of safetensors and torch end in tracebacks, or abort, on a full disk
+    content = {WEIGHTS: safetensors.torch.save(plain), STATE: _state_as_bytes(state)}
+    described = metadata.model_copy(
+        update={
+            "weights_sha256": checksum(content[WEIGHTS]),
+            "state_sha256": checksum(content[STATE]),
+        }
+    )
+    text = json_text(sealed(described.model_dump(mode="json")), indent=1) + "\n"
+    content[METADATA] = text.encode()
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        # safetensors does not store memory formats
-        plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-        safetensors.torch.save_file(plain, temporary / WEIGHTS)
-        torch.save(dict(state), temporary / STATE)
-        digest = hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest()
-        described = card.model_copy(update={"weights_sha256": digest})
-        (temporary / CARD).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        for file in (WEIGHTS, STATE, CARD):
+        for file, written in content.items():
+            (temporary / file).write_bytes(written)
             flush(temporary / file)
         if target.exists():
-            shutil.rmtree(target)
+            remove_checkpoint(target)
         temporary.rename(target)
         flush(folder)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        # torch reports a full disk as a RuntimeError of its file writer
+    except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
-            f"The checkpoint {target} cannot be written ({error}). Free some space or mend the "
-            "folder, then go on with --resume: the previous checkpoint is untouched."
+            f"The checkpoint {target} cannot be written ({error.strerror or error}). Free some space "
+            "or fix the folder, then continue with --resume: the previous checkpoint is untouched."
         ) from error
+
+
+def _state_as_bytes(state: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def describe_not_finite(weights: Mapping[str, Tensor]) -> str:
+    """Say which weights are NaN or infinite; empty if none is."""
+    floating = {name: value for name, value in weights.items() if value.is_floating_point()}
+    wrong = [name for name, value in floating.items() if not bool(value.isfinite().all())]
+    if not wrong:
+        return ""
+    return f"{counted(len(wrong), 'tensor', 'tensors')} of the weights not finite, for example {wrong[0]}"
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Remove a checkpoint at once: half of one is never taken for a damaged one."""
+    # not the name under which its successor has been written
+    temporary = temporary_of(checkpoint.with_name(f"{checkpoint.name}-before"))
+    checkpoint.rename(temporary)
+    shutil.rmtree(temporary)
 
 
 def checkpoint_name(stage: int, epoch: int, *, finished: bool) -> str:
@@ -119,9 +189,8 @@ def drop_old(folder: Path) -> None:
     epochs = sorted((p for p in folder.glob("stage-*-epoch-*") if p.is_dir()), key=_order)
     best = sorted(folder.glob("best-epoch-*"))
     for old in [*epochs[:-KEPT], *best[:-1]]:
-        shutil.rmtree(old)
-    for leftover in folder.glob(".*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove_checkpoint(old)
+    remove_leftovers(folder)
 
 
 def best_name(epochs_done: int) -> str:
@@ -137,7 +206,7 @@ def best(folder: Path) -> Path:
     """
     found = sorted(folder.glob("best-epoch-*"))
     if not found:
-        raise CheckpointError(f"{folder} has lost the checkpoint of its best epoch.")
+        raise CheckpointError(f"The checkpoint of the best epoch is missing from {folder}.")
     return found[-1]
 
 
@@ -149,8 +218,8 @@ def finished(folder: Path) -> Path:
     """
     last = newest(folder)
     if last is None:
-        raise CheckpointError(f"{folder.parent} holds no checkpoint yet.")
-    if not read_card(last).finished:
+        raise CheckpointError(f"{folder.parent} contains no checkpoint yet.")
+    if not read_metadata(last).finished:
         raise CheckpointError(
             f"The run {folder.parent} was interrupted; finish it first: longtail train --resume "
             f"--out {folder.parent}"
@@ -160,69 +229,98 @@ def finished(folder: Path) -> Path:
 
 def newest(folder: Path) -> Path | None:
     """Return the checkpoint with the most epochs, or None."""
-    found = [p for p in folder.glob("stage-*") if p.is_dir() and (p / CARD).exists()]
+    found = [p for p in folder.glob("stage-*") if p.is_dir() and (p / METADATA).exists()]
     return max(found, key=_order) if found else None
 
 
-def read_card(checkpoint: Path) -> CheckpointCard:
+def read_metadata(checkpoint: Path) -> CheckpointMetadata:
     """Read the description of a checkpoint.
 
     Raises:
         CheckpointError: If it is missing or damaged.
     """
     try:
-        return CheckpointCard.model_validate_json((checkpoint / CARD).read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint} is no checkpoint, or is damaged ({error}).") from error
+        content = read_json(checkpoint / METADATA)
+        content.pop(SEAL, None)
+        return CheckpointMetadata.model_validate(content)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{checkpoint} is not a checkpoint, or it is damaged ({error.errors()[0]['msg']})."
+        ) from error
 
 
-def check_continues(checkpoint: Path, card: CheckpointCard, own: CheckpointCard) -> None:
-    """Refuse to continue a checkpoint with another method, other classes or other training pictures.
+def check_continues(
+    checkpoint: Path, metadata: CheckpointMetadata, own: CheckpointMetadata
+) -> None:
+    """Refuse to continue a checkpoint with another method, other classes or other training images.
 
     Raises:
-        CheckpointError: If one of them differs; a finished run may have lost its pictures.
+        CheckpointError: If one of them differs; a finished run may have lost its images.
     """
-    if card.method != own.method or card.classes != own.classes:
+    if metadata.method != own.method or metadata.classes != own.classes:
         raise CheckpointError(
-            f"{checkpoint} was trained with method {card.method} on {len(card.classes)} classes, not "
-            f"with {own.method} on {len(own.classes)}; it cannot be continued."
+            f"{checkpoint} was trained with method {metadata.method} on {len(metadata.classes)} "
+            f"classes, not with {own.method} on {len(own.classes)}, so it cannot be continued."
         )
-    if not card.finished and card.train_checksum and card.train_checksum != own.train_checksum:
+    if (
+        not metadata.finished
+        and metadata.train_checksum
+        and metadata.train_checksum != own.train_checksum
+    ):
         raise CheckpointError(
-            f"The training pictures have changed since {checkpoint} was written; it cannot be continued. "
-            "Bring them back, or begin a new run in another folder."
+            f"The training images have changed since {checkpoint} was written, so it cannot be "
+            "continued. Restore the images, or start a new run in another folder."
         )
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Read the weights and compare their hash with the card.
+    """Read the weights and compare their hash with the metadata.
 
     Raises:
         CheckpointError: If the file is missing, damaged or was changed.
     """
-    card = read_card(checkpoint)
+    content = _unchanged(checkpoint / WEIGHTS, read_metadata(checkpoint).weights_sha256)
     try:
-        content = (checkpoint / WEIGHTS).read_bytes()
-        if hashlib.sha256(content).hexdigest() != card.weights_sha256:
-            raise CheckpointError(f"{checkpoint / WEIGHTS} was changed after it was written.")
         return dict(safetensors.torch.load(content))
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{checkpoint / WEIGHTS} cannot be read ({error}).") from error
+    except Exception as error:  # the reader of a foreign format fails in many ways
+        raise CheckpointError(
+            f"{checkpoint / WEIGHTS} cannot be read ({_first_line(error)})."
+        ) from error
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Read optimiser and the like; only tensors and plain values are accepted.
+    """Read optimiser and the like and compare their hash with the metadata; only plain values are accepted.
 
     Raises:
-        CheckpointError: If the file is missing, damaged or holds anything else.
+        CheckpointError: If the file is missing, damaged, was changed or holds anything else.
     """
+    content = _unchanged(checkpoint / STATE, read_metadata(checkpoint).state_sha256)
     try:
         state: dict[str, Any] = torch.load(
-            checkpoint / STATE, weights_only=True, map_location="cpu"
+            io.BytesIO(content), weights_only=True, map_location="cpu"
         )
-        return state
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{checkpoint / STATE} cannot be read ({error}).") from error
+    except Exception as error:  # as above
+        raise CheckpointError(
+            f"{checkpoint / STATE} cannot be read ({_first_line(error)})."
+        ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{checkpoint / STATE} does not contain the state of a training.")
+    return state
+
+
+def _unchanged(file: Path, expected: str) -> bytes:
+    content = read_bytes(file)
+    if expected and checksum(content) != expected:
+        raise CheckpointError(
+            f"{file} was changed after it was written, or it is damaged. If {file.parent.name} is not "
+            "the end of the run, delete that folder and continue with --resume from the previous "
+            "checkpoint."
+        )
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -14,27 +13,27 @@ from typing import Any
 
 import torch
 
+from longtail.core import distributed
 from longtail.core.errors import ConfigError
 
 MEMORY_FULL = (
-    "The memory is full. Use a smaller batch_size, smaller pictures (image_size) or fewer runs at once "
-    "(--at-once); a run that had begun is continued with --resume."
+    "Out of memory. Use a smaller batch_size, smaller images (image_size) or fewer parallel "
+    "runs (--parallel). To continue a run that had already started, use --resume."
 )
 RECORDED = ("longtail", "torch", "torchvision", "timm", "numpy", "pandas", "pyarrow")
 
 
 def find_device(name: str | None) -> torch.device:
-    """Return the device called `name`, or the best there is.
+    """Return the device called `name`, or the best there is; `cuda` is the GPU of this process.
 
     Raises:
         ConfigError: If the name is unknown or the device is not there.
     """
-    if name is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if name is None and not torch.cuda.is_available():
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    own = name in (None, "cuda") and torch.cuda.is_available()
     try:
-        device = torch.device(name)
+        device = torch.device("cuda", own_gpu()) if own else torch.device(str(name))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
@@ -42,6 +41,21 @@ def find_device(name: str | None) -> torch.device:
             "Use --device cpu, or cuda where PyTorch sees a GPU."
         ) from error
     return device
+
+
+def own_gpu() -> int:
+    """Return the index of the GPU of this process: several processes of a machine have one each.
+
+    Raises:
+        ConfigError: If the machine has fewer GPUs than processes.
+    """
+    index, gpus = distributed.local_rank(), torch.cuda.device_count()
+    if 0 < gpus <= index:
+        raise ConfigError(
+            f"Process {index} of this machine has no GPU of its own: there {'is' if gpus == 1 else 'are'} "
+            f"{gpus}. Start as many processes as GPUs, or train with --device cpu."
+        )
+    return index
 
 
 @lru_cache
@@ -73,48 +87,23 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the bytes of a GPU that nobody uses; None where the device does not say."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    """Return the bytes of a GPU, or of the host of a CPU, that nobody uses; None where none says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        found = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(found.split()[1]) * 1024
+    except (OSError, StopIteration, ValueError):
+        return None
 
 
 def is_memory_full(error: BaseException) -> bool:
     """Say whether `error` means that there was no memory left, on the host or the device."""
     full = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, full) or "DefaultCPUAllocator" in str(error)
-
-
-def remark_on_load(device: torch.device) -> str | None:
-    """Say so if other programs hold the cores that this one would compute with.
-
-    The threads of a step wait for each other hundreds of times, so one that is kept from its core makes
-    all of them slow.
-
-    Args:
-        device: Where the run computes.
-    """
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    if device.type != "cpu" or threads == 1:
-        return None
-    others = _running() - 1
-    if others < 1 or others + threads <= cores:
-        return None
-    return (
-        f"{others} other threads compute on the {cores} cores of this machine. If the run is slow, start "
-        "it with OMP_NUM_THREADS=1."
-    )
-
-
-def _running() -> int:
-    """Count the threads that compute now, this one included; 0 where the system does not say."""
-    seen = []
-    for _ in range(5):  # what comes and goes is no competitor
-        try:
-            fields = Path("/proc/loadavg").read_text(encoding="utf-8").split()
-            seen.append(int(fields[3].partition("/")[0]))
-        except (OSError, ValueError, IndexError):
-            return 0
-        time.sleep(0.01)
-    return min(seen)
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -140,6 +129,7 @@ def _hardware(device: torch.device) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "auto_precision": resolve_precision("auto", device),  # what `precision: auto` means here
     }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)

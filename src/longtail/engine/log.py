@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from longtail.core.names import visible
+from longtail.engine.pace import duration
+from longtail.engine.terminal import Terminal
 
 SECONDS_BETWEEN_TICKS = 1.0
 
@@ -25,7 +28,7 @@ class Log(Protocol):
         """Begin a stage at epoch `first`."""
 
     def step(self, step: int, loss: Callable[[], float], rate: float, speed: float) -> None:
-        """Report a step: its number in the epoch, the mean loss so far, lr, pictures per second."""
+        """Report a step: its number in the epoch, the mean loss so far, lr, images per second."""
 
     def epoch(self, line: Mapping[str, Any]) -> None:
         """Report a finished epoch: its line of `metrics.jsonl`."""
@@ -58,31 +61,36 @@ class PlainLog(SilentLog):
 
     def __init__(self, prefix: str = "") -> None:
         self._prefix = prefix
+        self._epochs, self._first, self._begun = 0, 0, time.monotonic()
 
     def note(self, text: str) -> None:
         """Print a sentence."""
-        print(self._prefix + text, file=sys.stderr, flush=True)  # noqa: T201 - this is the log
+        print(visible(self._prefix + text), file=sys.stderr, flush=True)  # noqa: T201 - this is the log
 
     def stage(self, name: str, epochs: int, first: int, steps: int) -> None:
         """Print the name of the stage."""
         self.note(f"stage {name}: epochs {first + 1} to {epochs}, {steps} steps each")
+        self._epochs, self._first, self._begun = epochs, first, time.monotonic()
 
     def epoch(self, line: Mapping[str, Any]) -> None:
-        """Print the epoch."""
-        self.note(describe_epoch(line))
+        """Print the epoch, and how long the rest of the stage takes at the speed so far."""
+        done, left = line["epoch"] - self._first, self._epochs - line["epoch"]
+        seconds = (time.monotonic() - self._begun) / max(done, 1) * left
+        rest = f", {duration(seconds)} left in this stage" if left > 0 else ""
+        self.note(describe_epoch(line, self._epochs) + rest)
 
 
 class TerminalLog(SilentLog):
-    """A progress bar with loss, learning rate, pictures per second and time left."""
+    """A progress bar with loss, learning rate, images per second and time left."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True, soft_wrap=False)
         self._bar: Progress | None = None
         self._last = 0.0
 
     def note(self, text: str) -> None:
         """Print a sentence above the bar."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text)
 
     def stage(self, name: str, epochs: int, first: int, steps: int) -> None:
         """Begin a bar over all steps of the stage."""
@@ -114,7 +122,7 @@ class TerminalLog(SilentLog):
             completed=self._epoch * self._steps + step + 1,
             loss=f"{loss():.3f}",
             rate=f"{rate:.4g}",
-            speed=f"{speed:,.0f} pictures/s",
+            speed=f"{speed:,.0f} images/s",
         )
 
     def epoch(self, line: Mapping[str, Any]) -> None:
@@ -200,11 +208,11 @@ def default_log(run: Path | None = None, *, among_others: bool = False) -> Log:
     return first
 
 
-def describe_epoch(line: Mapping[str, Any]) -> str:
-    """Return the line of an epoch for people."""
+def describe_epoch(line: Mapping[str, Any], epochs: int) -> str:
+    """Return the line of an epoch, one of `epochs` of its stage, for people."""
     text = (
-        f"{line['stage']} epoch {line['epoch']}: loss {line['loss']:.4f}, "
-        f"lr {line['learning_rate']:.4g}, {line['pictures_per_second']:,.0f} pictures/s"
+        f"{line['stage']} epoch {line['epoch']} of {epochs}: loss {line['loss']:.4f}, "
+        f"lr {line['learning_rate']:.4g}, {line['images_per_second']:,.0f} images/s"
     )
     if "val_macro_accuracy" in line:
         text += f", val macro accuracy {100 * line['val_macro_accuracy']:.1f} %"

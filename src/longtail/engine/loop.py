@@ -7,45 +7,44 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from longtail.core import distributed
 from longtail.core.batch import Position
-from longtail.core.errors import ConfigError, ProtocolError, TrainingError
+from longtail.core.errors import ConfigError, OutOfTimeError, ProtocolError
+from longtail.core.prior import written
 from longtail.core.protocol import Protocol
 from longtail.core.rng import derive_seed
-from longtail.core.stage import Stage
+from longtail.core.stage import Stage, seen_as_published
 from longtail.core.words import counted
-from longtail.data.loader import Loader, evaluation_batches
-from longtail.data.pictures import DataSet
+from longtail.data.data_set import DataSet
+from longtail.data.sampling.loader import Loader
 from longtail.engine import checkpoint as ckpt
-from longtail.engine.config import TrainingConfig
+from longtail.engine import trial
+from longtail.engine.finite import require_finite_losses
 from longtail.engine.log import Log
-from longtail.engine.optimisation import build_optimizer, prepare_stage, seeded, training_mode
-from longtail.engine.run_folder import RunFolder
+from longtail.engine.optimisation import (
+    build_optimizer,
+    moving_average,
+    prepare_stage,
+    seeded,
+    training_mode,
+)
+from longtail.engine.options import TrainingConfig
+from longtail.engine.pace import Pace
+from longtail.engine.progress import Progress
+from longtail.engine.run_folder import RunFolder, remove_leftovers
 from longtail.engine.schedule import learning_rate
 from longtail.engine.step import StepFunction, check_compiler, uncompiled
-from longtail.engine.streams import build_loaders, build_sampler
-from longtail.methods.method import Method
+from longtail.engine.streams import build_loaders, build_sampler, everything
+from longtail.methods.method import Facts, Method
 
+SECONDS_BETWEEN_CHECKPOINTS = 30  # of a stage on features
 STEPS_BETWEEN_CHECKS = 100  # of the loss being finite; reading it makes the host wait
-Validate = Callable[[nn.Module], dict[str, float]]
-
-
-@dataclass
-class _Progress:
-    """What a resumed run must know besides weights and optimiser."""
-
-    stage: int = 0
-    epoch: int = 0
-    epochs_done: int = 0
-    lines: int = 0
-    best: float = -1.0
-    selected: int | None = None
-    since_best: int = 0
-    stopped: bool = False
+Validate = Callable[[nn.Module, str | None], dict[str, float]]  # and its part that never changes
 
 
 @dataclass
@@ -58,12 +57,14 @@ class Trainer:
         config: How to train.
         protocol: Which split selects.
         folder: Where checkpoints and metrics go.
-        card: Description that every checkpoint gets.
+        metadata: Description that every checkpoint gets.
         device: Where to compute.
         log: Where to report.
         validate: Scores of a model on val, or None without a validation split.
         selection_set: The val split, for stages that choose something; None without one.
         watch: Scores of a model on test, which are only written down, or None.
+        pace: Says how long it will take.
+        deadline: When to stop, by `time.monotonic`, at the last checkpoint before it; None trains to the end.
     """
 
     method: Method
@@ -71,13 +72,15 @@ class Trainer:
     config: TrainingConfig
     protocol: Protocol
     folder: RunFolder
-    card: ckpt.CheckpointCard
+    metadata: ckpt.CheckpointMetadata
     device: torch.device
     log: Log
     validate: Validate | None = None
     selection_set: DataSet | None = None
     watch: Validate | None = None
-    _at: _Progress = field(default_factory=_Progress)
+    pace: Pace = field(default_factory=Pace)
+    deadline: float | None = None
+    _at: Progress = field(default_factory=Progress)
     _restored: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,19 +92,13 @@ class Trainer:
         """Refuse what cannot be trained before anything is written.
 
         Raises:
-            ConfigError: If the batch does not fit the training set or the processes, a stage needs a
-                val split and there is none, or nothing can be compiled where that is asked for.
+            ConfigError: If the batch does not fit the training set or the processes, or nothing can be
+                compiled where that is asked for.
         """
         if self.config.compile:
             check_compiler(self.device)
         distributed.share(self.config.batch_size, "training.batch_size")
         for number, stage in enumerate(self._stages):
-            if stage.kind == "held-out" and self.selection_set is None:
-                raise ConfigError(
-                    f"Stage {stage.name!r} is fitted on held-out pictures, and there is no val split. "
-                    "Hold a part of train out with data.validation_per_class=5, or change the options "
-                    "of the method."
-                )
             for stream in range(len(stage.samplings)):
                 build_sampler(self.train_set, self.config, number, stage, stream)
 
@@ -120,7 +117,7 @@ class Trainer:
         """
         if len(self._stages) == 1:
             raise ConfigError(
-                "from= skips the first stage of a method, and with these options there is no other."
+                "from= replaces the first stage of a method, and with these options there is no other stage."
             )
         own = self.method.state_dict()
         trained = {name.split(".")[0] for name in self._stages[0].trainable}
@@ -129,7 +126,7 @@ class Trainer:
         taken = {name: weights[name] for name in first if name in own and name in weights}
         kept = {name: own[name] for name in own if name not in first}
         ckpt.load_weights(self.method, {**taken, **kept}, source)
-        self._at = _Progress(stage=1, epochs_done=epochs_done)
+        self._at = Progress(stage=1, epochs_done=epochs_done)
 
     def run(self, *, resume: bool = False) -> None:
         """Train all stages, or what is left of them.
@@ -158,29 +155,20 @@ class Trainer:
         else:
             self._fit(stage)
         at = self._at
-        self._at = _Progress(number + 1, 0, at.epochs_done, at.lines, selected=at.selected)
+        self._at = Progress(number + 1, 0, at.epochs_done, at.lines, selected=at.selected)
+        if number + 1 < len(self._stages):
+            self._require_time(0.0)  # how long the next stage takes is not known yet
 
     def _fit(self, stage: Stage) -> None:
-        """Run a stage without steps, which may look at every picture of a split once."""
+        """Run a stage without steps, which may look at every image of a split once."""
         data, split = self.train_set, "train"
-        if stage.kind in ("select", "held-out") and self.selection_set is not None:
+        if stage.kind == "select" and self.selection_set is not None:
             self.protocol.may_select_on("val")
             data, split = self.selection_set, "val"
         self.log.note(f"stage {stage.name}: fitted on {split}")
         begin = time.perf_counter()
-        self.method.eval()
-        batches = evaluation_batches(
-            data,
-            device=self.device,
-            workers=self.config.workers,
-            everything=True,  # class means of a share of the pictures would differ by process
-        )
-        labels = torch.from_numpy(data.manifest.labels.copy())
         seed = derive_seed(self.config.seed, "fit", self._at.stage)
-        with seeded(seed), uncompiled(self.config):  # a stage may draw fresh weights
-            facts = self.method.fit(
-                stage, ((x, labels[rows].to(self.device)) for x, rows in batches), split
-            )
+        facts = self._show_everything(stage, data, split, seed)
         line = {
             "stage": stage.name,
             "epochs_done": self._at.epochs_done,
@@ -190,6 +178,20 @@ class Trainer:
         self._write_line(line)
         self._save(stage, {}, self.method, finished=True)
 
+    def _show_everything(self, stage: Stage, data: DataSet, split: str, seed: int) -> Facts:
+        """Hand every image of a split to the method, as it is, and return what it found out."""
+        self.method.eval()
+        kept = seen_as_published(self._stages, self._at.stage)
+        parts = (self.method, stage, data, self.config, self.device, self.log.note)
+        with seeded(seed), uncompiled(self.config):  # a stage may draw fresh weights
+            return self.method.fit(stage, everything(*parts, kept=kept), split)
+
+    def _survey(self, stage: Stage, epoch: int) -> Facts:
+        """Show the method every training image before an epoch, class by class."""
+        seed = derive_seed(self.config.seed, "survey", self._at.stage, epoch)
+        by_class = np.argsort(self.train_set.manifest.labels, kind="stable")
+        return self._show_everything(stage, self.train_set.take(by_class), "train", seed)
+
     def _write_line(self, line: dict[str, Any]) -> None:
         self._at.lines += 1
         if distributed.is_main():
@@ -197,75 +199,91 @@ class Trainer:
 
     def _train_stage(self, number: int, stage: Stage) -> None:
         optimizer = build_optimizer(self.method, stage, self.config)
-        ema = self._moving_average()
+        ema = moving_average(self.method, self.config.ema)
         if "optimizer" in self._restored:
             optimizer.load_state_dict(self._restored.pop("optimizer"))
             if ema is not None:
                 ema.load_state_dict(self._restored.pop("ema"))
         self.protocol.may_train_on("train")
         loaders = self._loaders(number, stage)
-        self.log.stage(stage.name, stage.epochs, self._at.epoch, loaders[0].steps)
         step = StepFunction(self.method, self.config, self.device)
-        begun = self._at.epoch
+        self._say_how_long(number, stage, loaders, step)
+        self.log.stage(stage.name, stage.epochs, self._at.epoch, loaders[0].steps)
+        begun, saved = self._at.epoch, time.monotonic()
         for epoch in range(begun, stage.epochs):
             rate = learning_rate(
                 self.config,
-                epoch,
+                epoch + stage.ahead,
                 stage.epochs,
                 peak=stage.learning_rate,
                 schedule=stage.schedule,
                 warmup=stage.warmup,
+                warmup_start=stage.warmup_start,
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
             line = {"stage": stage.name, "learning_rate": rate}
+            if stage.survey:
+                line |= self._survey(stage, epoch)
             line |= self._epoch(number, stage, epoch, loaders, step, optimizer, ema)
             if epoch == begun and step.compile_seconds is not None:
                 line["compile_seconds"] = round(step.compile_seconds, 1)
-                self.log.note(f"compiled in {step.compile_seconds:.0f} s, with the first step")
+                self.log.note(f"compiled in {step.compile_seconds:.0f} s, including the first step")
             self._at.epoch, self._at.epochs_done = epoch + 1, self._at.epochs_done + 1
             predictor: nn.Module = ema.module if ema is not None else self.method
-            improved = self._score(stage, line, predictor, last=epoch + 1 == stage.epochs)
+            improved = self._score(stage, line, predictor)
             if self.watch is not None:
-                line |= self._scores(self.watch, predictor, "test")
+                line |= self._scores(self.watch, predictor, "test", stage.features)
             finished = epoch + 1 == stage.epochs or self._at.stopped
             self._write_line(line)
             self.log.epoch(line)
             if improved:
                 self._save(stage, {}, predictor, name=ckpt.best_name(self._at.epochs_done))
-            if finished:
-                self._take(stage, ema)
-            if finished or (epoch + 1) % self.config.checkpoint_every == 0:
+            trained = self._take(stage, ema) if finished else self._at.epoch
+            # what a resumed stage computes again first, its features, takes longer than many of its epochs
+            due = stage.features is None or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS
+            if finished or (due and (epoch + 1) % self.config.checkpoint_every == 0):
                 state = {"optimizer": optimizer.state_dict()}
                 if ema is not None:
                     state["ema"] = ema.state_dict()
-                self._save(stage, state, self.method, finished=finished)
+                self._save(stage, state, self.method, finished=finished, trained=trained)
+                last, saved = saved, time.monotonic()
+                if not finished:
+                    self._require_time(saved - last)
             if finished:
                 break
 
+    def _say_how_long(
+        self, number: int, stage: Stage, loaders: Sequence[Loader], step: StepFunction
+    ) -> None:
+        """Measure steps before the first one that counts, where there are many."""
+        ahead = sum(later.epochs for later in self._stages[number:]) - self._at.epoch
+        self.pace.begin(ahead * loaders[0].steps)
+        if self.pace.is_told or stage.survey or ahead * loaders[0].steps < trial.WORTH_IT:
+            return
+        at = Position(self.config.seed, number, self._at.epoch, 0, stage.epochs)
+        parts = (self.method, stage, loaders, step, self.config, at)
+        self.pace.foretell(trial.seconds_per_step(*parts))
+
     def _loaders(self, number: int, stage: Stage) -> list[Loader]:
-        parts = (
-            self.train_set,
-            self.config,
-            number,
-            stage,
-            self.method,
-            self.device,
-            self.log.note,
-        )
+        parts = (self.train_set, self.config, number, stage, self.method)
         if stage.features is None:
-            return build_loaders(*parts)
-        pictures = len(self.train_set.manifest)
+            return build_loaders(*parts, self.device, self.log.note)
+        images = len(self.train_set.manifest)
         self.log.note(
-            f"stage {stage.name}: features of {counted(pictures, 'picture', 'pictures')}, computed once"
+            f"stage {stage.name}: features of {counted(images, 'image', 'images')}, computed once"
         )
         begin = time.perf_counter()
-        loaders = build_loaders(*parts)
+        kept = seen_as_published(self._stages, number)
+        loaders = build_loaders(*parts, self.device, self.log.note, kept=kept)
+        for measure in (self.validate, self.watch):  # each keeps the features of its split
+            if measure is not None:
+                measure(self.method, stage.features)
         seconds = round(time.perf_counter() - begin, 3)
         done = self._at.epochs_done
         if self._at.epoch == 0:  # a resumed stage has its line already
             self._write_line(
-                {"stage": stage.name, "epochs_done": done, "seconds": seconds, "features": pictures}
+                {"stage": stage.name, "epochs_done": done, "seconds": seconds, "features": images}
             )
         return loaders
 
@@ -287,6 +305,7 @@ class Trainer:
         scalars: dict[str, Tensor] = {}
         rate = max(float(group["lr"]) for group in optimizer.param_groups)
         begin = time.perf_counter()
+        self.pace.epoch()
         streams = zip(*(loader.epoch(epoch) for loader in loaders), strict=True)
         # dropout inside a backbone draws from the global generator
         with seeded(derive_seed(seed, "step", number, epoch, distributed.rank())):
@@ -301,9 +320,11 @@ class Trainer:
                     scalars[name] = scalars.get(name, 0) + value.detach() / steps
                 done = step + 1
                 speed = done * self.config.batch_size / (time.perf_counter() - begin)
+                self.pace.step()
                 self.log.step(step, lambda: float(losses[: step + 1].mean()), rate, speed)  # noqa: B023
                 if done % STEPS_BETWEEN_CHECKS == 0 or done == steps:
-                    self._require_finite(losses[:done], loaders, number, epoch)
+                    require_finite_losses(losses[:done], loaders, self.folder, number, epoch)
+        self.pace.tell()
         loss = float(distributed.mean(losses).mean())
         seconds = time.perf_counter() - begin
         return {
@@ -311,42 +332,18 @@ class Trainer:
             "epochs_done": self._at.epochs_done + 1,
             "loss": loss,
             "seconds": round(seconds, 3),
-            "pictures_per_second": round(steps * self.config.batch_size / seconds, 1),
+            "images_per_second": round(steps * self.config.batch_size / seconds, 1),
             **{name: float(value) for name, value in scalars.items()},
         }
 
-    def _require_finite(
-        self, losses: Tensor, loaders: Sequence[Loader], number: int, epoch: int
-    ) -> None:
-        finite = torch.isfinite(distributed.mean(losses)).tolist()
-        if all(finite):
-            return
-        step = finite.index(False)
-        ids = sorted({i for loader in loaders for i in loader.ids_of(epoch, step)})
-        if distributed.is_main():
-            self.folder.write_json(
-                self.folder.path / "non-finite-batch.json",
-                {"stage": number, "epoch": epoch + 1, "step": step + 1, "picture_ids": ids},
-            )
-        raise TrainingError(
-            f"The loss is not finite at step {step + 1} of epoch {epoch + 1} (pictures "
-            f"{', '.join(map(str, ids[:8]))}, ...; all are in non-finite-batch.json). The last "
-            "checkpoint is from before. Try a lower training.learning_rate, "
-            "training.clip_norm=1 or training.precision=fp32, then --resume."
-        )
-
     # --- selection, checkpoints ---------------------------------------------------------------
 
-    def _score(
-        self, stage: Stage, line: dict[str, Any], predictor: nn.Module, *, last: bool
-    ) -> bool:
+    def _score(self, stage: Stage, line: dict[str, Any], predictor: nn.Module) -> bool:
         """Add val scores to the line; say whether this is the best epoch so far."""
         if self.validate is None:
             return False
-        if stage.features is not None and self.protocol.selection == "last" and not last:
-            return False  # a pass over val costs more than many epochs on features
         self.protocol.may_select_on("val")
-        line |= self._scores(self.validate, predictor, "val")
+        line |= self._scores(self.validate, predictor, "val", stage.features)
         if self.protocol.selection == "last" or stage.whole:
             return False
         if line["val_macro_accuracy"] > self._at.best:  # the earliest epoch wins ties
@@ -357,18 +354,24 @@ class Trainer:
         self._at.stopped = patience is not None and self._at.since_best >= patience
         return False
 
-    def _scores(self, measure: Validate, predictor: nn.Module, split: str) -> dict[str, float]:
+    def _scores(
+        self, measure: Validate, predictor: nn.Module, split: str, features: str | None
+    ) -> dict[str, float]:
         with uncompiled(self.config):
-            return {f"{split}_{name}": value for name, value in measure(predictor).items()}
+            found = measure(predictor, features)
+        return {f"{split}_{name}": value for name, value in found.items()}
 
-    def _take(self, stage: Stage, ema: AveragedModel | None) -> None:
-        """Give the method the weights that the stage ends with: those that the next stage sees."""
+    def _take(self, stage: Stage, ema: AveragedModel | None) -> int:
+        """Give the method the weights that the stage ends with, and return how many epochs they saw."""
         if ema is not None:
             self.method.load_state_dict(ema.module.state_dict())
         if self.protocol.selection == "best-validation" and not stage.whole:
             best = ckpt.best(self.folder.checkpoints)
-            self._at.selected = ckpt.read_card(best).epochs_done
             ckpt.load_weights(self.method, ckpt.read_weights(best), str(best))
+            metadata = ckpt.read_metadata(best)
+            self._at.selected = metadata.epochs_done
+            return metadata.epoch
+        return self._at.epoch
 
     def _save(
         self,
@@ -378,51 +381,56 @@ class Trainer:
         *,
         finished: bool = False,
         name: str | None = None,
+        trained: int | None = None,
     ) -> None:
         if not distributed.is_main():
             distributed.barrier()
             return
         at = self._at
-        card = self.card.model_copy(
+        last = max(0, (at.epoch if trained is None else trained) - 1)
+        ended = Position(self.config.seed, at.stage, last, 0, stage.epochs)
+        metadata = self.metadata.model_copy(
             update={
+                "assumed_prior": written(self.method.assumed_prior(ended)),
                 "stage": at.stage,
                 "epoch": at.epoch,
                 "epochs_done": at.epochs_done,
                 "selected_epoch": at.selected,
                 "finished": finished and at.stage == len(self._stages) - 1,
+                "metrics_sha256": self.folder.metrics_checksum(),
             }
         )
         name = name or ckpt.checkpoint_name(at.stage, at.epoch, finished=finished)
-        progress = {
-            "best": at.best,
-            "lines": at.lines,
-            "selected": at.selected,
-            "since_best": at.since_best,
-            "stopped": at.stopped,
-            "end_of_stage": finished,
-        }
-        ckpt.save_checkpoint(
-            self.folder.checkpoints, name, card, predictor.state_dict(), state | progress
-        )
+        state = state | at.as_state(end_of_stage=finished)
+        ckpt.save_checkpoint(self.folder.checkpoints, name, metadata, predictor.state_dict(), state)
         ckpt.drop_old(self.folder.checkpoints)
         distributed.barrier()
+
+    def _require_time(self, seconds: float) -> None:
+        """Stop after a checkpoint if the next one, so many seconds away, would be too late."""
+        if self.deadline is None:
+            return
+        if distributed.broadcast(time.monotonic() + seconds > self.deadline):
+            self.log.close()
+            raise OutOfTimeError(f"stopped in time, after epoch {self._at.epochs_done}")
 
     def _restore(self) -> None:
         found = ckpt.newest(self.folder.checkpoints)
         if found is None:
             self.folder.keep_metrics(0)
             return
-        card, state = ckpt.read_card(found), ckpt.read_state(found)
-        ckpt.check_continues(found, card, self.card)
-        lines = int(state.pop("lines", card.epochs_done))
+        metadata, state = ckpt.read_metadata(found), ckpt.read_state(found)
+        ckpt.check_continues(found, metadata, self.metadata)
+        lines = int(state.pop("lines", metadata.epochs_done))
         if distributed.is_main():
-            self.folder.keep_metrics(lines)
+            self.folder.keep_metrics(lines, metadata.metrics_sha256)
+            remove_leftovers(self.folder.checkpoints)
         distributed.barrier()
         ended = bool(state.pop("end_of_stage"))
-        self._at = _Progress(
-            card.stage + 1 if ended else card.stage,
-            0 if ended else card.epoch,
-            card.epochs_done,
+        self._at = Progress(
+            metadata.stage + 1 if ended else metadata.stage,
+            0 if ended else metadata.epoch,
+            metadata.epochs_done,
             lines,
             -1.0 if ended else float(state.pop("best")),
             state.pop("selected", None),
@@ -432,12 +440,4 @@ class Trainer:
         ckpt.load_weights(self.method, weights, str(found))
         if not ended:
             self._restored = {"weights": weights, **state}
-        self.log.note(f"Continuing after epoch {card.epochs_done} ({found.name}).")
-
-    def _moving_average(self) -> AveragedModel | None:
-        if self.config.ema is None:
-            return None
-        return AveragedModel(
-            self.method,
-            multi_avg_fn=get_ema_multi_avg_fn(self.config.ema),  # type: ignore[no-untyped-call]
-        )
+        self.log.note(f"Continuing after epoch {metadata.epochs_done} ({found.name}).")

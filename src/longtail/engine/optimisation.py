@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from longtail.core.errors import ConfigError
 from longtail.core.rng import derive_seed
 from longtail.core.stage import Stage
-from longtail.engine.config import TrainingConfig
+from longtail.engine.options import TrainingConfig
 
 _NAMING = ("trainable", "reset", "update_norm", "no_weight_decay")
 
@@ -36,7 +37,7 @@ def prepare_stage(method: nn.Module, stage: Stage, seed: int, number: int) -> No
         part = method.get_submodule(stage.features)
         if any(parameter.requires_grad for parameter in part.parameters()):
             raise ConfigError(
-                f"Stage {stage.name!r} trains {stage.features}, whose features it computes once."
+                f"Stage {stage.name!r} trains {stage.features}, although its features are computed only once."
             )
     with seeded(derive_seed(seed, "reset", number)):
         for name in stage.reset:
@@ -94,6 +95,7 @@ def build_optimizer(
         raise ConfigError(f"Stage {stage.name!r} trains nothing: no parameter is trainable.")
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameter_groups, lr=rate, foreach=True)
+    # SAM changes where the gradient is taken, not the step: see `longtail.engine.sharpness`
     return torch.optim.SGD(
         parameter_groups,
         lr=rate,
@@ -103,28 +105,35 @@ def build_optimizer(
     )
 
 
+def moving_average(method: nn.Module, decay: float | None) -> AveragedModel | None:
+    """Return a moving average of the weights of `method`; None without a decay, in (0, 1)."""
+    if decay is None:
+        return None
+    return AveragedModel(method, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Run a block with torch's global generators at `seed`, and put them back afterwards.
 
     For library code that draws from the global generator: initialisation and dropout.
     """
-    with torch.random.fork_rng(devices=list(_devices())):
+    with torch.random.fork_rng(devices=current_devices()):
         torch.manual_seed(seed)
         yield
 
 
-def _devices() -> Iterator[int]:
-    if torch.cuda.is_available():
-        yield torch.cuda.current_device()
+def current_devices() -> list[int]:
+    """Return the GPU whose generator is used besides the CPU's, if there is one."""
+    return [torch.cuda.current_device()] if torch.cuda.is_available() else []
 
 
 def _matching(method: nn.Module, names: Sequence[str], where: str) -> None:
     known = {name for name, _ in method.named_modules()} | {n for n, _ in method.named_parameters()}
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(
-            f"{where} names {', '.join(unknown)}, which the method does not have. Top-level parts: "
-            f"{', '.join(sorted(name for name, _ in method.named_children()))}."
+            f"{where} contains {', '.join(unknown)}, which the method does not have. Top-level parts: "
+            f"{', '.join(sorted((name for name, _ in method.named_children())))}."
         )
 
 

@@ -3,7 +3,7 @@
 import math
 
 from longtail.core.stage import epochs_of
-from longtail.engine.config import TrainingConfig
+from longtail.engine.options import TrainingConfig
 
 
 def learning_rate(
@@ -14,6 +14,7 @@ def learning_rate(
     peak: float | None = None,
     schedule: str | None = None,
     warmup: float | None = None,
+    warmup_start: float | None = None,
 ) -> float:
     """Return the learning rate of `epoch` (from 0) of a stage of `epochs`.
 
@@ -32,12 +33,14 @@ def learning_rate(
         peak: Replaces `config.learning_rate`.
         schedule: Replaces `config.schedule`.
         warmup: Replaces `config.warmup`.
+        warmup_start: Replaces `config.warmup_start`.
     """
     top = config.learning_rate if peak is None else peak
     warm = epochs_of(config.warmup if warmup is None else warmup, epochs)
     if epoch < warm:
         share = (epoch + 1) / warm
-        return top * (config.warmup_start * (1 - share) + config.warmup_end * share)
+        start = config.warmup_start if warmup_start is None else warmup_start
+        return top * (start * (1 - share) + config.warmup_end * share)
     kind = schedule or config.schedule
     if kind == "constant":
         return top

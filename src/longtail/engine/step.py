@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.errors import ConfigError
-from longtail.engine.config import TrainingConfig
 from longtail.engine.hardware import autocast, resolve_precision
+from longtail.engine.optimisation import current_devices
+from longtail.engine.options import TrainingConfig
+from longtail.engine.sharpness import batch_norms, climb, go_back, statistics_at_rest
 from longtail.methods.method import Method
+from longtail.models.joint_norm import join_statistics
 from longtail.models.low_rank import constant_weights
 
 
@@ -34,6 +37,7 @@ class StepFunction:
     def __init__(self, method: Method, config: TrainingConfig, device: torch.device) -> None:
         self._method, self._config, self._device = method, config, device
         self._precision = resolve_precision(config.precision, device)
+        self._norms = batch_norms(method)
         self.compile_seconds: float | None = None
         if config.compile:
             # part by part: the step itself depends on the position, which changes every time.
@@ -42,6 +46,8 @@ class StepFunction:
             for part in method.children():
                 part.compile(mode=mode)
         self._forward: nn.Module = _Forward(method)
+        if config.joint_norm:
+            join_statistics(method)
         if distributed.active():
             # buffers are sent to all processes before every step; those that never change need not be
             nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
@@ -69,11 +75,63 @@ class StepFunction:
         if self._config.compile:
             # results of the step before may go
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        parts = self._config.accumulate
         optimizer.zero_grad(set_to_none=True)
+        backward = self._uphill if self._config.optimizer == "sam" else self._gradients
+        out = backward(batches, at)
+        if self._config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._method.parameters(), self._config.clip_norm)
+        optimizer.step()
+        if self._config.compile and self.compile_seconds is None:
+            self.compile_seconds = time.perf_counter() - begin
+        return out
+
+    def _gradients(self, batches: Sequence[Batch], at: Position) -> StepOutput:
+        """Add the gradient of the loss to what the parameters have."""
+        parts, carried = self._config.accumulate, []
         total = torch.zeros((), device=self._device)
+        for out in self._parts(batches, at):
+            torch.autograd.backward(out.loss / parts)
+            total += out.loss.detach() / parts
+            carried.append(out.carry)
+        return StepOutput(total, out.scalars, _joined(carried))
+
+    def _uphill(self, batches: Sequence[Batch], at: Position) -> StepOutput:
+        """Add the gradient of S uphill, and of the rest of the loss where the weights are.
+
+        See `longtail.engine.sharpness`.
+        """
+        parts, carried = self._config.accumulate, []
+        total = torch.zeros((), device=self._device)
+        weights = [p for p in self._method.parameters() if p.requires_grad]
+        rest: list[Tensor | None] = [None] * len(weights)
+        with torch.random.fork_rng(devices=current_devices()):  # to draw the same once more
+            for out in self._parts(batches, at):
+                if out.sharp is not None:
+                    apart = torch.autograd.grad(
+                        (out.loss - out.sharp) / parts,
+                        weights,
+                        retain_graph=True,
+                        allow_unused=True,
+                    )
+                    rest = [_sum(old, new) for old, new in zip(rest, apart, strict=True)]
+                torch.autograd.backward(_sharp(out) / parts)
+                total += out.loss.detach() / parts
+                carried.append(out.carry)
+        climbing = [w for w in weights if w.grad is not None]
+        kept = climb(climbing, [w.grad for w in climbing if w.grad is not None], self._config.rho)
+        for weight, gradient in zip(weights, rest, strict=True):
+            # laid out as the weight is, to be added to; several processes exchange it with that of S
+            weight.grad = None if gradient is None else torch.empty_like(weight).copy_(gradient)
+        with statistics_at_rest(self._norms):
+            for uphill in self._parts(batches, at):
+                torch.autograd.backward(_sharp(uphill) / parts)
+        go_back(climbing, kept)
+        return StepOutput(total, out.scalars, _joined(carried))
+
+    def _parts(self, batches: Sequence[Batch], at: Position) -> Iterator[StepOutput]:
+        """Yield what the method returns for each part of a batch."""
+        parts = self._config.accumulate
         pieces = [list(batch.split(parts)) for batch in batches]
-        carried: list[Mapping[str, Tensor]] = []
         for part in range(parts):
             last = part == parts - 1
             # gradients are exchanged between processes once, with the last part
@@ -81,15 +139,7 @@ class StepFunction:
             with quiet:
                 with autocast(self._precision, self._device):
                     out: StepOutput = self._forward([piece[part] for piece in pieces], at)
-                torch.autograd.backward(out.loss / parts)
-            total += out.loss.detach() / parts
-            carried.append(out.carry)
-        if self._config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._method.parameters(), self._config.clip_norm)
-        optimizer.step()
-        if self._config.compile and self.compile_seconds is None:
-            self.compile_seconds = time.perf_counter() - begin
-        return StepOutput(total, out.scalars, _joined(carried))
+                yield out
 
 
 def check_compiler(device: torch.device) -> None:
@@ -127,8 +177,18 @@ def uncompiled(config: TrainingConfig) -> AbstractContextManager[Any]:
     return stance
 
 
+def _sharp(out: StepOutput) -> Tensor:
+    return out.loss if out.sharp is None else out.sharp
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
+
+
 def _joined(carried: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-    """Join what the parts of a batch carry: rows of pictures one after the other, else the last."""
+    """Join what the parts of a batch carry: rows of images one after the other, else the last."""
     if len(carried) == 1:
         return carried[0]
     return {

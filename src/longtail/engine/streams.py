@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from longtail.core.stage import Stage
-from longtail.data.loader import FeatureLoader, Loader, TrainingLoader, evaluation_batches
-from longtail.data.pictures import DataSet
-from longtail.data.samplers import EpochSampler
-from longtail.engine.config import TrainingConfig
-from longtail.engine.hardware import autocast, resolve_precision
+from longtail.data.data_set import DataSet
+from longtail.data.sampling.loader import FeatureLoader, Loader, TrainingLoader, evaluation_batches
+from longtail.data.sampling.samplers import EpochSampler
+from longtail.engine.options import TrainingConfig
+from longtail.engine.pace import LONG, duration
 from longtail.engine.step import uncompiled
+from longtail.frozen import frozen_features
+from longtail.models.backbones import enlarged_side
 
-SECONDS_BETWEEN_NOTES = 30
+FIRST_NOTE, SECONDS_BETWEEN_NOTES = 2, 30  # seconds
 
 
 def build_sampler(
@@ -35,6 +36,7 @@ def build_sampler(
         epochs=stage.epochs,
         seed=config.seed,
         stage=_place(number, stream),
+        steps=stage.steps,
     )
 
 
@@ -46,23 +48,27 @@ def build_loaders(
     method: nn.Module,
     device: torch.device,
     note: Callable[[str], None],
+    *,
+    kept: bool = False,
 ) -> list[Loader]:
-    """Build one loader per stream: of pictures, or of what a frozen part makes of them.
+    """Build one loader per stream: of images, or of what a frozen part makes of them.
 
     Args:
         data: The train split.
         config: How to train.
         number: Of the stage, from 0.
         stage: What is drawn, and how it is augmented.
-        method: On the device; its part `stage.features` is run once over all pictures.
+        method: On the device; its part `stage.features` is run once over all images.
         device: Where the batches go.
         note: Told now and then how far a long pass is.
+        kept: Whether what the frozen part makes of the images is kept for other runs.
     """
     samplers = [
         build_sampler(data, config, number, stage, stream) for stream in range(len(stage.samplings))
     ]
     if stage.features is not None:
-        features = _features(method.get_submodule(stage.features), data, config, device, note)
+        part = method.get_submodule(stage.features)
+        features = features_of(part, data, config, device, note, keep=kept)
         return [FeatureLoader(features, data, sampler, device=device) for sampler in samplers]
     return [
         TrainingLoader(
@@ -79,29 +85,73 @@ def build_loaders(
     ]
 
 
-@torch.no_grad()
-def _features(
-    part: nn.Module,
+def everything(
+    method: nn.Module,
+    stage: Stage,
     data: DataSet,
     config: TrainingConfig,
     device: torch.device,
     note: Callable[[str], None],
+    *,
+    kept: bool,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield every image of `data` once with its label, or what the frozen part of the stage makes of it.
+
+    Class means of a share of the images would differ by process, so each process sees everything. Nothing is
+    computed before the first batch is asked for.
+    """
+    labels = torch.from_numpy(data.manifest.labels.copy())
+    if stage.features is not None:
+        part = method.get_submodule(stage.features)
+        yield features_of(part, data, config, device, note, keep=kept), labels.to(device)
+        return
+    for images, rows in evaluation_batches(
+        data, device=device, workers=config.workers, everything=True, side=enlarged_side(method)
+    ):
+        yield images, labels[rows].to(device)
+
+
+def features_of(
+    part: nn.Module,
+    data: DataSet,
+    config: TrainingConfig,
+    device: torch.device,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    keep: bool,
 ) -> Tensor:
-    """Return what a frozen part makes of every picture, float [N, D], on the device."""
-    part.eval()
-    precision = resolve_precision(config.precision, device)
-    found: list[Tensor] = []
-    done, told = 0, time.monotonic()
-    with uncompiled(config), autocast(precision, device):
-        for images, _ in evaluation_batches(
-            data, device=device, workers=config.workers, everything=True
-        ):  # in the order of the rows
-            found.append(part(images).float())
-            done += len(images)
-            if time.monotonic() - told > SECONDS_BETWEEN_NOTES:
-                note(f"{done:,} of {len(data.manifest):,} pictures")
-                told = time.monotonic()
-    return torch.cat(found)
+    """Return what a frozen part makes of every image, float32 [N, D], on the device.
+
+    Args:
+        part: Put into eval mode.
+        data: One split.
+        config: Workers.
+        device: Where to compute.
+        note: Told how long it will take if that is long, and then how far it is.
+        keep: Whether other runs will ask for the same, see `longtail.frozen.frozen_features`.
+    """
+    told: float = FIRST_NOTE - SECONDS_BETWEEN_NOTES
+
+    def progress(done: int, size: int, seconds: float) -> None:
+        nonlocal told
+        if seconds - told > SECONDS_BETWEEN_NOTES:
+            told = seconds
+            note(_describe_pass(done, size, seconds, on_cpu=device.type == "cpu"))
+
+    with uncompiled(config):
+        return frozen_features(
+            part, data, device=device, workers=config.workers, keep=keep, note=note, progress=progress
+        )  # fmt: skip
+
+
+def _describe_pass(done: int, size: int, seconds: float, *, on_cpu: bool) -> str:
+    left = (size - done) * seconds / done
+    text = (
+        f"{done:,} of {size:,} images, {done / seconds:,.0f} a second: about {duration(left)} left"
+    )
+    if on_cpu and left > LONG:
+        text = f"THIS WILL TAKE LONG on a CPU. {text}. Shorter: a smaller image_size or enlarge_to, a GPU"
+    return text
 
 
 def _place(stage: int, stream: int) -> int:

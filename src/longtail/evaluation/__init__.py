@@ -1,4 +1,7 @@
-"""How good a model is: predictions, metrics, scores."""
+"""How good predictions are: metrics, scores and their intervals; no model and no image is read.
+
+How a model predicts is in `prediction`.
+"""
 
 from longtail.evaluation.metrics import (
     calibration_error,
@@ -9,30 +12,29 @@ from longtail.evaluation.metrics import (
     per_class_accuracy,
     wilson_interval,
 )
-from longtail.evaluation.mixtures import Answers, compare_mixtures
-from longtail.evaluation.predict import (
-    answer_split,
-    predict_split,
-    read_predictions,
-    write_predictions,
+from longtail.evaluation.scores import (
+    accuracies,
+    headlines,
+    image_counts,
+    judged,
+    score,
+    summarise,
+    worst_class,
 )
-from longtail.evaluation.scores import headlines, score, summarise
 
 __all__ = [
-    "Answers",
-    "answer_split",
+    "accuracies",
     "calibration_error",
-    "compare_mixtures",
     "confusion_matrix",
     "headlines",
+    "image_counts",
+    "judged",
     "macro_accuracy",
     "mean_interval",
     "micro_accuracy",
     "per_class_accuracy",
-    "predict_split",
-    "read_predictions",
     "score",
     "summarise",
     "wilson_interval",
-    "write_predictions",
+    "worst_class",
 ]

@@ -1,13 +1,13 @@
 """Intervals for class-averaged accuracies, alone and for the difference of two models.
 
-Test pictures are drawn again with replacement inside each class, as test sets are made, and so are the
-seeds of each model where there are several. Both models see the same draw of pictures, so that the
-interval of their difference is that of a paired comparison. Pictures that belong together (of one animal,
+Test images are drawn again with replacement inside each class, as test sets are made, and so are the
+seeds of each model where there are several. Both models see the same draw of images, so that the
+interval of their difference is that of a paired comparison. Images that belong together (of one animal,
 burst or patient) are drawn together, because they are no independent witnesses (the cluster bootstrap; Field
 and Welsh, JRSS B 2007).
 
-A class whose pictures were all answered alike is the same in every draw, which says nothing about how sure
-its accuracy is; nor does a class in which no picture tells two models apart say that they are equal. Its part
+A class whose images were all predicted alike is the same in every draw, which says nothing about how sure
+its accuracy is; nor does a class in which no image tells two models apart say that they are equal. Its part
 of the interval is Wilson's, joined with the rest by squares of the distances to the limits (MOVER; Zou and
 Donner, Statistics in Medicine 2008).
 """
@@ -45,20 +45,24 @@ def drawn_again(labels: NDArray[np.int64], together: NDArray[np.int64] | None) -
     names = np.arange(len(labels)) if together is None else together
     pairs = np.unique(np.stack([labels, names]), axis=1)
     _, units = np.unique(pairs[0], return_counts=True)
-    text, what = "pictures drawn again within each class", "picture"
+    text, what = "images resampled within each class", "image"
     if together is not None:
         found = counted(len(np.unique(together)), "unit", "units")
-        text = f"{found} of pictures that belong together drawn again as a whole within each class"
+        text = f"{found} of images that belong together, resampled as a whole within each class"
         what = "unit"
     single = int((units == 1).sum())
-    return f"{text}; classes of one {what}, which say little: {single}" if single else text
+    if single:
+        text += (
+            f" ({counted(single, 'class has', 'classes have')} only one {what}, which says little)"
+        )
+    return text
 
 
 def paired_intervals(
     labels: NDArray[np.int64],
     before: NDArray[np.bool_],
     after: NDArray[np.bool_],
-    groups: Mapping[str, NDArray[np.bool_]],
+    groups: Mapping[str, NDArray[Any]],
     *,
     together: NDArray[np.int64] | None = None,
     level: float = 0.95,
@@ -70,21 +74,22 @@ def paired_intervals(
         labels: int64 [N].
         before: Whether the first model was right, bool [N], or [S, N] for S seeds.
         after: Whether the second model was right, likewise; the numbers of seeds may differ.
-        groups: Classes of each group, bool [C].
-        together: int64 [N], equal for pictures that belong together; None if each stands alone. What
+        groups: Classes of each group, bool [C]; or their weights, float [C], which sum to 1 over classes with
+            images.
+        together: int64 [N], equal for images that belong together; None if each stands alone. What
             a unit has of one class is drawn as a whole, in that class.
         level: Of the intervals.
         seed: Of the draws.
 
     Returns:
         For each group `before`, `after`, `difference`, each with `value` and `interval` (low, high);
-        both are None for a group without test pictures.
+        both are None for a group without test images.
     """
     models = [np.atleast_2d(before).astype(bool), np.atleast_2d(after).astype(bool)]
     names = np.arange(len(labels)) if together is None else np.asarray(together)
     pairs, unit = np.unique(np.stack([labels, names]), axis=1, return_inverse=True)
-    unit = unit.reshape(-1)  # [N], the unit of each picture; U units in the order of their classes
-    sizes = np.bincount(unit).astype(np.float32)  # [U], pictures
+    unit = unit.reshape(-1)  # [N], the unit of each image; U units in the order of their classes
+    sizes = np.bincount(unit).astype(np.float32)  # [U], images
     hits = [
         np.stack([np.bincount(unit, weights=right) for right in model]).astype(np.float32)
         for model in models
@@ -95,7 +100,7 @@ def paired_intervals(
     weights = np.stack([m / max(1, m.sum()) for m in inside.values()])
 
     def accuracy(right: NDArray[np.float32], drawn: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Hits and pictures of units in the order of their classes, [..., U] -> [..., groups]."""
+        """Hits and images of units in the order of their classes, [..., U] -> [..., groups]."""
         by_class = [np.add.reduceat(x, first, axis=-1) for x in (right, drawn)]  # whole numbers
         of_groups: NDArray[np.float64] = (by_class[0] / by_class[1]) @ weights.T
         return of_groups
@@ -140,7 +145,7 @@ def _drawn(
 
     Args:
         hits: Of each model, by seed and unit, [S, U].
-        sizes: Pictures of each unit, [U].
+        sizes: Images of each unit, [U].
         first: First unit of each class, [classes].
         of_class: Number of units of each class, [classes].
         accuracy: Of hits and sizes of drawn units, [..., U] -> [..., groups].

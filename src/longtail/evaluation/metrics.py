@@ -7,19 +7,20 @@ from numpy.typing import NDArray
 from scipy import special
 
 CALIBRATION_BINS = 15
+LEAST_SEEDS = 3  # of which an interval, or "better", is said
 
 
 def confusion_matrix(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
 ) -> NDArray[np.int64]:
-    """Return the number of pictures by (label, prediction), int64 [C, C]."""
+    """Return the number of images by (label, prediction), int64 [C, C]."""
     pairs = labels * num_classes + predicted
     counted = np.bincount(pairs, minlength=num_classes**2)
     return counted.reshape(num_classes, num_classes)
 
 
 def per_class_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the accuracy (recall) of each class, float64 [C]; NaN where it has no test picture."""
+    """Return the accuracy (recall) of each class, float64 [C]; NaN where it has no test image."""
     tested = confusion.sum(axis=1)
     hits = np.diag(confusion).astype(np.float64)
     accuracy = np.full(len(tested), np.nan)
@@ -28,7 +29,7 @@ def per_class_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def micro_accuracy(confusion: NDArray[np.int64]) -> float:
-    """Return correct pictures over all pictures."""
+    """Return correct images over all images."""
     return float(np.trace(confusion) / confusion.sum())
 
 
@@ -40,7 +41,7 @@ def macro_accuracy(
     Args:
         confusion: [C, C].
         classes: Which classes to average over, bool [C]; all if not given. Classes without a test
-            picture are left out.
+            image are left out.
 
     Returns:
         The mean, or None if no class is left (an empty group has no accuracy, not zero).
@@ -64,7 +65,7 @@ def calibration_error(
     """Return the expected calibration error (Guo et al., ICML 2017), in [0, 1].
 
     Sum over equally wide bins of the confidence of |accuracy - mean confidence|, weighted by the
-    share of the pictures in the bin. A confidence on a border belongs to the lower bin.
+    share of the images in the bin. A confidence on a border belongs to the lower bin.
 
     Args:
         confidence: Probability of the predicted class, [N].
@@ -72,7 +73,7 @@ def calibration_error(
         bins: 15 in the field.
 
     Returns:
-        The error, or None without pictures.
+        The error, or None without images.
     """
     if len(confidence) == 0:
         return None
@@ -82,7 +83,7 @@ def calibration_error(
 
 
 def wilson_interval(hits: float, size: int, level: float = 0.95) -> tuple[float, float]:
-    """Return an interval for a share of `hits` in `size` pictures (Wilson, 1927)."""
+    """Return an interval for a share of `hits` in `size` images (Wilson, 1927)."""
     z = float(special.ndtri(0.5 + level / 2))
     share, factor = hits / size, 1 + z * z / size
     centre = (share + z * z / (2 * size)) / factor
@@ -93,8 +94,12 @@ def wilson_interval(hits: float, size: int, level: float = 0.95) -> tuple[float,
 
 
 def mean_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float] | None:
-    """Return Student's interval for the mean over seeds, or None for fewer than two values."""
-    if len(values) < 2:
+    """Return Student's interval for the mean over seeds, or None where there is nothing to make one of.
+
+    That is for fewer than three values, of which two may agree by chance, and for values that are all equal,
+    whose spread of 0 does not say that the next one would be equal too.
+    """
+    if len(values) < LEAST_SEEDS or values.min() == values.max():
         return None
     t = float(special.stdtrit(len(values) - 1, 0.5 + level / 2))
     half = t * values.std(ddof=1) / len(values) ** 0.5

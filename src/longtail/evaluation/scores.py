@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from longtail.core.counts import ClassCounts
+from longtail.core.errors import DataError
 from longtail.core.groups import GROUP_NAMES, RULE_TEXT, GroupRule, ShotGroups
 from longtail.core.predictions import Predictions
 from longtail.core.words import counted
 from longtail.evaluation.bootstrap import paired_intervals
 from longtail.evaluation.metrics import (
+    LEAST_SEEDS,
     calibration_error,
     confusion_matrix,
     macro_accuracy,
@@ -25,7 +28,19 @@ from longtail.evaluation.metrics import (
     wilson_interval,
 )
 
+LEAST_IMAGES = 5  # test images of a class that may be called the worst
+ALL = "all"
 HEADLINES = ("accuracy", "macro_accuracy", "worst_class_accuracy", "many", "medium", "few")
+
+
+def accuracies(predictions: Predictions) -> dict[str, float]:
+    """Return accuracy and macro accuracy, in [0, 1], of predictions of at least one image."""
+    confusion = confusion_matrix(
+        predictions.labels, predictions.predicted(), len(predictions.classes)
+    )
+    macro = macro_accuracy(confusion)
+    assert macro is not None, "the split is not empty"
+    return {"accuracy": micro_accuracy(confusion), "macro_accuracy": macro}
 
 
 def score(
@@ -43,14 +58,14 @@ def score(
 
     Args:
         predictions: Of one split.
-        counts: Training pictures per class, in the order of `predictions.classes`.
+        counts: Training images per class, in the order of `predictions.classes`.
         rule: Group rule of the headline; the other one is stored beside it.
         selection: How the checkpoint was chosen, see `Protocol.describe`.
         recipe: Name for people.
         seed: Of the run.
-        notes: Remarks that belong beside the numbers.
-        together: int64 [N], equal for pictures that belong together, for `accuracy_interval`: they are
-            drawn again as a whole. Without it every picture stands alone (Wilson's interval).
+        notes: What belongs beside the numbers.
+        together: int64 [N], equal for images that belong together, for `accuracy_interval`: they are
+            drawn again as a whole. Without it every image stands alone (Wilson's interval).
     """
     num_classes = len(predictions.classes)
     predicted = predictions.predicted()
@@ -61,12 +76,22 @@ def score(
     correct = predicted == predictions.labels
     main = ShotGroups.from_counts(counts, rule)
     measured = ~np.isnan(per_class)
-    worst = int(np.nanargmin(per_class)) if measured.any() else None
     calibration = {"overall": calibration_error(confidence, correct)}
     for name in GROUP_NAMES:
         inside = main.mask(name).numpy()[predictions.labels]
         calibration[name] = calibration_error(confidence[inside], correct[inside])
     other: GroupRule = "index" if rule == "threshold" else "threshold"
+    rows = [
+        {
+            "name": name,
+            "group": main.name_of(label),
+            "train_count": counts.values[label],
+            "test_count": int(tested[label]),
+            "accuracy": float(per_class[label]) if measured[label] else None,
+        }
+        for label, name in enumerate(predictions.classes)
+    ]
+    worst = worst_class(rows)
     return {
         "split": predictions.split,
         "num_images": len(predictions.ids),
@@ -75,27 +100,117 @@ def score(
         "accuracy": micro_accuracy(confusion),
         "accuracy_interval": list(_interval(correct, together)),
         "macro_accuracy": macro_accuracy(confusion),
-        "worst_class_accuracy": None if worst is None else float(per_class[worst]),
-        "worst_class": None if worst is None else predictions.classes[worst],
+        "worst_class_accuracy": None if worst is None else worst["accuracy"],
+        "worst_class": None if worst is None else worst["name"],
         "groups": _groups(confusion, main),
         "groups_by_other_rule": _groups(confusion, ShotGroups.from_counts(counts, other)),
         "calibration_error": calibration,
-        "per_class": [
-            {
-                "name": name,
-                "group": main.name_of(label),
-                "train_count": counts.values[label],
-                "test_count": int(tested[label]),
-                "accuracy": float(per_class[label]) if measured[label] else None,
-            }
-            for label, name in enumerate(predictions.classes)
-        ],
+        "per_class": rows,
         "selection": selection,
         "recipe": recipe,
         "seed": seed,
         "checkpoint_sha256": predictions.checkpoint,
-        "notes": [*notes, *_remarks(main, measured)],
+        "notes": [*notes, *_notes(main, measured, worst_is_known=worst is not None)],
     }
+
+
+def worst_class(per_class: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the class of lowest accuracy among those with at least five test images.
+
+    One image decides nothing about a class: among many classes of one or two images some are always missed.
+
+    Args:
+        per_class: Of a score file.
+
+    Returns:
+        Its entry, the first of several that tie; None, "not measurable", if no class has that many images.
+    """
+    known = [
+        row
+        for row in per_class
+        if row["test_count"] >= LEAST_IMAGES and row["accuracy"] is not None
+    ]
+    return min(known, key=lambda row: float(row["accuracy"]), default=None)
+
+
+def image_counts(scores: Mapping[str, Any]) -> dict[str, int]:
+    """Return on how many images each accuracy of a score file rests: `all`, and each shot group."""
+    images = dict.fromkeys((ALL, *GROUP_NAMES), 0)
+    for row in scores["per_class"]:
+        images[ALL] += row["test_count"]
+        images[row["group"]] += row["test_count"]
+    return images
+
+
+def judged(difference: Mapping[str, Any], seeds: int) -> int:
+    """Say whether one method is better than another: 1 if better, -1 if worse, 0 if that is not known.
+
+    Args:
+        difference: Of their accuracies, with its `interval`, or None.
+        seeds: That each was trained with, of the one with fewer. Below three nothing is said of a method: the
+            interval of one training holds for its model only.
+    """
+    if difference["interval"] is None or seeds < LEAST_SEEDS:
+        return 0
+    low, high = difference["interval"]
+    return int(low > 0) - int(high < 0)
+
+
+class _Layout(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Group(_Layout):
+    classes: int
+    accuracy: float | None
+
+
+class _Groups(_Layout):
+    rule: GroupRule
+    many: _Group
+    medium: _Group
+    few: _Group
+
+
+class _OfClass(_Layout):
+    name: str
+    group: str
+    train_count: int = Field(ge=1)
+    test_count: int = Field(ge=0)
+    accuracy: float | None
+
+
+class _Scores(_Layout):
+    split: str
+    num_images: int
+    accuracy: float | None
+    macro_accuracy: float | None
+    worst_class_accuracy: float | None
+    worst_class: str | None
+    groups: _Groups
+    calibration_error: dict[str, float | None]
+    per_class: list[_OfClass] = Field(min_length=1)
+    selection: str
+    recipe: str
+    seed: int
+    checkpoint_sha256: str
+    notes: list[str]
+
+
+def require_scores(content: Mapping[str, Any], source: str) -> None:
+    """Refuse what is no content of a score file.
+
+    Raises:
+        DataError: Naming the first entry that is missing or wrong.
+    """
+    try:
+        _Scores.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{source} does not contain scores of longtail ({place}: {first['msg']})."
+        ) from error
 
 
 def percent(value: float | None) -> str:
@@ -111,7 +226,9 @@ def percent_of_seeds(values: Sequence[float]) -> str:
 
 def headlines(scores: dict[str, Any]) -> dict[str, float | None]:
     """Return micro, macro, worst class and the three groups of one score file."""
-    flat = {name: scores[name] for name in HEADLINES[:3]}
+    flat = {name: scores[name] for name in HEADLINES[:2]}
+    worst = worst_class(scores["per_class"])  # earlier versions took classes of one image
+    flat["worst_class_accuracy"] = None if worst is None else worst["accuracy"]
     return flat | {name: scores["groups"][name]["accuracy"] for name in GROUP_NAMES}
 
 
@@ -134,7 +251,7 @@ def summarise(all_scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
         summary[name] = {
             "mean": float(array.mean()),
             "std": float(array.std(ddof=1)) if len(array) > 1 else None,
-            # Student's interval of two seeds is wide; an accuracy lies in 0..1 all the same
+            # Student's interval of three seeds is wide; but an accuracy lies in 0..1
             "interval": [max(0.0, interval[0]), min(1.0, interval[1])] if interval else None,
             "values": values,
         }
@@ -161,12 +278,18 @@ def _interval(
     return low, high
 
 
-def _remarks(groups: ShotGroups, measured: np.ndarray[Any, np.dtype[np.bool_]]) -> list[str]:
-    remarks = []
+def _notes(
+    groups: ShotGroups, measured: np.ndarray[Any, np.dtype[np.bool_]], *, worst_is_known: bool
+) -> list[str]:
+    notes = []
     if empty := groups.empty_groups():
-        remarks.append(f"No class is {' or '.join(empty)} shot by the rule {groups.rule}.")
+        notes.append(f"No class is {' or '.join(empty)} shot according to the rule {groups.rule}.")
     if not measured.all():
-        remarks.append(
-            f"{counted(int((~measured).sum()), 'class has', 'classes have')} no picture in this split."
+        notes.append(
+            f"{counted(int((~measured).sum()), 'class has', 'classes have')} no images in this split."
         )
-    return remarks
+    if not worst_is_known:
+        notes.append(
+            f"The worst class is not measurable: no class has {LEAST_IMAGES} images in this split."
+        )
+    return notes

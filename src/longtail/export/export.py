@@ -9,26 +9,30 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from longtail import api
 from longtail.core.errors import ConfigError, LongtailError
 from longtail.core.manifest import SPLITS
 from longtail.core.rng import torch_generator
-from longtail.data.pictures import ArrayPictures
+from longtail.data.images.storage import ArrayImages
 from longtail.engine.run_folder import require_writable, writing
 from longtail.export import formats
-from longtail.export.card import model_card
+from longtail.export.card import ensemble_card, model_card
+from longtail.prediction.finite import require_finite
+from longtail.runs import LoadedModel, Run, load
+from longtail.runs.ensemble_folder import is_ensemble, member_folders, read_note
 
-PICTURES = 64
+IMAGES = 64
 TOLERANCE = 1e-4  # of logits, in fp32
 ROUNDING = 1e-6  # of the largest logit: about eight steps of fp32
 
-# format -> (suffix, write, load back as a function of pictures)
+# format -> (suffix, write, load back as a function of images)
 FORMATS: dict[str, tuple[str, formats.Write, formats.Read]] = {
     "onnx": (".onnx", formats.write_onnx, formats.read_onnx),
     "torch-export": (".pt2", formats.write_torch_export, formats.read_torch_export),
     "safetensors": (".safetensors", formats.write_safetensors, formats.read_safetensors),
     "timm": (".safetensors", formats.write_timm, formats.read_timm),
 }
+
+PROGRAMS = ("onnx", "torch-export")  # formats that hold the computation, not only weights
 
 
 @dataclass(frozen=True)
@@ -38,46 +42,48 @@ class Exported:
     Attributes:
         path: The model.
         card: The model card beside it.
-        difference: Largest absolute difference of a logit to the run's, on 64 pictures.
-        pictures: Where these come from.
+        difference: Largest absolute difference of a logit to the run's, on 64 images.
+        images: Where these come from.
     """
 
     path: Path
     card: Path
     difference: float
-    pictures: str
+    images: str
 
 
 class Predictor(nn.Module):
-    """From RGB pictures in 0..1 to logits; normalisation is inside.
+    """From RGB images in 0..1 to logits; normalisation is inside.
 
     Args:
         model: A trained model.
-        sub_models: Answer with the logits of every sub-model, to be mixed outside.
+        sub_models: Return the logits of every sub-model, to be combined outside.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: api.LoadedModel, *, sub_models: bool = False) -> None:
+    def __init__(self, model: LoadedModel, *, sub_models: bool = False) -> None:
         super().__init__()
         self.method, self.sub_models = model.method, sub_models
-        self.register_buffer("mean", torch.tensor(model.card.mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(model.card.std)[:, None, None])
+        self.register_buffer("mean", torch.tensor(model.metadata.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(model.metadata.std)[:, None, None])
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Tensor:
         """Map [B, 3, S, S] in 0..1 to logits [B, C], or of the sub-models [B, T, C]."""
-        images = (pictures - self.mean) / self.std
-        return self.method.answers(images) if self.sub_models else self.method.predict(images)
+        images = (pixels - self.mean) / self.std
+        return (
+            self.method.sub_model_logits(images) if self.sub_models else self.method.predict(images)
+        )
 
 
 def export_run(
     run: Path, form: str, out: Path | None = None, *, sub_models: bool = False
 ) -> Exported:
-    """Export the model of a finished run and check the written file.
+    """Export the model of a finished run, or an ensemble, and check the written file.
 
     Args:
-        run: Run folder.
+        run: Run folder, or the folder of an ensemble.
         form: One of `FORMATS`.
         out: File; `<run>/export/model.<suffix>` if not given.
         sub_models: Write the logits of every sub-model [B, T, C] instead of the mixture, for test-time
@@ -85,7 +91,8 @@ def export_run(
 
     Raises:
         ConfigError: If there is no such format, a package is missing, or the model does not fit it.
-        LongtailError: If the written file answers otherwise than the run; it is removed.
+        OutputError: If the run predicts numbers that are not finite.
+        LongtailError: If the written file predicts otherwise than the run; it is removed.
     """
     if form not in FORMATS:
         raise ConfigError(f"--format must be one of {', '.join(FORMATS)}, not {form!r}.")
@@ -94,67 +101,96 @@ def export_run(
     target = out or run / "export" / f"{stem}-{form}{suffix}"
     if target.suffix != suffix:
         raise ConfigError(
-            f"The format {form} is written to a file ending in {suffix}, not {target}."
+            f"The format {form} is written to a file that ends in {suffix}, not to {target}."
         )
+    if is_ensemble(run):
+        _require_exportable(run, form)
     if target.exists():
-        raise ConfigError(f"{target} exists already; choose another file with --out.")
+        raise ConfigError(f"{target} already exists; choose another file with --out.")
     require_writable(target)
-    model = api.load(run, device="cpu")
-    opened = api.Run.open(run)
+    model = load(run, device="cpu")
+    members = [Run.open(folder) for folder in member_folders(run)]
+    opened = members[0]
     predictor = Predictor(model, sub_models=sub_models).eval()
-    pictures, source = _pictures(opened, model)
+    images, source = _images(opened, model)
     if sub_models:
-        _require_sub_models(predictor, pictures, form)
+        _require_sub_models(predictor, images, form)
     with writing(target) as file:
-        about = formats.About.of(opened, model)
+        about = formats.About.of(members, model)
         write(predictor, about, file)
         with torch.inference_mode():
-            expected = predictor(pictures)
-        difference = compare(expected, read(file, about), pictures)
+            expected = require_finite(predictor(images), "The model")
+        difference = compare(expected, read(file, about), images)
         allowed = TOLERANCE + ROUNDING * float(expected.abs().max())
         if not difference <= allowed:  # NaN is a difference too
             raise LongtailError(
-                f"The exported model differs from the run by {difference:.2e} in a logit, more than "
-                f"{allowed:.2g}; it was not kept. Please report this with the configuration."
+                f"The logits of the exported model differ from the run's by {difference:.2e}, more than "
+                f"{allowed:.2g}, so it was deleted. Please report this with the configuration."
             )
     card = target.with_name(f"{target.stem}-card.md")
     with writing(card) as file:
-        file.write_text(model_card(opened, model, target, form, difference), encoding="utf-8")
+        text = (
+            ensemble_card(read_note(run), members, model, target, form, difference)
+            if is_ensemble(run)
+            else model_card(opened, model, target, form, difference)
+        )
+        file.write_text(text, encoding="utf-8")
     return Exported(target, card, difference, source)
 
 
-def _require_sub_models(predictor: nn.Module, pictures: Tensor, form: str) -> None:
-    if form not in ("onnx", "torch-export"):
+def _require_exportable(path: Path, form: str) -> None:
+    """Refuse what an exported file cannot hold of an ensemble.
+
+    Raises:
+        ConfigError: If the format holds one network, or weights are sought anew for each image.
+    """
+    if form not in PROGRAMS:
         raise ConfigError(
-            f"--sub-models is for onnx and torch-export; {form} holds the weights of all."
+            f"{path} is an ensemble of several networks, but {form} holds the weights of a single "
+            f"network. Export it as {' or '.join(PROGRAMS)}, which hold the whole computation."
+        )
+    name = read_note(path).combination
+    if name.startswith("instance"):
+        raise ConfigError(
+            f"{path} combines its models by {name!r}, which searches weights for each image. On other "
+            "hardware, rounding can change the weights, so this is not exported: use longtail "
+            "predict, or write an average or a stacking (--combination)."
+        )
+
+
+def _require_sub_models(predictor: nn.Module, images: Tensor, form: str) -> None:
+    if form not in PROGRAMS:
+        raise ConfigError(
+            f"--sub-models works only with onnx and torch-export; {form} contains the weights of all "
+            "sub-models anyway."
         )
     with torch.inference_mode():
-        if predictor(pictures[:1]).shape[1] == 1:
-            raise ConfigError("--sub-models: this method is one model; leave the option out.")
+        if predictor(images[:1]).shape[1] == 1:
+            raise ConfigError("--sub-models: this method is a single model; leave out the option.")
 
 
-def compare(expected: Tensor, exported: Callable[[Tensor], Tensor], pictures: Tensor) -> float:
+def compare(expected: Tensor, exported: Callable[[Tensor], Tensor], images: Tensor) -> float:
     """Return the largest difference of a logit, in batches of one and of many."""
-    whole = (exported(pictures) - expected).abs().max()
-    single = (exported(pictures[:1]) - expected[:1]).abs().max()
+    whole = (exported(images) - expected).abs().max()
+    single = (exported(images[:1]) - expected[:1]).abs().max()
     return float(torch.maximum(whole, single))
 
 
-def _pictures(run: api.Run, model: api.LoadedModel) -> tuple[Tensor, str]:
-    """Return 64 pictures in 0..1: the run's own where its data opens, noise otherwise."""
-    size = model.card.image_size
+def _images(run: Run, model: LoadedModel) -> tuple[Tensor, str]:
+    """Return 64 images in 0..1: the run's own where its data opens, noise otherwise."""
+    size = model.metadata.image_size
     try:
         data = run.open_data()
     except LongtailError:
-        shape = (PICTURES, 3, size, size)
+        shape = (IMAGES, 3, size, size)
         noise = torch.rand(shape, generator=torch_generator(0, "export"))
         return noise, "noise, because the run's data could not be opened"
     split = next(s for s in reversed(SPLITS) if data.manifest.has(s))
     part = data.split(split)
-    rows = range(min(PICTURES, len(part.manifest)))
-    if isinstance(part.pictures, ArrayPictures):
-        pixels = part.pictures.pixels[: len(rows)]
+    rows = range(min(IMAGES, len(part.manifest)))
+    if isinstance(part.images, ArrayImages):
+        pixels = part.images.pixels[: len(rows)]
     else:
-        decode = part.pictures.decode
+        decode = part.images.decode
         pixels = torch.stack([torch.from_numpy(decode(row)) for row in rows])
-    return pixels.float() / 255, f"{len(rows)} pictures of split {split}"
+    return pixels.float() / 255, f"{len(rows)} images of split {split}"

@@ -1,10 +1,12 @@
-"""The formats: how each is written, and how it is loaded back as a function of pictures."""
+"""The formats: how each is written, and how it is loaded back as a function of images."""
 
 from __future__ import annotations
 
 import importlib
+import io
 import json
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from longtail import api
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError
 from longtail.core.groups import ShotGroups
-from longtail.data.pictures import describe_view
+from longtail.core.prior import written
+from longtail.data.images.resize import describe_view
 from longtail.methods import METHODS, Setting
-from longtail.models.backbones import IMAGENET_RESNETS
 from longtail.models.low_rank import plain_weights
+from longtail.models.published import IMAGENET_RESNETS
 from longtail.models.resnet_cifar import DEPTHS
 from longtail.recipes import validate_stored
+from longtail.runs import LoadedModel, Run
 
 OPSET = 18
 NEEDS = "pip install 'longtail[export]'"
@@ -50,24 +53,31 @@ class About:
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, run: api.Run, model: api.LoadedModel) -> About:
-        """Describe a model."""
-        card = model.card
+    def of(cls, runs: Sequence[Run], model: LoadedModel) -> About:
+        """Describe the model of a run, or of an ensemble of several."""
+        run, metadata = runs[0], model.metadata
+        configs = [one.config.model_dump(mode="json") for one in runs]
         facts = {
-            "classes": json.dumps(card.classes),
-            "class_counts": json.dumps(card.class_counts),
-            "corrections": json.dumps(card.corrections),
-            "image_size": str(card.image_size),
-            "input": "RGB pictures in 0..1, [batch, 3, size, size]; normalisation is inside",
-            "preprocessing": describe_view(card.image_size),
-            "mean": json.dumps(card.mean),
-            "std": json.dumps(card.std),
-            "weights_sha256": card.weights_sha256,
-            "config": json.dumps(run.config.model_dump(mode="json")),
+            "classes": json.dumps(metadata.classes),
+            "class_counts": json.dumps(metadata.class_counts),
+            "corrections": json.dumps(metadata.corrections),
+            "assumed_prior": json.dumps(written(metadata.prior())),
+            "image_size": str(metadata.image_size),
+            "input": "RGB images in 0..1, [batch, 3, size, size]; normalisation is part of the model",
+            "preprocessing": describe_view(metadata.image_size, metadata.fit),
+            "fit": metadata.fit,
+            "bit_depth": json.dumps(metadata.bit_depth),
+            "mean": json.dumps(metadata.mean),
+            "std": json.dumps(metadata.std),
+            "weights_sha256": metadata.weights_sha256,
+            "config": json.dumps(configs if len(runs) > 1 else configs[0]),
         }
+        if model.calibration is not None:
+            told = model.calibration.described.model_dump(mode="json", exclude={"measured"})
+            facts["calibration"] = json.dumps(told)
         return cls(
-            facts, str(run.config.model.backbone), len(card.classes), card.image_size, card.mean,
-            card.std,
+            facts, str(run.config.model.backbone), len(metadata.classes), metadata.image_size, metadata.mean,
+            metadata.std,
         )  # fmt: skip
 
 
@@ -78,10 +88,10 @@ Read = Callable[[Path, About], Callable[[Tensor], Tensor]]
 def write_onnx(predictor: nn.Module, about: About, file: Path) -> None:
     """Write ONNX of opset 18 with a dynamic batch."""
     onnx, _ = _package("onnx"), _package("onnxscript")
-    pictures = torch.rand(2, 3, about.image_size, about.image_size)
+    images = torch.rand(2, 3, about.image_size, about.image_size)
     program = torch.onnx.export(
-        predictor, (pictures,), dynamo=True, opset_version=OPSET, verbose=False,
-        input_names=["pictures"], output_names=["logits"],
+        predictor, (images,), dynamo=True, opset_version=OPSET, verbose=False,
+        input_names=["images"], output_names=["logits"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )  # fmt: skip
     assert program is not None, "the dynamo exporter returns a program"
@@ -96,23 +106,26 @@ def read_onnx(file: Path, about: About) -> Callable[[Tensor], Tensor]:
     session = runtime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
     stored = session.get_modelmeta().custom_metadata_map
     assert stored["classes"] == about.facts["classes"], "class names travel inside"
-    return lambda pictures: torch.from_numpy(session.run(None, {"pictures": pictures.numpy()})[0])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 def write_torch_export(predictor: nn.Module, about: About, file: Path) -> None:
     """Write a program of torch.export with a dynamic batch."""
-    pictures = torch.rand(2, 3, about.image_size, about.image_size)
+    images = torch.rand(2, 3, about.image_size, about.image_size)
     program = torch.export.export(
-        predictor, (pictures,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        predictor, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )
-    with file.open("wb") as stream:
-        torch.export.save(program, stream, extra_files=dict(about.facts))
+    content = io.BytesIO()  # torch's own writer ends the process on a full disk
+    torch.export.save(program, content, extra_files=dict(about.facts))
+    file.write_bytes(content.getbuffer())
 
 
 def read_torch_export(file: Path, about: About) -> Callable[[Tensor], Tensor]:
     """Load a program of torch.export."""
     extra = {"classes": ""}
-    with file.open("rb") as stream:
+    with file.open("rb") as stream, warnings.catch_warnings():
+        # torch 2.11 warns of a buffer of its own, which it only reads
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
         program = torch.export.load(stream, extra_files=extra)
     assert extra["classes"] == about.facts["classes"], "class names travel inside"
     module: Any = program.module()
@@ -123,7 +136,7 @@ def write_safetensors(predictor: nn.Module, about: About, file: Path) -> None:
     """Write all weights of the method; the header says how to build it."""
     method: Any = predictor.method
     weights = {name: value.contiguous() for name, value in method.state_dict().items()}
-    safetensors.torch.save_file(weights, file, metadata=dict(about.facts))
+    file.write_bytes(safetensors.torch.save(weights, metadata=dict(about.facts)))
 
 
 def read_safetensors(file: Path, about: About) -> Callable[[Tensor], Tensor]:
@@ -143,7 +156,7 @@ def read_safetensors(file: Path, about: About) -> Callable[[Tensor], Tensor]:
     method.load_state_dict(weights)
     method.eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in (about.mean, about.std))
-    return _without_gradient(lambda pictures: method.predict((pictures - mean) / std))
+    return _without_gradient(lambda images: method.predict((images - mean) / std))
 
 
 def write_timm(predictor: nn.Module, about: About, file: Path) -> None:
@@ -153,19 +166,20 @@ def write_timm(predictor: nn.Module, about: About, file: Path) -> None:
     head = getattr(method, "head", None)
     if not isinstance(head, nn.Linear) or hasattr(method, "scales"):
         raise ConfigError(
-            "timm has a backbone and one linear layer; this method predicts with more. Export it as "
-            "onnx, torch-export or safetensors."
+            "A timm model has a backbone and one linear layer, but this method uses more to predict. "
+            "Export it as onnx, torch-export or safetensors."
         )
     if method.backbone.enlarge_to is not None:
         raise ConfigError(
-            "timm's networks do not enlarge pictures; export it as onnx, torch-export or safetensors."
+            "timm models do not enlarge images; export as onnx, torch-export or safetensors."
         )
     place = network.default_cfg["classifier"]
     weights = plain_weights(method.backbone.network)
     weights |= {f"{place}.{key}": value for key, value in head.state_dict().items()}
     plain = {key: value.contiguous() for key, value in weights.items()}
     architecture = {"architecture": _timm_name(about.backbone)}
-    safetensors.torch.save_file(plain, file, metadata={**about.facts, **architecture})
+    metadata = {**about.facts, **architecture}
+    file.write_bytes(safetensors.torch.save(plain, metadata=metadata))
 
 
 def read_timm(file: Path, about: About) -> Callable[[Tensor], Tensor]:
@@ -174,7 +188,7 @@ def read_timm(file: Path, about: About) -> Callable[[Tensor], Tensor]:
     network.load_state_dict(safetensors.torch.load_file(file))
     network.eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in (about.mean, about.std))
-    return _without_gradient(lambda pictures: network((pictures - mean) / std))
+    return _without_gradient(lambda images: network((images - mean) / std))
 
 
 def _timm_network(about: About) -> Any:  # noqa: ANN401 - timm has no common type
@@ -203,9 +217,9 @@ def _timm_name(backbone: str) -> str:
 
 
 def _without_gradient(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def call(pictures: Tensor) -> Tensor:
+    def call(images: Tensor) -> Tensor:
         with torch.no_grad():
-            return function(pictures)
+            return function(images)
 
     return call
 

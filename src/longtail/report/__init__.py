@@ -1,1 +1,1 @@
-"""Figures and pages for people."""
+"""Figures and pages for people; every number in them was computed elsewhere."""

@@ -1,9 +1,8 @@
-"""Several runs side by side, on the same pictures, with intervals of their differences."""
+"""Several runs side by side, on the same images, with intervals of their differences."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +14,18 @@ from numpy.typing import NDArray
 
 from longtail.core.errors import DataError
 from longtail.core.groups import RULE_TEXT
+from longtail.core.words import counted
+from longtail.engine.run_folder import writing
 from longtail.evaluation.bootstrap import drawn_again, group_masks, paired_intervals
-from longtail.report import figures
+from longtail.evaluation.metrics import LEAST_SEEDS
+from longtail.evaluation.scores import judged
+from longtail.report import differences, figures
+from longtail.report.class_comparison import class_comparison
 from longtail.report.page import Drawing, environment
+from longtail.report.page_data import as_json
 from longtail.report.text import listing, with_interval
 from longtail.report.view import RunView
-
-NOT_A_DIFFERENCE = ("training.seed", "from", "training.workers")
+from longtail.runs import Run
 
 
 @dataclass(frozen=True)
@@ -31,18 +35,20 @@ class Arm:
     Attributes:
         name: For tables.
         views: One per seed.
+        config: Options, dotted, without the seed.
     """
 
     name: str
     views: Sequence[RunView]
+    config: Mapping[str, Any]
 
     @cached_property
     def right(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Whether each seed recognised each picture, [S, N], in the order of the picture ids."""
+        """Whether each seed recognised each image, [S, N], in the order of the image ids."""
         return np.stack([v.right[np.argsort(v.predictions.ids)] for v in self.views])
 
     def budget(self) -> dict[str, Any]:
-        """Return what the arm cost: epochs, pictures seen, parameters, seconds per run."""
+        """Return what the arm cost: epochs, images seen, parameters, seconds per run."""
         lines = [view.lines for view in self.views]
         trained = [line for line in lines[0] if "loss" in line]
         batch = self.views[0].run.config.training.batch_size
@@ -50,7 +56,7 @@ class Arm:
         return {
             "seeds": len(self.views),
             "epochs": lines[0][-1]["epochs_done"] if lines[0] else 0,
-            "pictures": seen,
+            "images": seen,
             "parameters": sum(p.numel() for p in self.views[0].model.method.parameters()),
             "seconds": float(np.mean([sum(line["seconds"] for line in one) for one in lines])),
             "shared": self.views[0].run.config.start is not None,
@@ -68,7 +74,7 @@ class Comparison:
         """Group runs into arms.
 
         Raises:
-            DataError: If the runs were not scored on the same pictures and classes.
+            DataError: If the runs were not scored on the same images and classes.
         """
         first = views[0]
         reference = np.argsort(first.predictions.ids)
@@ -83,25 +89,29 @@ class Comparison:
                     view.predictions.labels[order], first.predictions.labels[reference]
                 )
             )
-            if not same:
+            contents = {v.scores.get("images_sha256") for v in (first, view)} - {None, ""}
+            if not same or len(contents) > 1:
                 raise DataError(
-                    f"{first.run.folder.path} and {view.run.folder.path} were not scored on the same "
-                    "pictures, classes and groups, so they cannot be compared."
+                    f"{first.run.folder.path} and {view.run.folder.path} were not scored on the same images, "
+                    "classes and groups, so they cannot be compared."
                 )
-        arms: dict[str, list[RunView]] = {}
-        for name, view in zip(_names(views), views, strict=True):
-            arms.setdefault(name, []).append(view)
-        return cls([Arm(name, found) for name, found in arms.items()])
+        configs = [differences.flat(view.run.config) for view in views]
+        names = differences.names([view.run.config.recipe for view in views], configs)
+        arms: dict[str, Arm] = {}
+        for name, config, view in zip(names, configs, views, strict=True):
+            found = arms.get(name, Arm(name, (), config))
+            arms[name] = Arm(name, (*found.views, view), config)
+        return cls(list(arms.values()))
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """True classes, [N], in the order of the picture ids."""
+        """True classes, [N], in the order of the image ids."""
         shown = self.arms[0].views[0].predictions
         return shown.labels[np.argsort(shown.ids)]
 
     @cached_property
     def together(self) -> NDArray[np.int64] | None:
-        """Numbers that are equal for pictures that belong together, [N], if one of the runs knows them."""
+        """Numbers that are equal for images that belong together, [N], if one of the runs knows them."""
         for view in (view for arm in self.arms for view in arm.views):
             if view.together is not None:
                 return view.together[np.argsort(view.predictions.ids)]
@@ -109,7 +119,10 @@ class Comparison:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """Return accuracies, differences to the first arm, and budget of every arm."""
+        """Return accuracies, differences to the first arm, and budget of every arm.
+
+        An arm of two seeds has no intervals: two values do not show how far a third may be.
+        """
         first = self.arms[0]
         view = first.views[0]
         labels = self.labels
@@ -120,37 +133,60 @@ class Comparison:
             rows.append(
                 {
                     "name": arm.name,
-                    "accuracy": {group: found[group]["after"] for group in masks},
-                    "difference": {group: found[group]["difference"] for group in masks},
+                    "accuracy": {group: _of_seeds(found[group]["after"], arm) for group in masks},
+                    "difference": {
+                        group: _of_seeds(found[group]["difference"], first, arm) for group in masks
+                    },
+                    "least_seeds": min(len(a.views) for a in (first, arm)),
                     **arm.budget(),
                 }
             )
         return rows
 
+    @cached_property
+    def differences(self) -> dict[str, list[str]]:
+        """Every option in which the arms differ, with its value in each."""
+        configs = [arm.config for arm in self.arms]
+        return {
+            key: [differences.written(config.get(key)) for config in configs]
+            for key in differences.differing(configs)
+        }
+
+    @cached_property
+    def confounders(self) -> dict[str, list[str]]:
+        """Differences besides the method that may be what makes the accuracies differ."""
+        return differences.confounders([arm.config for arm in self.arms])
+
     def verdict(self) -> str:
-        """Say which arms are better or worse than the first, where the intervals say so."""
+        """Say which arms are better or worse than the first, where seeds and intervals say so."""
         first = self.rows[0]["name"]
-        better = [row["name"] for row in self.rows[1:] if judged(row["difference"]["all"]) > 0]
-        worse = [row["name"] for row in self.rows[1:] if judged(row["difference"]["all"]) < 0]
-        open_ = [row["name"] for row in self.rows[1:] if judged(row["difference"]["all"]) == 0]
+        if len(self.rows) == 1:
+            seeds = counted(self.rows[0]["seeds"], "seed", "seeds")
+            return f"One configuration, {first}, in {seeds}: there is nothing to compare it with."
+        found: dict[tuple[bool, int], list[str]] = {}
+        for row in self.rows[1:]:
+            difference = row["difference"]["all"]
+            name = f"{row['name']} ({with_interval(difference, signed=True)} points)"
+            if difference["interval"] is None:
+                name = f"{row['name']} ({100 * difference['value']:+.1f} points, no interval)"
+            sure = row["least_seeds"] >= LEAST_SEEDS
+            found.setdefault((sure, judged(difference, LEAST_SEEDS)), []).append(name)
         parts = []
-        if better:
-            parts.append(
-                f"{listing(better)} {_be(better)} better than {first} averaged over classes"
-            )
-        if worse:
-            parts.append(f"{listing(worse)} {_be(worse)} worse")
-        if open_:
-            parts.append(f"for {listing(open_)} the interval of the difference holds 0")
-        return "; ".join(parts) + "."
+        for sure, what in ((True, "better"), (True, "worse"), (False, "above"), (False, "below")):
+            if listed := found.get((sure, 1 if what in ("better", "above") else -1)):
+                is_ = f"{listing(listed)} {_be(listed)} {what}"
+                averaged = f"{is_} {'than ' * sure}{first} in macro accuracy"
+                parts.append(averaged if sure else f"in these runs, {averaged}")
+        if unclear := found.get((True, 0), []) + found.get((False, 0), []):
+            parts.append(f"no clear difference between {first} and {listing(unclear)}")
+        text = "; ".join(parts) + "."
+        return text[0].upper() + text[1:] if text.startswith(("in ", "no ")) else text
 
 
-def judged(difference: Mapping[str, Any]) -> int:
-    """Return 1 if a difference is above 0 with its whole interval, -1 if below, else 0."""
-    if difference["interval"] is None:
-        return 0
-    low, high = difference["interval"]
-    return int(low > 0) - int(high < 0)
+def _of_seeds(entry: dict[str, Any], *arms: Arm) -> dict[str, Any]:
+    """Take away an interval that stands on two seeds."""
+    two = any(len(arm.views) == LEAST_SEEDS - 1 for arm in arms)
+    return {**entry, "interval": None} if two else entry
 
 
 def expand(paths: Sequence[Path]) -> list[Path]:
@@ -169,20 +205,45 @@ def render_comparison(comparison: Comparison) -> str:
     """Return the page of a comparison as HTML that needs nothing else."""
     view = comparison.arms[0].views[0]
     rows = comparison.rows
+    content = class_comparison(comparison)
     return environment().get_template("comparison.html.j2").render(
         title=f"{len(rows)} runs on {view.run.config.data.name}, {view.split} split",
         comparison=comparison,
         rows=rows,
+        split=view.split,
+        data=content,
+        json=as_json(content),
         groups=[g for g, e in rows[0]["accuracy"].items() if e["value"] is not None],
         judged=judged,
         drawn_again=drawn_again(comparison.labels, comparison.together),
         with_interval=with_interval,
         rule=RULE_TEXT[view.groups.rule],
-        pictures=len(view.predictions.ids),
+        images=len(view.predictions.ids),
         drawings=comparison_drawings(comparison),
-        one_seed=any(row["seeds"] == 1 for row in rows),
+        few_seeds=any(row["seeds"] < LEAST_SEEDS for row in rows),
         paths=[(arm.name, [str(v.run.folder.path) for v in arm.views]) for arm in comparison.arms],
     )  # fmt: skip
+
+
+def compare(
+    runs: Sequence[Run], out: Path, *, split: str | None = None, device: str | None = None
+) -> Path:
+    """Write one self-contained page that holds runs against the first of them, and return its path.
+
+    Args:
+        runs: Scored runs on the same images; those that differ in the seed only are one row.
+        out: The page, HTML.
+        split: `val` or `test`; test if not given, or val where there is no test.
+        device: As for `train`.
+
+    Raises:
+        DataError: If a run is not scored, or was scored on other images.
+    """
+    views = [RunView.open(run.folder.path, split, device) for run in runs]
+    page = render_comparison(Comparison.of(views))
+    with writing(out) as file:
+        file.write_text(page, encoding="utf-8")
+    return out
 
 
 def comparison_drawings(comparison: Comparison) -> list[Drawing]:
@@ -190,43 +251,8 @@ def comparison_drawings(comparison: Comparison) -> list[Drawing]:
     with matplotlib.rc_context(figures.STYLE):
         figure = figures.compared([(row["name"], row["accuracy"]) for row in comparison.rows])
     return [Drawing(
-        "groups", "Accuracy by group", "Class-averaged, with 95 % intervals.", figure, {}
+        "groups", "Accuracy by group", "Macro accuracy with 95 % intervals.", figure, {}
     )]  # fmt: skip
-
-
-def _names(views: Sequence[RunView]) -> list[str]:
-    """Name runs by recipe, and by what else differs among runs of one recipe."""
-    flat = [dict(_flat(view.run.config.model_dump(mode="json"))) for view in views]
-    folders = {str(own["recipe"]).rpartition("/")[0] for own in flat}
-    shared = f"{folders.pop()}/" if len(folders) == 1 else ""
-    names = []
-    for own in flat:
-        others = [other for other in flat if other["recipe"] == own["recipe"]]
-        keys = dict.fromkeys(key for other in others for key in other)
-        differing = [
-            key
-            for key in keys
-            if key not in NOT_A_DIFFERENCE and len({repr(other.get(key)) for other in others}) > 1
-        ]
-        # a changed name implies the options that come with it
-        named = [key for key in differing if key.endswith(".name")] or differing
-        shown = ", ".join(f"{_short(key)}={json.dumps(own.get(key))}" for key in named)
-        recipe = str(own["recipe"]).removeprefix(shared)
-        names.append(f"{recipe} ({shown})".replace('"', "") if shown else recipe)
-    return names
-
-
-def _short(key: str) -> str:
-    parts = key.split(".")
-    return parts[-2] if parts[-1] == "name" else parts[-1]
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", inner
 
 
 def _be(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""A picture of a table of methods: what each gives to frequent and to rare classes."""
+"""A figure of a table of methods: what each gives to frequent and to rare classes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from longtail.engine.run_folder import writing
 from longtail.evaluation.scores import percent, percent_of_seeds
 from longtail.report.distribution import COLOURS
 from longtail.report.figures import INK, STYLE, new
+from longtail.report.saving import save_figure
 
 ALL = "all"
 ROW_HEIGHT = 0.27  # inches
@@ -45,7 +46,7 @@ class DotRow:
 
 
 def describe(rows: Sequence[DotRow]) -> str:
-    """Return what the picture shows, in words; every picture carries it as its description."""
+    """Return what the image shows, in words; every image carries it as its description."""
     parts = []
     for row in rows:
         groups = [
@@ -58,10 +59,10 @@ def describe(rows: Sequence[DotRow]) -> str:
 
 
 def write_dots(title: str, rows: Sequence[DotRow], file: Path) -> None:
-    """Write the picture with its description inside.
+    """Write the image with its description inside.
 
     Args:
-        title: Above the picture; long lines are broken.
+        title: Above the image; long lines are broken.
         rows: At least one.
         file: `.svg` or `.png`; its folder is made.
     """
@@ -72,8 +73,13 @@ def write_dots(title: str, rows: Sequence[DotRow], file: Path) -> None:
         matplotlib.rc_context({**STYLE, "svg.hashsalt": "longtail", "savefig.dpi": 200}),
         writing(file) as part,
     ):
-        draw_dots(title, rows).savefig(
-            part, format=file.suffix[1:], facecolor="white", transparent=False, metadata=metadata
+        save_figure(
+            draw_dots(title, rows),
+            part,
+            format=file.suffix[1:],
+            facecolor="white",
+            transparent=False,
+            metadata=metadata,
         )
 
 

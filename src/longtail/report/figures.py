@@ -17,19 +17,25 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from longtail.core.counts import ClassCounts
+from longtail.core.figure import FigureData
 from longtail.core.groups import GROUP_NAMES, ShotGroups
-from longtail.core.panel import Panel
+from longtail.core.names import visible
 from longtail.core.stage import Stage
-from longtail.data.samplers import class_probability
+from longtail.data.sampling.samplers import class_probability
 from longtail.report.axes import plain_numbers, whole_numbers
 from longtail.report.distribution import COLOURS
+from longtail.report.saving import PLAIN_TEXT, save_figure
 
 INK = "#1c1f24"  # of the page; becomes the text colour of a light or dark page
 # colour-blind safe (Okabe and Ito), beside those of the groups
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1")
 HOVERED_CLASSES = 1000  # above it, the points of the classes get no text of their own
+MATRIX_CLASSES = 16  # above it, names and numbers of a matrix cannot be read
+MOST_PAIRS = 25  # that are drawn then
+LONGEST_LABEL = 22  # letters of the name of a class on an axis
 LEGEND_LETTERS = 96  # that a line of a legend above a figure holds
 STYLE: Any = {
+    **PLAIN_TEXT,
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -68,12 +74,14 @@ def to_svg(figure: Figure, name: str, texts: Mapping[str, str] | None = None) ->
     """
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        save_figure(figure, buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for key, text in (texts or {}).items():
-        svg = svg.replace(f'<g id="{key}">', f'<g id="{key}"><title>{escape(text)}</title>', 1)
+        svg = svg.replace(
+            f'<g id="{key}">', f'<g id="{key}"><title>{escape(visible(text))}</title>', 1
+        )
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     # the page decides width and colour
     svg = re.sub(r'<svg (.*?)width="[^"]*"', r'<svg role="img" \1', svg, count=1, flags=re.DOTALL)
@@ -82,7 +90,7 @@ def to_svg(figure: Figure, name: str, texts: Mapping[str, str] | None = None) ->
 
 
 def class_accuracy(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, dict[str, str]]:
-    """Draw the accuracy of every class over its training pictures, with texts for the pointer."""
+    """Draw the accuracy of every class over its training images, with texts for the pointer."""
     figure, axes = new()
     texts = {}
     for group in GROUP_NAMES:
@@ -104,45 +112,77 @@ def class_accuracy(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, dict[str,
             for (number, row), n, value in zip(inside, x, y, strict=True):
                 (point,) = axes.plot([n], [value], "o", markeredgewidth=0, **style, label=label)
                 point.set_gid(f"class-{number}")
-                texts[f"class-{number}"] = f"{row['name']}: {n} training pictures, {value:.1f} %"
+                texts[f"class-{number}"] = f"{row['name']}: {n} training images, {value:.1f} %"
                 label = "_"  # one entry of the legend per group
         axes.hlines(mean, min(x), max(x), color=COLOURS[group], linewidth=1.2)
-    axes.set(xscale="log", xlabel="training pictures of the class", ylabel="accuracy in %")
+    axes.set(xscale="log", xlabel="training images of the class", ylabel="accuracy in %")
     axes.set_ylim(-3, 103)
     plain_numbers(axes.xaxis)
     axes.legend()
     return figure, texts
 
 
-def confused(confusion: NDArray[np.int64], names: Sequence[str], limit: int = 16) -> Figure | None:
-    """Draw the shares of answers among the classes that are confused most."""
-    wrong = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
-    np.fill_diagonal(wrong, 0.0)
-    if not wrong.any():
+def confusion_matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> Figure | None:
+    """Draw the shares of predictions, [C, C] by (label, prediction); None without a mistake."""
+    share = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
+    if not confusion.sum() - np.trace(confusion):
         return None
-    chosen: list[int] = []
-    for flat in np.argsort(-wrong, axis=None):
-        row, column = np.unravel_index(flat, wrong.shape)
-        chosen += [int(c) for c in (row, column) if c not in chosen]
-        if len(chosen) >= min(limit, len(names)):
-            break
-    chosen = sorted(chosen[:limit])
-    part = confusion[np.ix_(chosen, chosen)]
-    share = part / np.maximum(1, confusion[chosen].sum(axis=1, keepdims=True))
     figure, axes = new(7.2, 5.4)
     image = axes.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
-    labels = [names[c] if len(names[c]) <= 18 else f"{names[c][:17]}…" for c in chosen]
-    axes.set_xticks(range(len(chosen)), labels, rotation=60, ha="right")
-    axes.set_yticks(range(len(chosen)), labels)
-    axes.set(xlabel="answer", ylabel="label")
+    labels = [_short(name) for name in names]
+    axes.set_title(f"All {len(names)} classes", loc="left")
+    axes.set_xticks(range(len(names)), labels, rotation=60, ha="right")
+    axes.set_yticks(range(len(names)), labels)
+    axes.set(xlabel="predicted", ylabel="label")
     axes.grid(visible=False)
     for i, j in np.ndindex(*share.shape):
         if share[i, j] >= 0.05:
             colour = "white" if share[i, j] > 0.5 else "black"
             text = f"{100 * share[i, j]:.0f}"
             axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(image, ax=axes, label="% of the label's pictures", shrink=0.7)
+    figure.colorbar(image, ax=axes, label="% of the label's images", shrink=0.7)
     return figure
+
+
+def confused_pairs(
+    pairs: NDArray[np.int64], tested: NDArray[np.int64], names: Sequence[str]
+) -> Figure | None:
+    """Draw the most frequent confusions, for more classes than a matrix can name; None without any.
+
+    Args:
+        pairs: (label, predicted class, images), the most frequent first, [P, 3].
+        tested: Images of each class, [C].
+        names: Of the classes.
+    """
+    if not len(pairs):
+        return None
+    shown = pairs[:MOST_PAIRS]
+    figure, axes = new(7.2, 1.2 + 0.24 * len(shown))
+    places = np.arange(len(shown))
+    share = 100 * shown[:, 2] / tested[shown[:, 0]]
+    axes.barh(places, share, height=0.7, color=CYCLE[0])
+    texts = [f"{_short(names[label])} → {_short(names[taken])}" for label, taken, _ in shown]
+    axes.set_yticks(places, texts)
+    for place, value, (label, _, images) in zip(places, share, shown, strict=True):
+        text = f" {images:,} of {tested[label]:,}"
+        axes.text(value, float(place), text, va="center", fontsize=8, color=INK)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_axisbelow(True)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(0, 1.18 * float(share.max()))
+    axes.set_xlabel("% of the label's images")
+    # over the whole width: names of classes leave little of it to the axes
+    figure.suptitle(
+        f"The {len(shown)} most frequent of {len(pairs):,} confusions between {len(names):,} classes",
+        fontsize=11,
+    )
+    return figure
+
+
+def _short(name: str) -> str:
+    """Return the name of a class as an axis can hold it."""
+    text = visible(name)
+    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
 
 
 def reliability(
@@ -151,13 +191,13 @@ def reliability(
     masks: Mapping[str, NDArray[np.bool_]],
     bins: int = 10,
 ) -> Figure:
-    """Draw accuracy over confidence for groups of pictures (masks bool [N])."""
+    """Draw accuracy over confidence for groups of images (masks bool [N])."""
     figure, axes = new(7.2, 4.8)
     axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     for name, mask in masks.items():
         size = np.bincount(place[mask], minlength=bins)
-        known = size >= 5  # fewer pictures say nothing
+        known = size >= 5  # fewer images say nothing
         x = np.bincount(place[mask], weights=confidence[mask], minlength=bins)[known] / size[known]
         y = np.bincount(place[mask], weights=right[mask], minlength=bins)[known] / size[known]
         colour = COLOURS.get(name, INK)
@@ -206,7 +246,7 @@ def row_norms(norms: NDArray[np.float64], counts: ClassCounts, groups: ShotGroup
         if mask.any():
             axes.plot(n[mask], norms[mask], "o", color=COLOURS[group], markersize=4, alpha=0.8,
                       markeredgewidth=0, label=f"{group} shot")  # fmt: skip
-    axes.set(xscale="log", xlabel="training pictures of the class", ylabel="norm of its row")
+    axes.set(xscale="log", xlabel="training images of the class", ylabel="norm of its row")
     axes.set_ylim(0, 1.08 * float(norms.max()))
     plain_numbers(axes.xaxis)
     axes.legend()
@@ -235,14 +275,14 @@ def sampling(stages: Sequence[Stage], counts: ClassCounts) -> Figure | None:
     if not drawn:
         return None
     axes.set(yscale="log", xlabel="classes, from the most to the least frequent",
-             ylabel="% of the drawn pictures")  # fmt: skip
+             ylabel="% of the sampled images")  # fmt: skip
     plain_numbers(axes.yaxis)
     whole_numbers(axes.xaxis)
     _legend_above(figure, axes.get_legend_handles_labels()[1])
     return figure
 
 
-def panel(shown: Panel) -> Figure:
+def draw(shown: FigureData) -> Figure:
     """Draw what a method contributes."""
     figure, axes = new(7.2, 3.4)
     factor = 100 if shown.percent else 1
@@ -251,11 +291,13 @@ def panel(shown: Panel) -> Figure:
         y = np.array([np.nan if v is None else factor * v for v in values], dtype=np.float64)
         colour = colours.get(name, CYCLE[number % len(CYCLE)])
         if shown.kind == "lines":
-            axes.plot(np.asarray(shown.places, dtype=np.float64), y, color=colour, label=name)
+            axes.plot(
+                np.asarray(shown.places, dtype=np.float64), y, color=colour, label=_entry(name)
+            )
         else:
             width = 0.8 / len(shown.series)
             x = np.arange(len(y)) + (number - (len(shown.series) - 1) / 2) * width
-            axes.bar(x, y, width=0.92 * width, color=colour, label=name)
+            axes.bar(x, y, width=0.92 * width, color=colour, label=_entry(name))
     if shown.kind == "bars":
         axes.set_xticks(range(len(shown.places)), [str(place) for place in shown.places])
         axes.grid(visible=False, axis="x")
@@ -276,18 +318,24 @@ def compared(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
     width = 0.8 / len(rows)
     for number, (label, found) in enumerate(rows):
         values = np.array([100 * found[name]["value"] for name in shown])
-        bounds = np.array([found[name]["interval"] for name in shown]).T * 100
+        # an arm of two seeds has no interval
+        bounds = np.array([found[n]["interval"] or 2 * [found[n]["value"]] for n in shown]).T * 100
         x = np.arange(len(shown)) + (number - (len(rows) - 1) / 2) * width
         error = np.abs(bounds - values)
-        axes.bar(x, values, width=0.92 * width, color=CYCLE[number % len(CYCLE)], label=label,
+        axes.bar(x, values, width=0.92 * width, color=CYCLE[number % len(CYCLE)], label=_entry(label),
                  yerr=error, error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2})  # fmt: skip
     axes.set_xticks(
         range(len(shown)), [f"{name} shot" if name != "all" else name for name in shown]
     )
-    axes.set_ylabel("class-averaged accuracy in %")
+    axes.set_ylabel("macro accuracy in %")
     axes.grid(visible=False, axis="x")
     _legend_above(figure, [name for name, _ in rows])
     return figure
+
+
+def _entry(name: str) -> str:
+    """Return a name as a legend shows it; those that begin with a line below are left out by matplotlib."""
+    return f"\u200b{visible(name)}" if name.startswith("_") else visible(name)
 
 
 def _legend_above(figure: Figure, names: Sequence[str]) -> None:

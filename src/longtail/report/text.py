@@ -4,47 +4,160 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from longtail.core.groups import GROUP_NAMES
-from longtail.evaluation.scores import percent
+from longtail.core.names import shown
+from longtail.core.words import counted
+from longtail.evaluation.scores import LEAST_IMAGES, percent
+from longtail.report.classes import standings, worst_first
 from longtail.report.view import RunView
+
+FEW_TO_LEARN_FROM = 5  # training images
+MOST_NAMED = 5  # classes in a sentence
 
 
 def with_interval(entry: dict[str, Any], *, signed: bool = False) -> str:
-    """Return `42.1 [41.2, 43.0]`, `-` if it is undefined."""
+    """Return `42.1 [41.2, 43.0]`, `42.1` without an interval, `-` if it is undefined."""
     if entry["value"] is None:
         return "-"
     sign = "+" if signed else ""
+    if entry["interval"] is None:
+        return f"{100 * entry['value']:{sign}.1f}"
     low, high = entry["interval"]
     return f"{100 * entry['value']:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
 
 
 def verdict(view: RunView) -> str:
-    """Say in two sentences how good the model is, and for whom it is not."""
-    scores, intervals = view.scores, view.intervals
-    low, high = intervals["all"]["interval"]
-    first = (
-        f"Averaged over classes, the model recognises {percent(scores['macro_accuracy'])} % of "
-        f"{scores['num_images']:,} {view.split} pictures (95 % interval {percent(low)} to "
-        f"{percent(high)} %)."
+    """Say in one sentence how many images the model recognises, over images and over classes."""
+    scores = view.scores
+    low, high = scores["accuracy_interval"]
+    tested = scores["num_classes_evaluated"]
+    of = "" if tested == scores["num_classes"] else f" of {scores['num_classes']:,}"
+    macro_low, macro_high = view.intervals["all"]["interval"]
+    return (
+        f"The model classifies {percent(scores['accuracy'])} % of the {scores['num_images']:,} "
+        f"{view.split} images correctly (95 % interval {percent(low)} to {percent(high)} %). The "
+        f"mean accuracy over {tested:,}{of} classes is {percent(scores['macro_accuracy'])} % "
+        f"({percent(macro_low)} to {percent(macro_high)} %)."
     )
-    known = {
-        name: scores["groups"][name]["accuracy"]
-        for name in GROUP_NAMES
-        if scores["groups"][name]["accuracy"] is not None
-    }
-    never = [row for row in scores["per_class"] if row["accuracy"] == 0]
-    parts = [f"{percent(value)} % of {name}-shot" for name, value in known.items()]
-    second = f"It recognises {listing(parts)} pictures" if len(known) > 1 else ""
-    if never:
-        some = listing([row["name"] for row in never[:3]])
-        more = f", and {len(never) - 3} more" if len(never) > 3 else ""
-        lost = f"no picture of {len(never)} of {scores['num_classes']} classes ({some}{more})"
-        second = f"{second}, and {lost}" if second else f"It recognises {lost}"
-    elif scores["worst_class"] is not None:
-        worst = f"{percent(scores['worst_class_accuracy'])} % of its worst class"
-        worst = f"{worst} ({scores['worst_class']})"
-        second = f"{second}, and {worst}" if second else f"It recognises {worst}"
-    return f"{first} {second}."
+
+
+def class_verdict(view: RunView) -> str:
+    """Say in one or two sentences for how many classes the model works."""
+    found = standings(view.class_intervals, view.tested)
+    numbers = {kind: found.count(kind) for kind in ("recognised", "missed", "open", "untested")}
+    total = counted(len(found), "class", "classes")
+    parts = []
+    if numbers["missed"]:
+        parts.append(f"{numbers['missed']:,} are not (fewer than half)")
+    if numbers["open"]:
+        is_ = "is" if numbers["open"] == 1 else "are"
+        parts.append(f"{numbers['open']:,} {is_} open: too few {view.split} images to tell")
+    if numbers["untested"]:
+        parts.append(f"{numbers['untested']:,} have no {view.split} images")
+    text = (
+        f"{numbers['recognised']:,} of {total} are recognised (more than half of their images, "
+        "with 95 % confidence)"
+    )
+    text += f"; {'; '.join(parts)}." if parts else "."
+    rare = sum(n < FEW_TO_LEARN_FROM for n in view.counts.values)
+    if rare:
+        have = counted(rare, "class has", "classes have")
+        text += f" {have} fewer than {FEW_TO_LEARN_FROM} training images."
+    return text
+
+
+def next_actions(view: RunView) -> list[str]:
+    """Return what to do next, the most useful first; at least one sentence."""
+    counts, names = np.array(view.counts.values), view.counts.names
+    found = np.array(standings(view.class_intervals, view.tested))
+    poor = np.flatnonzero((found != "recognised") & (view.groups.mask("many").numpy() == 0))
+    actions = []
+    if inspection := view.inspection:
+        if inspection.in_two_splits:
+            actions.append(
+                "Remove the images that are in two splits from one of the two, and train again."
+            )
+        across = [pair for pair in inspection.near_duplicates if pair.splits[0] != pair.splits[1]]
+        if across:
+            one, other = across[0].paths
+            divided = counted(len(across), "pair", "pairs")
+            actions.append(
+                f"Look at {divided} of near-duplicates that two splits divide, such as {shown(one)} and "
+                f"{shown(other)}, take one image of each out, and train again."
+            )
+        if inspection.conflicting:
+            actions.append("Some images have two labels: decide which one is correct.")
+    if len(poor):
+        rarest = poor[np.lexsort((np.nan_to_num(view.class_accuracy[poor]), counts[poor]))]
+        listed = [f"{shown(names[c], 60)} ({counts[c]:,})" for c in rarest[:MOST_NAMED].tolist()]
+        rest = len(poor) - len(listed)
+        more = f", and of {counted(rest, 'more class', 'more classes')}" if rest else ""
+        actions.append(
+            "Label more images of the rarest classes that are not recognised (number of training "
+            f"images in brackets): {listing(listed)}{more}."
+        )
+    actions += _about_confusion(view)
+    small = np.flatnonzero(view.tested < LEAST_IMAGES)
+    if len(small):
+        have = counted(len(small), "class has", "classes have")
+        actions.append(
+            f"Add {view.split} images: {have} fewer than {LEAST_IMAGES}, which is too few to judge a "
+            "class."
+        )
+    if not actions:
+        actions.append(
+            "Look through the mistakes below: the most confident ones are often wrong labels."
+        )
+    return actions
+
+
+def _about_confusion(view: RunView) -> list[str]:
+    """Name the two classes that are confused most, if that is a fifth of the images of one."""
+    names = view.counts.names
+    for label, predicted, images in view.pairs[:50].tolist():
+        size = int(view.tested[label])
+        if size >= LEAST_IMAGES and images >= 3 and images >= size / 5:
+            return [
+                (
+                    f"Look at {shown(names[label], 60)} taken for {shown(names[predicted], 60)} ({images} of "
+                    f"{size} images): are the labels correct, and can a person tell the two apart?"
+                )
+            ]
+    return []
+
+
+def worst_class(view: RunView) -> tuple[str, str, str]:
+    """Return accuracy and interval of the worst class that can be judged, and which it is, ties counted."""
+    judged = view.tested >= LEAST_IMAGES
+    if not judged.any():
+        return "not measurable", f"no class has {LEAST_IMAGES} images", ""
+    order = worst_first(view.class_accuracy, view.tested, np.array(view.counts.values))
+    lowest = view.class_accuracy[order[0]]
+    ties = int((judged & (view.class_accuracy == lowest)).sum()) - 1
+    low, high = view.class_intervals[order[0]]
+    name = shown(view.counts.names[order[0]], 40) + (f" and {ties:,} more" if ties else "")
+    size = view.tested[order[0]]
+    return f"{percent(lowest)} %", f"[{percent(low)}, {percent(high)}]", f"{name}, {size:,} images"
+
+
+def group_lines(view: RunView) -> list[dict[str, Any]]:
+    """Return name, classes, accuracy and test images of every shot group."""
+    lines = []
+    for name in GROUP_NAMES:
+        mask = view.groups.mask(name).numpy()
+        value, _, interval = with_interval(view.intervals[name]).partition(" ")
+        lines.append(
+            {
+                "name": name,
+                "classes": int(mask.sum()),
+                "accuracy": value,
+                "interval": interval,
+                "images": int(view.tested[mask].sum()),
+            }
+        )
+    return lines
 
 
 def listing(parts: list[str]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,33 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from longtail import api
 from longtail.core.counts import ClassCounts
-from longtail.core.errors import DataError, LongtailError
+from longtail.core.errors import CheckpointError, DataError, LongtailError, ProtocolError
+from longtail.core.figure import FigureData, class_accuracy, measured_mean
 from longtail.core.groups import GROUP_NAMES, ShotGroups
-from longtail.core.panel import Panel, class_accuracy, measured_mean
 from longtail.core.predictions import Predictions
 from longtail.core.stage import Stage
-from longtail.data.check import check_pictures
-from longtail.data.config import CifarData, DigitsData, FolderData, TableData, read_files
-from longtail.data.inspect import Inspection, inspect
-from longtail.data.loader import evaluation_batches
-from longtail.data.pictures import DataSet
+from longtail.data.data_set import DataSet
+from longtail.data.images.file_checks import check_images
+from longtail.data.inspection import Inspection, inspect, near_pairs
+from longtail.data.near_duplicates.found import describe_near, near_by_hash
+from longtail.data.near_duplicates.neighbours import can_search
+from longtail.data.options import ArrayData, FolderData, TableData
+from longtail.data.preparation import read_files
+from longtail.data.sampling.loader import evaluation_batches
 from longtail.engine import checkpoint as ckpt
-from longtail.evaluation import answer_split, confusion_matrix, read_predictions
+from longtail.evaluation import confusion_matrix
 from longtail.evaluation.bootstrap import group_masks, paired_intervals
 from longtail.evaluation.metrics import softmax
+from longtail.models.backbones import enlarged_side
 from longtail.models.heads import LinearHead
+from longtail.prediction import predict_sub_models, read_predictions
+from longtail.prediction.importance import importance_by_class
+from longtail.report.classes import class_intervals, confused_pairs
+from longtail.runs import LoadedModel, Run, load
+
+Progress = Callable[[str, int, int], None]
+Batch = tuple[torch.Tensor, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -41,30 +50,47 @@ class RunView:
         run: The run folder.
         split: The scored split that is shown.
         device: Where the model is run for the method's own figures.
+        importance: Split whose images say how important the weights are for each shot group; not computed
+            if not given.
+        progress: Called with what takes long, how much of it is done, and how much there is.
     """
 
-    run: api.Run
+    run: Run
     split: str
     device: str | None = None
+    importance: str | None = None
+    progress: Progress = field(default=lambda what, done, size: None, compare=False)
 
     @classmethod
-    def open(cls, path: Path, split: str | None = None, device: str | None = None) -> RunView:
+    def open(
+        cls,
+        path: Path,
+        split: str | None = None,
+        device: str | None = None,
+        importance: str | None = None,
+        progress: Progress = lambda what, done, size: None,
+    ) -> RunView:
         """Open a run that was scored.
 
         Raises:
             LongtailError: If it is no run, is unfinished, or has no scores on the split.
         """
-        run = api.Run.open(path)
+        run = Run.open(path)
         scored = run.evaluated_splits()
         if not scored or (split is not None and not run.folder.scores(split).exists()):
             raise DataError(
                 f"{path} has no scores on {split or 'any split'}: run longtail evaluate {path}"
                 + (f" --split {split}." if split else ".")
             )
-        view = cls(run, split or scored[0], device)
-        if view.predictions.checkpoint != view.scores["checkpoint_sha256"]:
+        view = cls(run, split or scored[0], device, importance, progress)
+        found, scores = view.predictions, view.scores
+        names = tuple(row["name"] for row in scores["per_class"])
+        one = (found.checkpoint, found.split, found.classes, len(found.ids))
+        other = (scores["checkpoint_sha256"], view.split, names, scores["num_images"])
+        right = float(view.right.mean()) if len(found.ids) else scores["accuracy"]
+        if one != other or not np.isclose(right, scores["accuracy"], atol=1e-9):
             raise DataError(
-                f"Scores and predictions of {path} are of different checkpoints: run longtail "
+                f"Scores and predictions of {path} come from different checkpoints or images: run longtail "
                 f"evaluate {path} --split {view.split} again."
             )
         return view
@@ -76,25 +102,27 @@ class RunView:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Logits of every picture of the split."""
-        return read_predictions(self.run.folder.predictions(self.split))
+        """Logits of every image of the split."""
+        file = self.run.folder.predictions(self.split)
+        try:
+            return read_predictions(file, self.scores.get("predictions_sha256", ""))
+        except (CheckpointError, DataError) as error:
+            again = f"longtail evaluate {self.run.folder.path} --split {self.split}"
+            raise type(error)(f"{error} To write it again: {again}.") from error
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Content of `environment.json`."""
-        content: dict[str, Any] = json.loads(
-            self.run.folder.environment.read_text(encoding="utf-8")
-        )
-        return content
+        return self.run.environment()
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
         """Lines of `metrics.jsonl`."""
-        return self.run.folder.read_metrics()
+        return self.run.lines()
 
     @cached_property
     def counts(self) -> ClassCounts:
-        """Training pictures per class."""
+        """Training images per class."""
         rows = self.scores["per_class"]
         return ClassCounts([row["train_count"] for row in rows], [row["name"] for row in rows])
 
@@ -105,17 +133,47 @@ class RunView:
 
     @cached_property
     def right(self) -> NDArray[np.bool_]:
-        """Whether each picture was recognised, [N]."""
+        """Whether each image was recognised, [N]."""
         return np.asarray(self.predictions.predicted() == self.predictions.labels)
 
     @cached_property
     def confidence(self) -> NDArray[np.float64]:
-        """Probability of the answer, [N]."""
+        """Probability of the predicted class, [N]."""
         return np.asarray(softmax(self.predictions.logits).max(axis=1))
 
     @cached_property
+    def tested(self) -> NDArray[np.int64]:
+        """Images of each class in the split, [C]."""
+        return np.bincount(self.predictions.labels, minlength=len(self.counts))
+
+    @cached_property
+    def class_accuracy(self) -> NDArray[np.float64]:
+        """Accuracy of each class, as in the scores, [C]; NaN without an image."""
+        found = [row["accuracy"] for row in self.scores["per_class"]]
+        return np.array([np.nan if value is None else value for value in found])
+
+    @cached_property
+    def class_intervals(self) -> NDArray[np.float64]:
+        """Wilson's 95 % interval of the accuracy of each class, [C, 2]; NaN without an image."""
+        labels, classes = self.predictions.labels, len(self.counts)
+        return class_intervals(labels, self.right, classes, self.together)
+
+    @cached_property
+    def pairs(self) -> NDArray[np.int64]:
+        """(label, predicted class, images) of all confusions, the most frequent first, [P, 3]."""
+        predicted = self.predictions.predicted()
+        return confused_pairs(self.predictions.labels, predicted, len(self.counts))
+
+    @cached_property
+    def part(self) -> DataSet | None:
+        """The images of the split in the order of the predictions, or None if they do not open."""
+        if self.data is None or not self.data.manifest.has(self.split):
+            return None
+        return self.data.split(self.split)
+
+    @cached_property
     def confusion(self) -> NDArray[np.int64]:
-        """Pictures by (label, answer), [C, C]."""
+        """Images by (label, prediction), [C, C]."""
         return confusion_matrix(
             self.predictions.labels, self.predictions.predicted(), len(self.counts)
         )
@@ -134,7 +192,7 @@ class RunView:
 
     @cached_property
     def together(self) -> NDArray[np.int64] | None:
-        """Numbers that are equal for pictures that belong together, [N]; None if nothing is known of it."""
+        """Numbers that are equal for images that belong together, [N]; None if nothing is known of it."""
         config = self.run.config.data  # asked first, because opening the data takes a while
         named = isinstance(config, FolderData | TableData) and config.keep_together is not None
         if not named or self.data is None or not self.data.manifest.has(self.split):
@@ -143,18 +201,27 @@ class RunView:
 
     @cached_property
     def data(self) -> DataSet | None:
-        """The run's data, or None if it cannot be opened any more, or not all that was scored is there."""
+        """The run's data, or None if it cannot be opened any more, or is not what was scored.
+
+        Raises:
+            ProtocolError: If images that the run was trained on would be scored.
+        """
         try:
-            data = self.run.open_data()
+            data = self.run.open_data(partial(self.progress, "reading images"))
+        except ProtocolError:
+            raise
         except LongtailError:
             return None
-        scored = data.manifest.ids[data.manifest.rows(self.split)]
-        return data if len(scored) == 0 or np.array_equal(scored, self.predictions.ids) else None
+        if not data.manifest.has(self.split):
+            return data
+        part = data.split(self.split)
+        same = self.scores.get("images_sha256") in (None, part.content())
+        return data if same and np.array_equal(part.manifest.ids, self.predictions.ids) else None
 
     @cached_property
-    def model(self) -> api.LoadedModel:
+    def model(self) -> LoadedModel:
         """The trained model."""
-        return api.load(self.run.folder.path, device=self.device)
+        return load(self.run.folder.path, device=self.device)
 
     @cached_property
     def inspection(self) -> Inspection | None:
@@ -162,15 +229,26 @@ class RunView:
         if self.data is None:
             return None
         config = self.run.config.data
-        if isinstance(config, CifarData | DigitsData):
+        if isinstance(config, ArrayData):
             return inspect(self.data.manifest)
-        file_set = read_files(config)
+        file_set = read_files(config, kept=self.run.kept_split() is not None)
         # files were checked when the data was opened, and what was found is remembered
-        checked = check_pictures(file_set.files())
+        checked = check_images(file_set.files(), bit_depth=config.bit_depth)
         by_path = dict(zip(file_set.manifest.paths, checked, strict=True))  # ids are those of then
         used = [by_path[path] for path in self.data.manifest.paths]
-        found = inspect(self.data.manifest, used, file_set)  # with the run's own splits
-        return replace(found, damaged=inspect(file_set.manifest, checked).damaged)
+        found = inspect(
+            self.data.manifest, used, file_set,  # with the run's own splits
+            size=config.image_size, fit=config.fit, bit_depth=config.bit_depth,
+        )  # fmt: skip
+        damaged = inspect(file_set.manifest, checked).damaged
+        if not isinstance(config, FolderData | TableData) or not can_search(len(used)):
+            return replace(found, damaged=damaged)
+        near, manifest = near_by_hash(used), self.data.manifest
+        drawn = self.run.identity is not None and self.run.identity.drawn_split
+        return replace(
+            found, damaged=damaged, near=describe_near(manifest, near, drawn=drawn),
+            near_duplicates=near_pairs(manifest, near),
+        )  # fmt: skip
 
     @property
     def stages(self) -> Sequence[Stage]:
@@ -190,12 +268,12 @@ class RunView:
             return None
         return np.asarray(heads[0].weight.detach().norm(dim=1).cpu().numpy(), dtype=np.float64)
 
-    def stage_panel(self) -> Panel | None:
+    def stage_figure(self) -> FigureData | None:
         """Return the accuracy at the end of each stage, or None with one stage or without the data.
 
         Of a method with sub-models, that of the one that the stage trained.
         """
-        if self.data is None or not self.data.manifest.has(self.split):
+        if len(self.stages) == 1 or self.data is None or not self.data.manifest.has(self.split):
             return None
         folder, part = self.run.folder, self._part(self.data)
         labels, classes = torch.tensor(part.manifest.labels), len(self.counts)
@@ -204,20 +282,25 @@ class RunView:
             end = folder.checkpoints / ckpt.checkpoint_name(number, 0, finished=True)
             if stage.epochs == 0 or not end.exists():
                 continue  # a fit that is no end only hands on; the first stage may be another run's
-            model = api.load(folder.path, device=self.device, stage=number)
-            answers = answer_split(model.method, part, device=model.device)[:, -1].argmax(dim=1)
+            self.progress(
+                "predicting with the model at the end of each stage", number, len(self.stages)
+            )
+            model = load(folder.path, device=self.device, stage=number)
+            predicted = predict_sub_models(model.method, part, device=model.device)[:, -1].argmax(
+                dim=1
+            )
             each[stage.name.replace(", ", ",\n")] = class_accuracy(
-                [(answers[None], labels)], classes
+                [(predicted[None], labels)], classes
             )[0]
-        if not each or len(self.stages) == 1:
+        if not each:
             return None
         predicted = torch.from_numpy(self.predictions.predicted())
         each["in the end"] = class_accuracy([(predicted[None], labels)], classes)[0]
         masks = {"all": torch.ones(classes, dtype=torch.bool)}
         masks |= {name: self.groups.mask(name) for name in GROUP_NAMES}
-        return Panel(
+        return FigureData(
             title="Accuracy at the end of each stage",
-            text="Class-averaged accuracy of what each stage has trained, and of the finished method.",
+            text="Macro accuracy of the model after each stage, and of the finished method.",
             x="stage", y="accuracy", kind="bars", percent=True, places=list(each),
             series={
                 name: [measured_mean(accuracy[mask]) for accuracy in each.values()]
@@ -226,17 +309,62 @@ class RunView:
             },
         )  # fmt: skip
 
-    def _part(self, data: DataSet) -> DataSet:
-        """Return the scored split as the model wants to see it."""
-        return data.split(self.split).normalised_by(self.model.card.mean, self.model.card.std)
+    @cached_property
+    def importance_figure(self) -> FigureData | None:
+        """The importance of the weights for each shot group, or None if it was not asked for.
 
-    def panels(self) -> Sequence[Panel]:
-        """Return the method's own figures; those that need pictures only if the data opens."""
+        Raises:
+            DataError: If the data cannot be opened any more, or has no such split.
+        """
+        split, data = self.importance, self.data
+        if split is None:
+            return None
+        if data is None or not data.manifest.has(split):
+            found = "does not open any more" if data is None else f"has no {split} split"
+            raise DataError(
+                f"--importance {split} needs the images of {self.run.folder.path}, whose data {found}."
+            )
+        part = self._part(data, split)
+        each = importance_by_class(self.model.method, part, self.model.device)
+        masks = {name: self.groups.mask(name) for name in GROUP_NAMES}
+        shown = {name: mask for name, mask in masks.items() if bool(mask.any())}
+        return FigureData(
+            title="Importance of the weights for each shot group",
+            text="Mean of (w g)² over the weights of convolutions and linear layers, in millionths, "
+            "averaged over the classes of a group; g is the gradient of the mean loss of one class on "
+            f"{split}. Misclassified images also have large gradients.",
+            x="shot group", y="importance, millionths", kind="bars", places=list(shown),
+            series={
+                name: [
+                    None if (mean := measured_mean(values[mask])) is None else 1e6 * mean
+                    for mask in shown.values()
+                ]
+                for name, values in each.items()
+            },
+        )  # fmt: skip
+
+    def _part(self, data: DataSet, split: str | None = None) -> DataSet:
+        """Return the scored split, or another one, as the model wants to see it."""
+        metadata = self.model.metadata
+        return data.split(split or self.split).normalised_by(metadata.mean, metadata.std)
+
+    def figures(self) -> Sequence[FigureData]:
+        """Return the method's own figures; those that need images only if the data opens."""
         method, device = self.model.method, self.model.device
         if self.data is None or not self.data.manifest.has(self.split):
             return ()
         part = self._part(self.data)
         labels = torch.tensor(part.manifest.labels)
-        batches = evaluation_batches(part, device=device, everything=True)
+        side = enlarged_side(method)
+        batches = evaluation_batches(part, device=device, everything=True, side=side)
+        seen = self._counted(batches, "predicting for the method's own figures", len(labels))
         with torch.inference_mode():
-            return method.panels(((x, labels[rows]) for x, rows in batches), self.lines)
+            return method.figures(((x, labels[rows]) for x, rows in seen), self.lines)
+
+    def _counted(self, batches: Iterable[Batch], what: str, size: int) -> Iterator[Batch]:
+        """Hand on batches and tell how many images were asked for."""
+        done = 0
+        for images, rows in batches:
+            done += len(rows)
+            self.progress(what, done, size)
+            yield images, rows

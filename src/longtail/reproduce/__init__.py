@@ -1,8 +1,11 @@
-"""Tables of the papers: rows that are recipes, trained and rendered from their records."""
+"""Tables of the papers: rows are recipes, rendered from records of their runs; nothing is trained."""
 
 from longtail.reproduce.records import Evidence, Records
 from longtail.reproduce.render import (
+    MARK,
     differences,
+    earlier_note,
+    evidence_of,
     measured_rows,
     render,
     schedule_of,
@@ -12,12 +15,15 @@ from longtail.reproduce.render import (
 from longtail.reproduce.tables import PROFILES, PaperTable, Row, read_table, table_names
 
 __all__ = [
+    "MARK",
     "PROFILES",
     "Evidence",
     "PaperTable",
     "Records",
     "Row",
     "differences",
+    "earlier_note",
+    "evidence_of",
     "measured_rows",
     "read_table",
     "render",

@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from longtail.core.errors import ConfigError
-from longtail.recipes import RunConfig, validate_stored
+from longtail.core.groups import GROUP_NAMES
+from longtail.engine.schedule import learning_rate
+from longtail.recipes import RunConfig, in_effect, read_stored
 
 # what may differ between a row and its record without being another experiment
 ASIDE = {"seed": 0, "workers": 1, "checkpoint_every": 1, "watch_test": False}
+# a schedule is the learning rates it gives, however it is written down
+SAID_BY_RATES = (
+    "schedule", "warmup", "warmup_start", "warmup_end", "milestones", "decay_factor",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,15 @@ class Evidence:
     def seed(self) -> int:
         """Seed of the run."""
         return int(self.line["seed"])
+
+    def mixed(self, mixture: str) -> Evidence | None:
+        """Return the record with the scores of one mixture of the sub-models, None if it has none."""
+        for row in self.line.get("mixtures", ()):
+            if row["name"] == mixture:
+                scores = {name: row[name] for name in ("accuracy", *GROUP_NAMES)}
+                scores |= {"macro_accuracy": row["accuracy"], "best_on_test": None}
+                return Evidence(self.line | scores, self.file)
+        return None
 
     @property
     def processor(self) -> str:
@@ -52,17 +67,36 @@ class Records:
             ConfigError: If one is no file of JSON lines.
         """
         self._found: dict[tuple[str, str], dict[tuple[int, str], Evidence]] = {}
+        self._by_checkpoint: dict[tuple[str, str], Evidence] = {}
         for file in files:
             for line in read_lines(file):
                 if not {"config", "accuracy", "split"} <= line.keys():
                     continue
-                try:
-                    recorded = validate_stored(line["config"], str(file))
-                except ConfigError:
-                    continue  # of another version, whose options are no more
                 evidence = Evidence(line, file.name)
+                self._by_checkpoint[str(line.get("checkpoint_sha256")), line["split"]] = evidence
+                recorded = read_stored(line["config"])
+                if recorded is None:
+                    continue  # of another version, whose options are no more
                 same = self._found.setdefault((_identity(recorded), line["split"]), {})
                 same[evidence.seed, evidence.processor] = evidence
+
+    def of_checkpoints(self, checkpoints: Iterable[str], *, split: str = "test") -> list[Evidence]:
+        """Return the records of some runs, whatever they were.
+
+        Args:
+            checkpoints: First digits of their sha256.
+            split: On which they were scored.
+
+        Raises:
+            ConfigError: If one has no record.
+        """
+        return [self._of_checkpoint(begin, split) for begin in checkpoints]
+
+    def _of_checkpoint(self, begin: str, split: str) -> Evidence:
+        for (checkpoint, scored), evidence in self._by_checkpoint.items():
+            if checkpoint.startswith(begin) and scored == split:
+                return evidence
+        raise ConfigError(f"There is no record of the checkpoint {begin}... on {split}.")
 
     def of(self, config: RunConfig, *, split: str = "test") -> list[Evidence]:
         """Return the newest record of every seed and processor that has the configuration `config`, by seed.
@@ -86,19 +120,30 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
             if text:
                 yield json.loads(text)
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{file} is no results file of JSON lines ({error}).") from error
+        raise ConfigError(f"{file} is not a results file of JSON lines ({error}).") from error
 
 
 def _identity(config: RunConfig) -> str:
-    """Return what makes an experiment: everything but names, places and the seed."""
-    plain = config.model_copy(
+    """Return what makes an experiment: everything but names, places, the seed and what changes nothing.
+
+    Schedules that give every epoch the same learning rate are one: milestones at epochs 159 and 160 of 200
+    are both at 32 of 40.
+    """
+    same = config.model_copy(
         update={
             "recipe": "",
             "description": "",
             "start": None,
             "training": config.training.model_copy(update=ASIDE),
         }
-    ).model_dump(mode="json")
+    )
+    plain = in_effect(same)
+    training, epochs = plain["training"], config.training.epochs
+    training["rates"] = [
+        float(f"{learning_rate(config.training, epoch, epochs):.9g}") for epoch in range(epochs)
+    ]
+    for key in SAID_BY_RATES:
+        training.pop(key, None)
     for place in ("root", "lists", "path", "download"):
         plain["data"].pop(place, None)
     return json.dumps(plain, sort_keys=True)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from longtail.core.groups import GROUP_NAMES
 from longtail.evaluation.scores import percent_of_seeds
 from longtail.reproduce.records import Evidence, Records
-from longtail.reproduce.tables import PaperTable, Row
+from longtail.reproduce.tables import Earlier, PaperTable, Row
 
 BEST = "ours, best epoch on test"
+MARK = "†"
 
 
 def render(table: PaperTable, profile: str, records: Records) -> str:
@@ -28,7 +29,7 @@ def render(table: PaperTable, profile: str, records: Records) -> str:
     full = profile == "full"
     against = [*(["difference"] * full), *([BEST] * (full and table.best_on_test))]
     first = next((row for row in table.rows if row.name == table.against), None)
-    held_against = records.of(first.config(profile)) if first else []
+    held_against = evidence_of(first, profile, records)[0] if first else []
     beside = f"against {table.against}, same seeds"
     if first:
         against.append(beside)
@@ -37,41 +38,81 @@ def render(table: PaperTable, profile: str, records: Records) -> str:
     lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     sources: list[str] = []
     seeds, repeated = 0, False
+    marked: list[Row] = []
     for row in table.rows:
-        found = records.of(row.config(profile))
+        found, of_now = evidence_of(row, profile, records)
         sources += [evidence.file for evidence in found]
         seeds = max([seeds, *(evidence.seed + 1 for evidence in found)])
         repeated |= len(found) > len({evidence.seed for evidence in found})
         cells = _cells(row, found)
+        if not of_now:
+            marked.append(row)
+            cells["row"] += f" {MARK}"
         cells[beside] = "-" if row is first else signed(differences(found, held_against))
         lines.append(f"| {' | '.join(cells[title] for title in titles)} |")
     below = "Accuracy in % on the test set, last epoch, mean ± standard deviation over seeds; "
     below += f"{schedule_of(table, profile)}."
     if not full:
-        below += " The paper's numbers are of its full schedule, so no difference is printed."
+        below += " The paper's numbers are from its full schedule, so no difference is shown."
     elif table.best_on_test:
         below += (
-            f" The numbers of the paper are of its best epoch on test. So is the column `{BEST}`, to be held "
-            "against it; it is no estimate of accuracy, and the difference is that of the last epoch."
+            f" The paper's numbers are from its best epoch on test. The column `{BEST}` shows ours for "
+            "comparison; it is not an estimate of accuracy. The difference uses the last epoch."
         )
     if repeated:
-        below += " A seed that was trained on two processors is two runs: it gives other numbers on each."
+        below += (
+            " A seed that was trained on two kinds of processor counts as two runs, because the "
+            "results differ."
+        )
     if first:
-        below += f" `{beside}`: the mean difference in points over the seeds that both rows have"
+        below += f" `{beside}` is the mean difference in points over the seeds that both rows have"
         below += f"{', on the same processor where both are' * repeated}."
     if sources:
         below += f" Records: {', '.join(f'`{name}`' for name in dict.fromkeys(sources))}."
-    below += f" To train all of it anew: `{command_of(table, profile, seeds or 3)}`."
+    below += f" To train all rows yourself: `{command_of(table, profile, seeds or 3)}`."
     lines += ["", below]
+    if marked:
+        lines += ["", earlier_note(marked)]
+    if elsewhere := [f"{row.name} ({row.source})" for row in table.rows if row.source]:
+        lines += ["", f"Numbers that the paper takes from elsewhere: {'; '.join(elsewhere)}."]
     if table.note:
         lines += ["", table.note]
     return "\n".join(lines) + "\n"
 
 
+def evidence_of(row: Row, profile: str, records: Records) -> tuple[list[Evidence], bool]:
+    """Return the records of a row, and whether they are of its recipe as it is now.
+
+    Where there are none, those of the recipe that the row says it had earlier are returned. A row about a
+    mixture of sub-models gets the records with its scores.
+    """
+    found = records.of(row.config(profile))
+    if row.mixture:
+        return [each for e in found if (each := e.mixed(row.mixture)) is not None], True
+    then = None if found else row.earlier_config(profile)
+    older = records.of(then) if then is not None else []
+    if not found and row.earlier is not None and profile == "short":
+        older = older or records.of_checkpoints(row.earlier.checkpoints)
+    return (older, False) if older else (found, True)
+
+
+def earlier_note(rows: Sequence[Row]) -> str:
+    """Return what the mark of rows says that were measured with an earlier recipe."""
+    alike: dict[Earlier, list[str]] = {}
+    for row in rows:
+        if row.earlier is not None:
+            alike.setdefault(row.earlier, []).append(row.name)
+    said = "; ".join(
+        f"{', '.join(names)}: {' '.join(then.overrides) or 'other options'}, as at commit {then.commit}"
+        for then, names in alike.items()
+    )
+    return f"{MARK} Measured with an earlier recipe ({said})."
+
+
 def command_of(table: PaperTable, profile: str, seeds: int) -> str:
     """Return the command that trains every row of a table into folders of its own, and renders it."""
     words = ["longtail", "reproduce", table.name, "--profile", profile, "--seeds", str(seeds)]
-    return shlex.join([*words, "--out", "anew", "--results", "anew"])
+    return shlex.join([*words, "--out", "retrained", "--results", "retrained"])
 
 
 def schedule_of(table: PaperTable, profile: str) -> str:
@@ -91,8 +132,10 @@ def measured_rows(
     """
     measured = []
     for row in table.rows:
-        lines = [evidence.line for evidence in records.of(row.config(profile))]
+        found, of_now = evidence_of(row, profile, records)
+        lines = [evidence.line for evidence in found]
         if lines:
+            row = row if of_now else row.model_copy(update={"name": f"{row.name} {MARK}"})
             accuracy = {"all": [line["accuracy"] for line in lines]}
             for name in GROUP_NAMES:
                 accuracy[name] = [line[name] for line in lines if line[name] is not None]

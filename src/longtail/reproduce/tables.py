@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +11,10 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from longtail.config import Options
 from longtail.core.errors import ConfigError
-from longtail.data.options import Options
+from longtail.core.paths import expanded
+from longtail.core.words import folder_name
 from longtail.recipes import RunConfig, resolve
 
 FOLDER = Path(__file__).parent / "tables"
@@ -19,22 +22,47 @@ PROFILES = ("full", "short")
 Profile = Literal["full", "short"]
 
 
+class Earlier(Options):
+    """What a recipe was when a row was measured, shown until the row is measured anew."""
+
+    commit: str = Field(pattern="^[0-9a-f]{7,40}$", description="last commit with that recipe")
+    overrides: tuple[str, ...] = Field(
+        (), description="key=value overrides that turn the present recipe into the earlier one"
+    )
+    checkpoints: tuple[str, ...] = Field(
+        (), description="or, if its options no longer exist, the first digits of its runs' sha256"
+    )
+
+    @model_validator(mode="after")
+    def _says_what_it_was(self) -> Earlier:
+        if bool(self.overrides) == bool(self.checkpoints):
+            raise ValueError("earlier: give either overrides or checkpoints")
+        return self
+
+
 class Row(Options):
     """One line of a table."""
 
-    name: str = Field(description="as the paper calls it")
+    name: str = Field(description="the paper's name for it")
     recipe: str
-    overrides: tuple[str, ...] = Field((), description="key=value on top of the recipe")
+    overrides: tuple[str, ...] = Field((), description="key=value overrides of the recipe")
     paper: float | None = Field(None, ge=0, le=100, description="overall accuracy in %")
-    source: str = Field("", description="where the number is printed, if not the table's source")
+    source: str = Field("", description="where the number is printed, if not in the table's source")
     start: str | None = Field(
-        None, alias="from", description="name of the row whose first stage is taken"
+        None, alias="from", description="name of the row whose first stage is reused"
+    )
+    mixture: str = Field(
+        "",
+        description="mixture of the sub-models of its runs that is scored instead of their prediction",
     )
     schedule: str = Field(
-        "", description="rows of one schedule stand together in the figure, under this name"
+        "", description="rows with the same text are grouped in the figure, under this name"
     )
     short: tuple[str, ...] = Field(
-        ("training.epochs=40",), description="key=value of the short profile"
+        ("training.epochs=40",), description="key=value overrides of the short profile"
+    )
+    earlier: Earlier | None = Field(
+        None, description="the recipe of older records, if it has changed since"
     )
 
     def config(self, profile: str) -> RunConfig:
@@ -43,7 +71,18 @@ class Row(Options):
         Args:
             profile: `full`, the paper's schedule, or `short`, a fifth or less of it, of the same shape.
         """
-        return resolve(self.recipe, [*(self.short if profile == "short" else ()), *self.overrides])
+        if profile != "short":
+            return resolve(self.recipe, self.overrides)
+        # a row that is longer than its recipe is as short as the others
+        same_length = [text for text in self.overrides if not text.startswith("training.epochs=")]
+        return resolve(self.recipe, [*self.short, *same_length])
+
+    def earlier_config(self, profile: str) -> RunConfig | None:
+        """Return the configuration of the row when its recipe was another one; see `config`."""
+        if self.earlier is None or not self.earlier.overrides:
+            return None
+        short = self.short if profile == "short" else ()
+        return resolve(self.recipe, [*short, *self.overrides, *self.earlier.overrides])
 
 
 class PaperTable(Options):
@@ -52,13 +91,14 @@ class PaperTable(Options):
     name: str = Field("", description="as it was asked for; set when it is read")
     title: str
     source: str = Field(description="paper, table, and how it selects its numbers")
-    note: str = Field("", description="what a reader must know to compare")
+    note: str = Field("", description="what a reader must know in order to compare")
     best_on_test: bool = Field(
         False,
-        description="the paper takes its best epoch on test: the full profile shows ours beside the last",
+        description="whether the paper reports its best epoch on test; the full profile then shows ours next "
+        "to the last epoch",
     )
     against: str = Field(
-        "", description="name of the row that the others are held against, seed by seed"
+        "", description="name of the row that the others are compared with, seed by seed"
     )
     short_schedule: str = Field(
         "40 epochs in the shape of the full schedule", description="the short profile in words"
@@ -75,7 +115,7 @@ class PaperTable(Options):
         for place, row in enumerate(self.rows):
             if row.start is not None and row.start not in names[:place]:
                 raise ValueError(
-                    f"row {row.name!r} starts from {row.start!r}, which is no row above"
+                    f"row {row.name!r} starts from {row.start!r}, which is not a row above it"
                 )
         return self
 
@@ -91,7 +131,7 @@ def read_table(name: str) -> PaperTable:
     Raises:
         ConfigError: If there is none, or it is wrong.
     """
-    own = Path(name).expanduser()
+    own = expanded(name)
     file = own if own.suffix in (".yaml", ".yml") else FOLDER / f"{name}.yaml"
     if not file.is_file():
         near = difflib.get_close_matches(name, table_names(), n=3, cutoff=0.4)
@@ -102,7 +142,7 @@ def read_table(name: str) -> PaperTable:
         return PaperTable.model_validate(raw).model_copy(update={"name": name})
     except ValidationError as error:
         lines = "; ".join(map(_told, error.errors()))
-        raise ConfigError(f"{file} is no table: {lines}.") from None
+        raise ConfigError(f"{file} is not a table: {lines}.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read as YAML ({error}).") from error
 
@@ -110,3 +150,8 @@ def read_table(name: str) -> PaperTable:
 def _told(error: ErrorDetails) -> str:
     place, message = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
+
+
+def slug(name: str) -> str:
+    """Return the folder of a table's or row's runs."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or folder_name(name)

@@ -1,4 +1,4 @@
-"""Augmentation on the device, with parameters of its own for every picture of a batch."""
+"""Augmentation on the device, each image with parameters of its own; images are not mixed here."""
 
 from longtail.data.augmentation.draws import Draws
 from longtail.data.augmentation.policies import POLICIES, Policy, find_policy, normalise

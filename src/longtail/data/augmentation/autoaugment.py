@@ -1,6 +1,6 @@
 """AutoAugment (Cubuk et al., CVPR 2019) and RandAugment (Cubuk et al., 2020) on batches.
 
-AutoAugment: each picture draws one of 25 sub-policies; each of its two operations happens with a
+AutoAugment: each image draws one of 25 sub-policies; each of its two operations happens with a
 probability and has one of ten magnitudes. Where codes disagree: the long-tail codes use the authors'
 implementation (outside is grey 128, rotation in one direction only, solarize from 256), torchvision
 fills black and turns both ways. We follow the authors; their bicubic shear is nearest here, as in
@@ -128,12 +128,12 @@ def _operations(fill: float) -> Mapping[str, Strengthened]:
 
 
 def autoaugment_strength(name: str, magnitude: int, sign: Numbers, size: int) -> Numbers:
-    """Return the parameter of an operation at `magnitude` (0..9) for pictures of `size` pixels.
+    """Return the parameter of an operation at `magnitude` (0..9) for images of `size` pixels.
 
     Args:
         name: Operation.
         magnitude: Bin of ten.
-        sign: -1 or 1 per picture, [B]; used by signed operations.
+        sign: -1 or 1 per image, [B]; used by signed operations.
         size: Side in pixels.
     """
     share = magnitude / 9
@@ -157,7 +157,7 @@ def autoaugment_strength(name: str, magnitude: int, sign: Numbers, size: int) ->
 def autoaugment(
     images: Tensor, draws: Draws, *, policy: tuple[SubPolicy, ...] = CIFAR10_POLICY
 ) -> Tensor:
-    """Apply one sub-policy to every picture, grouped so that each operation runs once a slot."""
+    """Apply one sub-policy to every image, grouped so that each operation runs once a slot."""
     chosen = draws.integers(len(policy))
     operations = _operations(GREY)
     for slot in range(2):

@@ -1,6 +1,6 @@
-"""Colour operations on batches, each picture with a strength of its own.
+"""Colour operations on batches, each image with a strength of its own.
 
-Pictures are uint8 [B, 3, H, W]; strengths are NumPy arrays [B]. Every operation equals torchvision's
+Images are uint8 [B, 3, H, W]; strengths are NumPy arrays [B]. Every operation equals torchvision's
 functional of the same name for the same parameter (tests compare them). Results of arithmetic are
 truncated to whole levels, as there.
 """
@@ -13,35 +13,35 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longtail.core.transfer import send
+from longtail.core.to_device import send
 
 Strength = NDArray[np.float64]
 LUMA = (0.2989, 0.587, 0.114)
 
 
-def per_picture(values: Strength, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def per_image(values: Strength, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return `values` [B] on the device of `images`, shaped [B, 1, 1, 1]."""
     return send(values, images.device, dtype)[:, None, None, None]
 
 
 def brightness(images: Tensor, factor: Strength) -> Tensor:
-    """Multiply by `factor`; 0 is black, 1 the picture."""
-    return _levels(images * per_picture(factor, images))
+    """Multiply by `factor`; 0 is black, 1 the image."""
+    return _levels(images * per_image(factor, images))
 
 
 def contrast(images: Tensor, factor: Strength) -> Tensor:
-    """Blend with the mean grey of the picture; 0 is that grey, 1 the picture."""
+    """Blend with the mean grey of the image; 0 is that grey, 1 the image."""
     mean = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
     return _blend(images, mean, factor)
 
 
 def saturation(images: Tensor, factor: Strength) -> Tensor:
-    """Blend with the grey picture; 0 is grey, 1 the picture. (`Color` of AutoAugment.)"""
+    """Blend with the grey image; 0 is grey, 1 the image. (`Color` of AutoAugment.)"""
     return _blend(images, _grey(images), factor)
 
 
 def sharpness(images: Tensor, factor: Strength) -> Tensor:
-    """Blend with a smoothed picture; 0 is smooth, 1 the picture, 2 sharper. Borders stay."""
+    """Blend with a smoothed image; 0 is smooth, 1 the image, 2 sharper. Borders stay."""
     if min(images.shape[-2:]) <= 2:
         return images
     exact = images.float()
@@ -49,7 +49,7 @@ def sharpness(images: Tensor, factor: Strength) -> Tensor:
     kernel[1, 1] = 5 / 13
     smooth = F.conv2d(exact, kernel.expand(3, 1, 3, 3), groups=3).round_()
     inner = exact[:, :, 1:-1, 1:-1]
-    inner += (smooth - inner) * (1 - per_picture(factor, images))
+    inner += (smooth - inner) * (1 - per_image(factor, images))
     return _levels(exact)
 
 
@@ -64,7 +64,7 @@ def hue(images: Tensor, shift: Strength) -> Tensor:
         (green - blue) / safe,
         torch.where(high == green, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
-    turned = (sector / 6 + per_picture(shift, images)[:, :, :, 0]).remainder(1.0) * 6
+    turned = (sector / 6 + per_image(shift, images)[:, :, :, 0]).remainder(1.0) * 6
     # channel c of HSV -> RGB: v - span * clamp(min(k, 4 - k), 0, 1), k = (offset + 6 h) mod 6
     channels = []
     for offset in (5.0, 3.0, 1.0):
@@ -75,29 +75,29 @@ def hue(images: Tensor, shift: Strength) -> Tensor:
 
 
 def grey(images: Tensor) -> Tensor:
-    """Return the grey picture in three equal channels."""
+    """Return the grey image in three equal channels."""
     return _grey(images).to(images.dtype).expand_as(images)
 
 
 def posterize(images: Tensor, bits: Strength) -> Tensor:
     """Keep the highest `bits` (0..8) of every level."""
     kept = (256 - (1 << (8 - bits.astype(np.int64)))).astype(np.float64)
-    return images & per_picture(kept, images, torch.uint8)
+    return images & per_image(kept, images, torch.uint8)
 
 
 def solarize(images: Tensor, threshold: Strength) -> Tensor:
     """Invert levels of at least `threshold`."""
-    return torch.where(images >= per_picture(threshold, images), 255 - images, images)
+    return torch.where(images >= per_image(threshold, images), 255 - images, images)
 
 
 def solarize_add(images: Tensor, amount: Strength) -> Tensor:
     """Add `amount` to levels below 128. Source: timm's RandAugment."""
-    added = (images.float() + per_picture(amount, images)).clamp_(0, 255).to(images.dtype)
+    added = (images.float() + per_image(amount, images)).clamp_(0, 255).to(images.dtype)
     return torch.where(images < 128, added, images)
 
 
 def autocontrast(images: Tensor, _strength: Strength) -> Tensor:
-    """Stretch every channel of every picture to 0..255."""
+    """Stretch every channel of every image to 0..255."""
     from torchvision.transforms.v2 import functional  # takes seconds to import
 
     stretched: Tensor = functional.autocontrast(images)
@@ -105,7 +105,7 @@ def autocontrast(images: Tensor, _strength: Strength) -> Tensor:
 
 
 def equalize(images: Tensor, _strength: Strength) -> Tensor:
-    """Flatten the histogram of every channel of every picture."""
+    """Flatten the histogram of every channel of every image."""
     from torchvision.transforms.v2 import functional  # takes seconds to import
 
     flat: Tensor = functional.equalize(images)
@@ -118,14 +118,14 @@ def invert(images: Tensor, _strength: Strength) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: Strength, kernel_size: int) -> Tensor:
-    """Blur each picture with its own standard deviation in pixels; borders are mirrored.
+    """Blur each image with its own standard deviation in pixels; borders are mirrored.
 
     A separable filter is a product with a banded matrix from each side, so that every
-    picture of a batch can have a kernel of its own in one batched product.
+    image of a batch can have a kernel of its own in one batched product.
     """
     radius = kernel_size // 2
     offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
-    width = per_picture(sigma, images)[:, :, 0, 0]  # [B, 1]
+    width = per_image(sigma, images)[:, :, 0, 0]  # [B, 1]
     kernel = torch.exp(-0.5 * (offsets / width) ** 2)
     kernel = kernel / kernel.sum(dim=1, keepdim=True)  # [B, 2 radius + 1]
     rows, columns = (_band(kernel, size, radius) for size in images.shape[-2:])
@@ -153,7 +153,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, other: Tensor, factor: Strength) -> Tensor:
-    share = per_picture(factor, images)
+    share = per_image(factor, images)
     return _levels(images * share + other * (1 - share))
 
 

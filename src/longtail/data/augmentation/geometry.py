@@ -1,6 +1,6 @@
-"""Geometric operations on batches, each picture with a strength of its own.
+"""Geometric operations on batches, each image with a strength of its own.
 
-Pictures are uint8 [B, 3, H, W] (crop and flip take any type); strengths are NumPy arrays [B].
+Images are uint8 [B, 3, H, W] (crop and flip take any type); strengths are NumPy arrays [B].
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longtail.core.transfer import send
+from longtail.core.to_device import send
 
 Strength = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -20,7 +20,7 @@ Whole = NDArray[np.int64]
 def shifted(
     images: Tensor, top: Whole, left: Whole, padding: int, mode: str = "constant"
 ) -> Tensor:
-    """Return the windows [B, 3, H, W] at (`top`, `left`) of the padded pictures.
+    """Return the windows [B, 3, H, W] at (`top`, `left`) of the padded images.
 
     Args:
         images: [B, 3, H, W], any type.
@@ -44,7 +44,7 @@ def shifted(
 
 
 def resized_crop(images: Tensor, boxes: Whole, size: int) -> Tensor:
-    """Cut a box of every picture and resize it to `size` x `size`, with antialiasing.
+    """Cut a box of every image and resize it to `size` x `size`, with antialiasing.
 
     Bilinear resizing is a product with a matrix of triangle weights from each side.
 
@@ -61,7 +61,7 @@ def resized_crop(images: Tensor, boxes: Whole, size: int) -> Tensor:
 
 
 def cut_out(images: Tensor, top: Whole, left: Whole, side: int) -> Tensor:
-    """Blacken a square of every picture; parts outside are cut off (DeVries and Taylor, 2017).
+    """Blacken a square of every image; parts outside are cut off (DeVries and Taylor, 2017).
 
     Args:
         images: [B, 3, H, W].

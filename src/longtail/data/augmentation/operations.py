@@ -1,7 +1,7 @@
-"""Random operations: which pictures are touched, and how strongly.
+"""Random operations: which images are touched, and how strongly.
 
-An operation takes uint8 pictures [B, 3, S, S] and draws, and returns pictures; it may overwrite what
-it was given. Work is done only on the pictures that drew it.
+An operation takes uint8 images [B, 3, S, S] and draws, and returns images; it may overwrite what
+it was given. Work is done only on the images that drew it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longtail.core.transfer import send
+from longtail.core.to_device import send
 from longtail.data.augmentation import colour, geometry
 from longtail.data.augmentation.draws import Draws, Numbers
 
@@ -28,7 +28,7 @@ ASPECT = (3 / 4, 4 / 3)
 def only(
     images: Tensor, which: NDArray[np.bool_], operation: Strengthened, strength: Numbers
 ) -> Tensor:
-    """Replace the pictures marked in `which` by what `operation` makes of them, in place.
+    """Replace the images marked in `which` by what `operation` makes of them, in place.
 
     `images` must be contiguous.
     """
@@ -38,14 +38,14 @@ def only(
     if len(rows) == len(images):
         return operation(images, strength)
     index = send(rows, images.device)
-    # index_select copies whole pictures, images[index] single bytes: twenty times slower
+    # index_select copies whole images, images[index] single bytes: twenty times slower
     changed = operation(images.index_select(0, index), strength[rows])
     _words(images).index_copy_(0, index, _words(changed.contiguous()))
     return images
 
 
 def _words(images: Tensor) -> Tensor:
-    """View pictures as rows of eight bytes where that is possible, to copy them faster."""
+    """View images as rows of eight bytes where that is possible, to copy them faster."""
     flat = images.view(len(images), -1)
     return (
         flat.view(torch.int64) if images.dtype == torch.uint8 and flat.shape[1] % 8 == 0 else flat
@@ -53,19 +53,19 @@ def _words(images: Tensor) -> Tensor:
 
 
 def random_crop(images: Tensor, draws: Draws, *, share: int = 8, mode: str = "constant") -> Tensor:
-    """Shift every picture by up to a `share`-th of its side (4 pixels of 32, the CIFAR crop)."""
+    """Shift every image by up to a `share`-th of its side (4 pixels of 32, the CIFAR crop)."""
     padding = images.shape[-1] // share
     high = 2 * padding + 1
     return geometry.shifted(images, draws.integers(high), draws.integers(high), padding, mode)
 
 
 def mirror(images: Tensor, draws: Draws) -> Tensor:
-    """Mirror every picture: the second view of test-time augmentation."""
+    """Mirror every image: the second view of test-time augmentation."""
     return images.flip(3)
 
 
 def random_flip(images: Tensor, draws: Draws) -> Tensor:
-    """Mirror every picture with probability one half."""
+    """Mirror every image with probability one half."""
     which = draws.chance(0.5)
     return only(images, which, lambda chosen, _: chosen.flip(3), np.zeros(draws.size))
 
@@ -75,7 +75,7 @@ def random_resized_crop(
 ) -> Tensor:
     """Cut a part with `area` share and aspect in 3/4..4/3 and resize it to the old size.
 
-    After ten vain tries the whole picture is taken, as torchvision does for square pictures.
+    After ten vain tries the whole image is taken, as torchvision does for square images.
     """
     size = images.shape[-1]
     boxes = np.tile(np.array([0, 0, size, size]), (draws.size, 1))
@@ -94,7 +94,7 @@ def random_resized_crop(
 
 
 def random_rotation(images: Tensor, draws: Draws, *, degrees: float = 15.0) -> Tensor:
-    """Turn every picture by up to `degrees` in either direction."""
+    """Turn every image by up to `degrees` in either direction."""
     return geometry.rotate(images, draws.uniform(-degrees, degrees))
 
 
@@ -108,7 +108,7 @@ def colour_jitter(
     hue: float = 0.0,
     probability: float = 1.0,
 ) -> Tensor:
-    """Change brightness, contrast, saturation and hue, in an order of its own for every picture.
+    """Change brightness, contrast, saturation and hue, in an order of its own for every image.
 
     Factors are uniform in 1 - s..1 + s (hue in -h..h), as torchvision's ColorJitter.
     """
@@ -128,7 +128,7 @@ def colour_jitter(
 
 
 def random_grey(images: Tensor, draws: Draws, *, probability: float = 0.2) -> Tensor:
-    """Make some pictures grey."""
+    """Make some images grey."""
     which = draws.chance(probability)
     return only(images, which, lambda chosen, _: colour.grey(chosen), np.zeros(draws.size))
 
@@ -140,7 +140,7 @@ def random_blur(
     sigma: tuple[float, float] = (0.1, 2.0),
     probability: float = 0.5,
 ) -> Tensor:
-    """Blur some pictures, with standard deviations in `sigma` pixels."""
+    """Blur some images, with standard deviations in `sigma` pixels."""
     # a kernel to three deviations, no wider than the mirrored border allows
     size = 2 * min(int(np.ceil(3 * sigma[1])), images.shape[-1] - 1) + 1
     blur = partial(colour.gaussian_blur, kernel_size=size)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from longtail.core.errors import ConfigError
-from longtail.core.transfer import send
+from longtail.core.to_device import send
 from longtail.data.augmentation.autoaugment import (
     IMAGENET_POLICY,
     autoaugment,
@@ -34,19 +35,34 @@ from longtail.data.augmentation.operations import (
 
 @dataclass(frozen=True)
 class Policy:
-    """What happens to a training picture.
+    """What happens to a training image.
 
     Attributes:
         operations: In order; uint8 in, uint8 out.
         resized_crop: Area of a random resized crop that comes first: files are cut when they are
-            decoded, pictures in memory on the device. None for policies without.
+            decoded, images in memory on the device. None for policies without.
+        widens: Whether the smallest area grows to the whole image until the last epoch, slowly at first.
     """
 
     operations: tuple[Operation, ...] = ()
     resized_crop: tuple[float, float] | None = None
+    widens: bool = False
+
+    def at(self, epoch: int, epochs: int) -> Policy:
+        """Return the policy of an epoch, from 0: with the smallest area that it has then.
+
+        1 - sqrt(1 - t^2) of the way from the first smallest area to the largest, t = epoch / (epochs - 1), in
+        utils/transforms.py of shijxcs/LIFT-plus@2e73e60.
+        """
+        if not self.widens or self.resized_crop is None:
+            return self
+        t = epoch / (epochs - 1) if epochs > 1 else 0.0
+        low, high = self.resized_crop
+        smallest = low + (1 - math.sqrt(1 - t * t)) * (high - low)
+        return replace(self, resized_crop=(smallest, high), widens=False)
 
     def __call__(self, images: Tensor, draws: Draws, *, is_cut: bool = False) -> Tensor:
-        """Augment uint8 pictures [B, 3, S, S].
+        """Augment uint8 images [B, 3, S, S].
 
         Args:
             images: May be overwritten.
@@ -76,6 +92,8 @@ POLICIES: dict[str, Policy] = {
     "autoaugment-cutout": Policy((random_crop, random_flip, autoaugment, cutout)),
     "crop-flip-autoaugment": Policy((random_crop, random_flip, autoaugment)),
     "resized-crop-flip": Policy((random_flip,), _ALL),
+    # LIFT+: strong crops first, nearly whole images at the end, and nothing else
+    "minimal-crop": Policy((), _ALL, widens=True),
     # Decoupling on ImageNet-LT and Places-LT
     "resized-crop-flip-jitter": Policy((random_flip, _JITTER), _ALL),
     "autoaugment-imagenet": Policy(
@@ -103,6 +121,10 @@ POLICIES: dict[str, Policy] = {
     "stacked-randaugment-3": Policy(
         (random_flip, _JITTER, *_GREY_AND_BLUR, partial(randaugment, number=3)), _ALL
     ),
+    # m 12 is beyond the scale: nearly every magnitude is the largest, 10
+    "stacked-randaugment-3-12": Policy(
+        (random_flip, _JITTER, *_GREY_AND_BLUR, partial(randaugment, number=3, magnitude=12)), _ALL
+    ),
     "crop-flip-randaugment": Policy((random_crop, random_flip, randaugment)),
     "crop-flip-randaugment-torchvision": Policy(
         (random_crop, random_flip, randaugment_torchvision)
@@ -120,7 +142,7 @@ def find_policy(name: str) -> Policy:
         return POLICIES[name]
     except KeyError:
         raise ConfigError(
-            f"There is no augmentation policy {name!r}; there are {', '.join(sorted(POLICIES))}."
+            f"There is no augmentation policy {name!r}; choose from {', '.join(sorted(POLICIES))}."
         ) from None
 
 
@@ -130,6 +152,6 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     constants = 255 * np.array((mean, std), dtype=np.float32)  # [2, 3]
     shift, scale = send(np.tile(constants, (1, width)), images.device)
     pixels = images.contiguous(memory_format=torch.channels_last).float()
-    # whole rows of a picture at once: broadcasting over three channels is slow on a CPU
+    # whole rows of an image at once: broadcasting over three channels is slow on a CPU
     pixels.permute(0, 2, 3, 1).flatten(2).sub_(shift).div_(scale)
     return pixels

@@ -1,0 +1,125 @@
+"""The verbs of the command line, each imported when it is called: PyTorch takes seconds to import."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.main
+from typer.core import TyperCommand, TyperGroup
+
+from longtail.cli import sketches
+from longtail.core.errors import ConfigError
+from longtail.core.interrupts import ending_quietly
+
+# verb -> first sentence of its docstring; the file of the same name holds the function of the same name
+SUMMARIES = {
+    "train": "Train a recipe or your own images, then score the last epoch on the test split.",
+    "evaluate": "Score a finished run on a split; writes predictions and scores into the run folder.",
+    "predict": "Predict the classes of images without labels.",
+    "calibrate": "Measure on val when not to trust a run's predictions, for predict, report and export.",
+    "suggest": "Suggest which unlabelled images to label next, for the sake of rare classes.",
+    "serve": "Open a local page to drop images on: prediction, probabilities, nearest training images.",
+    "export": "Export the model for use elsewhere, and check that its logits match the run's.",
+    "report": "Write a self-contained page about a run, or a comparison of several runs.",
+    "reproduce": "Train the rows of a paper's table and compare our numbers with the paper's.",
+    "ensemble": "Combine several runs, or the sub-models of one run, and recommend a combination.",
+    "adjust": "Correct a trained model for rare classes, without retraining it.",
+    "methods": "List the methods: what each does, when to use it, and what it costs.",
+    "recipes": "List the shipped recipes, or show one in full.",
+    "options": "Explain the options of a run: allowed values and meaning.",
+    "features": "Compute the features of a frozen backbone once, for all runs that use them.",
+    "text-head": "Write vectors of class names by a CLIP or SigLIP text network, for a head to begin with.",
+    "demo": "Train seven methods on long-tailed digits; takes one to three minutes on a CPU.",
+    "data": "Inspect images before you train on them.",
+}
+ELSEWHERE = {"methods": "lists", "options": "lists", "text-head": "text_head"}  # verb -> file
+
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin", help="Python file with a method, loss or sampler of your own; repeatable."
+    ),
+]
+
+
+class Verbs(TyperGroup):
+    """The group of all verbs; its help, completion and hints need none of their files."""
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - typer's own
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=text) for name, text in SUMMARIES.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - typer's own
+        """Find the verb that is called, and import it, unless only its help or a completion is asked for."""
+        if args[0] == "help":
+            args = [*args[1:], sketches.HELP]
+            if len(args) == 1:
+                typer.echo(ctx.get_help())
+                ctx.exit()
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is None or name is None:
+            return name, None, rest
+        if ctx.resilient_parsing:
+            return name, sketches.Sketch(name, sketches.sketches()[name]), rest
+        if slip := sketches.option_of_a_run(name, rest):
+            raise ConfigError(slip)
+        # help is told as it was rendered where it would look the same
+        wide = shutil.get_terminal_size().columns >= sketches.WIDTH
+        if wide and ctx.command_path == sketches.PROGRAM:
+            told = sketches.help_of(name, rest)
+            if told is not None:
+                typer.echo(told)
+                ctx.exit()
+        return name, _imported(name), rest
+
+
+def written_sketches() -> str:
+    """Return what `sketches.json` must hold."""
+    return sketches.written_sketches({name: _imported(name) for name in SUMMARIES})
+
+
+def write_sketches() -> None:
+    """Render `sketches.json`."""
+    sketches.FILE.write_text(written_sketches(), encoding="utf-8")
+
+
+def _imported(verb: str) -> Any:  # noqa: ANN401 - typer's own
+    with ending_quietly():
+        file = importlib.import_module(f"longtail.cli.{ELSEWHERE.get(verb, verb)}")
+    app = getattr(file, "app", None)
+    if app is None:
+        app = typer.Typer(
+            add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+        )
+        function = getattr(file, verb.replace("-", "_"))
+        app.command(verb)(function if verb == "demo" else _with_plugins(function))
+    return typer.main.get_command(app)
+
+
+def _with_plugins(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a verb that takes `--plugin`, too: files whose methods, losses and samplers it then knows."""
+
+    @functools.wraps(verb)
+    def called(*args: Any, plugin: list[Path] | None = None, **options: Any) -> Any:  # noqa: ANN401
+        if plugin:
+            with ending_quietly():
+                from longtail.recipes.plugins import choose
+            choose(plugin)
+        return verb(*args, **options)
+
+    signature = inspect.signature(verb, eval_str=True)
+    kept = [*signature.parameters.values()]
+    own = inspect.Parameter(
+        "plugin", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Plugins
+    )
+    called.__signature__ = signature.replace(parameters=[*kept, own])  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in [*kept, own]}
+    return called

@@ -1,0 +1,1 @@
+"""Where images and labels come from: folders, tables, lists, CIFAR, digits; no file is decoded here."""

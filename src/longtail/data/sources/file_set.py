@@ -1,0 +1,182 @@
+"""Labelled image files: what every reader of a folder, table or list returns."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from longtail.core.errors import DataError
+from longtail.core.manifest import SPLITS, Manifest
+from longtail.core.names import alike, from_printable, same_to_people, shown
+from longtail.data.images.file_checks import Checked
+from longtail.data.sources.folder_contents import LeftOut, describe_left_out
+
+# what people call their folders and what they mean
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+MOST_LETTERS = 200  # of the name of a class
+NAMED = 10  # damaged files that a message names
+OnSimilarNames = Literal["error", "merge", "keep"]
+OnBadImage = Literal["error", "skip"]
+Row = tuple[str, str, str]  # path relative to the root, label, split
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """Labelled files below one folder.
+
+    Attributes:
+        manifest: With paths relative to `root`, see `longtail.core.names.printable`.
+        root: The folder.
+        left_out: What lies below the folder and is not read.
+        notes: What else a user should know.
+    """
+
+    manifest: Manifest
+    root: Path
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the full path of every image."""
+        return tuple(located(self.root, path) for path in self.manifest.paths)
+
+    def describe(self) -> tuple[str, ...]:
+        """Return what a user should know of the files: one sentence per kind."""
+        return (*self.notes, *describe_left_out(self.left_out, self.root))
+
+
+def located(root: Path, path: str) -> Path:
+    """Return the file of a path in a manifest, whose name may not be UTF-8."""
+    file = root / path
+    if "\\x" in path and not os.path.lexists(file):
+        raw = root / from_printable(path)
+        return raw if os.path.lexists(raw) else file
+    return file
+
+
+def file_set(
+    root: Path,
+    name: str,
+    rows: Sequence[Row],
+    *,
+    similar_names: OnSimilarNames = "error",
+    notes: Iterable[str] = (),
+    for_training: bool = True,
+) -> FileSet:
+    """Return the files of a folder or table as a set, sorted by path.
+
+    Args:
+        root: Folder that the paths start from.
+        name: For people.
+        rows: Path, label (see `clean_name`) and split of every image; paths are distinct.
+        similar_names: What becomes of classes whose names differ only in capitals or kinds of space.
+        notes: What a user should know.
+        for_training: Whether a model is to be trained on them: there must be two classes, all in train.
+
+    Raises:
+        DataError: If there is one class only, one that does not occur in train, or two that are the same to
+            people.
+    """
+    _require_names(name, {label for _, label, _ in rows})
+    rows, more = _with_similar_names(name, rows, similar_names)
+    seen = {label for _, label, split in rows if split == "train" or not for_training}
+    classes = tuple(sorted(seen))
+    unknown = sorted({label for _, label, _ in rows} - set(classes))
+    if unknown:
+        where = sorted({split for _, label, split in rows if label in unknown})
+        raise DataError(
+            f"{name}: these classes occur in {' and '.join(where)} but not in train, so no model can "
+            f"learn them: {', '.join(unknown[:8])}. Add training images or remove them."
+        )
+    if len(classes) < 2 and for_training:
+        below = sorted({"/".join(path.split("/")[1:-1]) for path, _, _ in rows} - {""})
+        hint = f" If its folders {', '.join(below[:3])} are the classes, name the folder that contains them."
+        raise DataError(
+            f"{name} has only one class ({classes[0]!r}); a classifier needs at least two. "
+            f"Expected one folder (or label) per class.{hint if len(below) > 1 else ''}"
+        )
+    rows = sorted(rows)
+    number = {label: index for index, label in enumerate(classes)}
+    manifest = Manifest(
+        name,
+        classes,
+        np.arange(len(rows)),
+        np.array([number[label] for _, label, _ in rows]),
+        np.array([SPLITS.index(split) for _, _, split in rows], dtype=np.int8),
+        tuple(file for file, _, _ in rows),
+    )
+    return FileSet(manifest, root, notes=(*notes, *more))
+
+
+def _require_names(name: str, labels: set[str]) -> None:
+    """Refuse names of classes that no table, page or terminal shows as they are."""
+    for label in sorted(labels):
+        if len(label) > MOST_LETTERS or not all(c.isprintable() or c == "\u00a0" for c in label):
+            raise DataError(
+                f"{name}: '{shown(label, 60)}' cannot be a class name: it has more than {MOST_LETTERS} "
+                "characters, or invisible characters."
+            )
+
+
+def _with_similar_names(
+    name: str, rows: Sequence[Row], rule: OnSimilarNames
+) -> tuple[Sequence[Row], tuple[str, ...]]:
+    groups = alike(label for _, label, _ in rows)
+    if not groups or rule == "keep":
+        return rows, ()
+    sizes = Counter(label for _, label, _ in rows)
+    found = "; ".join(" and ".join(f"{n!r} ({sizes[n]:,})" for n in group) for group in groups[:4])
+    if rule == "error":
+        raise DataError(
+            f"{name} has classes whose names differ only in case or spaces: {found}. Rename them, or "
+            "set data.on_similar_names=merge if they are the same class, =keep if they are not."
+        )
+    # the usual spelling wins
+    chosen = {same_to_people(g[0]): max(g, key=lambda n: (sizes[n], n)) for g in groups}
+    merged = [(p, chosen.get(same_to_people(label), label), s) for p, label, s in rows]
+    return merged, (f"Classes whose names differ only in case or spaces were merged: {found}.",)
+
+
+def without_bad_images(
+    file_set: FileSet, checked: Sequence[Checked], on_bad_image: OnBadImage
+) -> tuple[FileSet, tuple[tuple[str, str], ...]]:
+    """Leave damaged images out, or refuse them all at once.
+
+    Returns:
+        The readable images, and (path, reason) of each one left out.
+
+    Raises:
+        DataError: If `on_bad_image` is `error` and a file is damaged, or nothing is left of a
+            class.
+    """
+    paths = file_set.manifest.paths
+    bad = tuple((path, c.reason) for path, c in zip(paths, checked, strict=True) if c.reason)
+    if not bad:
+        return file_set, ()
+    if on_bad_image == "error":
+        lines = "\n".join(
+            f"  {shown(str(file_set.root / path), 300)}: {reason}" for path, reason in bad[:NAMED]
+        )
+        more = f"\n  ... and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        raise DataError(
+            f"{len(bad)} of {len(paths)} images cannot be read:\n{lines}{more}\nRepair or remove them, "
+            "or leave them out with --on-bad-image skip."
+        )
+    good = np.array([row for row, c in enumerate(checked) if not c.reason], dtype=np.int64)
+    kept = file_set.manifest.take(good)
+    kept.class_counts()  # names the classes that lost their last image
+    return replace(file_set, manifest=kept), bad

@@ -1,0 +1,112 @@
+"""The reader of a table of images: the columns path, label and perhaps split."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from longtail.core.errors import DataError
+from longtail.core.names import clean_name, printable, shown
+from longtail.data.images.decode import IMAGE_SUFFIXES
+from longtail.data.sources.file_set import SPLIT_NAMES, FileSet, OnSimilarNames, file_set
+from longtail.data.sources.table_files import Table, is_slip, looks_like, open_table, plain
+from longtail.data.sources.table_paths import find_listed
+
+MOST_SPLITS = 5  # different words in a column that may be a split
+
+
+def read_table(
+    path: Path,
+    *,
+    root: Path | None = None,
+    similar_names: OnSimilarNames = "error",
+    kept: bool = False,
+    for_training: bool = True,
+) -> FileSet:
+    """Read a CSV or Parquet table with the columns `path`, `label` and optionally `split`.
+
+    Args:
+        path: The table.
+        root: Folder that relative image paths start from; the table's own folder if not given.
+        similar_names: What becomes of classes whose names differ only in capitals or kinds of space.
+        kept: Whether a run was trained on the table already, so that a file may be listed twice.
+        for_training: As of `file_set`.
+
+    Raises:
+        DataError: If the table cannot be read, a column is missing or nearly has the right name, a cell is
+            empty, a split has an unknown name, a file is listed twice, none is found, or paths are written as
+            another system does.
+    """
+    table = open_table(path)
+    root = root or path.parent
+    rows = [*zip(*_cells(table), strict=True)]
+    if not rows:
+        raise DataError(f"{path} has no rows.")
+    for number, (file, label, split) in zip(table.numbers, rows, strict=True):
+        what = f"{path}, row {number}"
+        if not file or not label:
+            raise DataError(f"{what}: path and label must not be empty.")
+        if split.lower() not in SPLIT_NAMES:
+            said = f"is {shown(split)!r}" if split else "the cell is empty"
+            raise DataError(f"{what}: split must be one of train, val, test, but {said}.")
+        if re.fullmatch(r"\[\s*(['\"]).*\1\s*\]", label):
+            raise DataError(
+                f"{what}: {shown(label)} is a list, not a class; an image has one label."
+            )
+        if printable(label) != label:
+            raise DataError(
+                f"{what}: the label {shown(label)} is not UTF-8. Save the table as UTF-8, for example: "
+                "iconv -f latin1 -t utf-8 OLD.csv > NEW.csv"
+            )
+    if all(re.fullmatch(r"-?\d+\.0*", label) for _, label, _ in rows):
+        # whole numbers that another program has made fractions of
+        rows = [(file, label.partition(".")[0], split) for file, label, split in rows]
+    files = find_listed(table, [file for file, _, _ in rows], root, kept=kept)
+    return file_set(
+        root,
+        printable(path.stem),
+        [
+            (printable(file), clean_name(label), SPLIT_NAMES[split.lower()])
+            for file, (_, label, split) in zip(files, rows, strict=True)
+        ],
+        similar_names=similar_names,
+        for_training=for_training,
+    )
+
+
+def _cells(table: Table) -> list[list[str]]:
+    """Return the columns path, label and split, or say which column is missing or nearly right."""
+    names = ("path", "label", "split")
+    found = {name: place for name in names if (place := table.find(name)) is not None}
+    missing = [name for name in ("path", "label") if name not in found]
+    if missing:
+        similar = [
+            f"{shown(title)!r} looks like {name}"
+            for name in names
+            for title in table.header
+            if name not in found and plain(title) not in names and looks_like(title, name)
+        ]
+        hint = f" {'; '.join(similar)}: rename it." if similar else ""
+        if any(Path(title.strip()).suffix.lower() in IMAGE_SUFFIXES for title in table.header):
+            hint = " The first row must contain the column names path and label."
+        raise DataError(
+            f"{table.path} needs the columns path and label (and may have split), but lacks "
+            f"{' and '.join(missing)}. It has: {table.columns()}.{hint}"
+        )
+    if "split" not in found:
+        _require_no_hidden_split(table)
+    columns = [table.column(place) for place in found.values()]
+    return columns if "split" in found else [*columns, ["train"] * len(table.numbers)]
+
+
+def _require_no_hidden_split(table: Table) -> None:
+    """Refuse a table whose split stands in a column of another name, which would be drawn anew in silence."""
+    for place, title in enumerate(table.header):
+        values = {word.lower() for word in table.words(place)}
+        held = sorted({SPLIT_NAMES[value] for value in values if value in SPLIT_NAMES})
+        if is_slip(title, "split") or (len(held) > 1 and len(values) <= MOST_SPLITS):
+            holds = f" and contains {', '.join(held)}" if held else ""
+            raise DataError(
+                f"{table.path} has no column split, but {shown(title)!r} looks like one{holds}. Rename it "
+                "to split, or remove it to have a split drawn."
+            )

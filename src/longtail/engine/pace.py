@@ -1,0 +1,100 @@
+"""How long a training will take, said before it begins, or as soon as its first steps have been measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from longtail.core.words import counted
+
+MEASURED = 1.0  # seconds of steps that an estimate is made from
+LONG = 30 * 60  # seconds from which it is said loudly without a GPU
+
+
+@dataclass
+class Pace:
+    """Measures steps and says once what they add up to.
+
+    Attributes:
+        note: Told the sentence.
+        shorter: What would make the training shorter, for people.
+        batch_size: Images of a step.
+        on_cpu: Whether there is no accelerator.
+        may_stop: Whether the training may end before its last epoch.
+    """
+
+    note: Callable[[str], None] = lambda text: None
+    shorter: str = ""
+    batch_size: int = 1
+    on_cpu: bool = False
+    may_stop: bool = False
+    _left: int = 0
+    _done: int = 0
+    _since: float = 0.0
+    _seconds: float = 0.0
+    _told: bool = False
+
+    def begin(self, steps: int) -> None:
+        """Begin a stage; so many steps are left to the end of the training."""
+        self._left, self._done, self._seconds = steps, 0, 0.0
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the sentence was said."""
+        return self._told
+
+    def foretell(self, seconds: float | None) -> None:
+        """Say what steps of so many seconds add up to, before the first; nothing where that is not known."""
+        if seconds is not None:
+            self._told = True
+            self.note(self.describe(seconds, self._left))
+
+    def epoch(self) -> None:
+        """Begin an epoch; what passed since the last one was no step."""
+        self._since = time.perf_counter()
+
+    def step(self) -> None:
+        """Count a step. The first one is not measured: it waits for images, kernels and memory."""
+        if self._told:
+            return
+        now = time.perf_counter()
+        self._done += 1
+        if self._done > 1:
+            self._seconds += now - self._since
+        self._since = now
+        if self._seconds >= MEASURED:
+            self.tell()
+
+    def tell(self) -> None:
+        """Say what was measured so far, unless that was said."""
+        measured = self._done - 1
+        if not self._told and measured > 0 and self._left > self._done:
+            self._told = True
+            self.note(self.describe(self._seconds / measured, self._left - self._done))
+
+    def describe(self, seconds: float, left: int) -> str:
+        """Return the sentence for steps of so many seconds, of which so many are left."""
+        total = seconds * left
+        step = f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+        most = "at most " if self.may_stop else "about "
+        text = (
+            f"{counted(left, 'step', 'steps')} of {counted(self.batch_size, 'image', 'images')} left, "
+            f"{step} each: {most}{duration(total)} to the end."
+        )
+        if self.on_cpu and total > LONG:
+            text = f"THIS WILL TAKE LONG on a CPU. {text}"
+        return f"{text} Shorter: {self.shorter}." if self.shorter and total >= 60 else text
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people: `40 s`, `12 minutes`, `3.6 hours`, `2.1 days`."""
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} minutes"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 86400:.1f} days"

@@ -1,0 +1,183 @@
+"""Pages about images before a training: labels that are probably wrong, and near-duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longtail.core.groups import GROUP_NAMES, ShotGroups
+from longtail.core.manifest import SPLITS
+from longtail.core.words import counted
+from longtail.data.data_set import DataSet
+from longtail.data.near_duplicates.found import NearDuplicates
+from longtail.evaluation.label_quality import LabelQuality
+from longtail.evaluation.scores import percent
+from longtail.report.images import thumbnails
+from longtail.report.page import environment
+
+SHOWN = 48  # images of a shot group
+EXAMPLES = 24  # pairs of a section
+SMALL = 64  # pixels: such images are shown enlarged, with visible pixels
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image or pair on a page.
+
+    Attributes:
+        rows: Of the images in the data set.
+        name: What is to be read first.
+        finding: What is wrong.
+        more: Numbers.
+        paths: Where the images lie.
+    """
+
+    rows: tuple[int, ...]
+    name: str
+    finding: str
+    more: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Images of one kind, with a sentence on them."""
+
+    title: str
+    text: str
+    entries: Sequence[Entry]
+
+
+def labels_page(data: DataSet, quality: LabelQuality, groups: ShotGroups) -> str:
+    """Return the page of the labels that are probably wrong, by shot group.
+
+    Args:
+        data: The images.
+        quality: Of their labels, row by row.
+        groups: Shot groups of the classes.
+    """
+    names, labels = data.manifest.classes, data.manifest.labels
+    ranking = quality.ranking()
+    sections = []
+    for group in GROUP_NAMES:
+        inside = groups.mask(group).numpy()[labels[ranking]]
+        rows = ranking[inside & (quality.margin[ranking] < 0)]
+        called = int(quality.suspicious[ranking[inside]].sum())
+        if not len(rows):
+            continue
+        entries = [
+            Entry(
+                (row,), names[labels[row]], f"rather {names[quality.other[row]]}",
+                f"{percent(quality.other_probability[row])} % against {percent(quality.own[row])} %",
+                (where(data, row),),
+            )
+            for row in rows[:SHOWN].tolist()
+        ]  # fmt: skip
+        text = (
+            f"{called:,} of {counted(int(inside.sum()), 'label is', 'labels are')} suspicious; the first "
+            f"{len(entries):,} are shown, the most probably wrong first."
+        )
+        sections.append(Section(f"Labelled as a {group}-shot class", text, entries))
+    lead = [
+        f"{int(quality.suspicious.sum()):,} of {counted(len(labels), 'label is', 'labels are')} suspicious.",
+        "A classifier on frozen features, which never saw the image itself, finds another class ten times as "
+        "probable. It is no judge: look at each image. Where classes are hard to tell apart, many of these "
+        "labels are right.",
+    ]
+    return _render(f"Labels of {data.manifest.name}", lead, sections, data)
+
+
+def near_page(data: DataSet, found: Sequence[NearDuplicates]) -> str:
+    """Return the page of near-duplicates: those across splits, those nearest to the threshold, all others.
+
+    Args:
+        data: The images.
+        found: By hash, and by features if these were computed.
+    """
+    sections, lead = [], []
+    for near in found:
+        lead.append(
+            f"{counted(len(near.pairs), 'pair', 'pairs')} by {near.unit} among {near.compared:,} images: "
+            f"{near.describe_threshold()}."
+        )
+        across = near.across_splits(data.manifest)
+        kinds = [
+            ("Across splits", "One image is in another split than the other: leakage.", across),
+            (
+                "Different labels",
+                "At least one label is wrong, or the classes cannot be told apart.",
+                near.across_labels(data.manifest),
+            ),
+            (
+                "Nearest to the threshold",
+                "If these are no copies of each other, the threshold is too wide for your images.",
+                np.arange(len(near.pairs))[::-1],
+            ),
+            ("Most alike", "The nearest pairs.", np.arange(len(near.pairs))),
+        ]
+        for title, text, numbers in kinds:
+            entries = [_pair(data, near, number) for number in numbers[:EXAMPLES].tolist()]
+            if entries:
+                many = counted(len(numbers), "pair", "pairs")
+                shown = "" if len(numbers) == len(entries) else f", {len(entries)} of them shown"
+                sections.append(
+                    Section(f"{title}, by {near.unit}", f"{many}{shown}. {text}", entries)
+                )
+    return _render(f"Near-duplicates in {data.manifest.name}", lead, sections, data)
+
+
+def where(data: DataSet, row: int) -> str:
+    """Return the path of an image, or its number in a set that lives in one array."""
+    manifest = data.manifest
+    return manifest.paths[row] if manifest.paths else f"image {manifest.ids[row]}"
+
+
+def _pair(data: DataSet, near: NearDuplicates, number: int) -> Entry:
+    one, other = near.pairs[number].tolist()
+    manifest = data.manifest
+    labels = [manifest.classes[manifest.labels[row]] for row in (one, other)]
+    splits = [SPLITS[manifest.splits[row]] for row in (one, other)]
+    different = [" and ".join(pair) for pair in (splits, labels) if pair[0] != pair[1]]
+    distance = near.distances[number]
+    return Entry(
+        (one, other), labels[0], ", ".join(different),
+        f"{distance:.0f} bits" if near.unit == "bits" else f"{distance:.2f}",
+        (where(data, one), where(data, other)),
+    )  # fmt: skip
+
+
+def _render(title: str, lead: Sequence[str], sections: Sequence[Section], data: DataSet) -> str:
+    rows = dict.fromkeys(r for section in sections for entry in section.entries for r in entry.rows)
+    return environment().get_template("collection.html.j2").render(
+        title=title, lead=lead, sections=sections, small=data.images.size <= SMALL,
+        thumbnails=thumbnails(data, list(rows), lambda done, size: None),
+    )  # fmt: skip
+
+
+def ranking_rows(data: DataSet, quality: LabelQuality) -> list[tuple[object, ...]]:
+    """Return the table of all labels, the most probably wrong first, with a header."""
+    names, labels = data.manifest.classes, data.manifest.labels
+    header = (
+        "path",
+        "label",
+        "suspicious",
+        "rather",
+        "probability",
+        "probability_of_label",
+        "split",
+    )
+    rows: NDArray[np.int64] = quality.ranking()
+    return [
+        header,
+        *(
+            (
+                where(data, row), names[labels[row]], "yes" if quality.suspicious[row] else "no",
+                names[quality.other[row]], f"{quality.other_probability[row]:.4f}",
+                f"{quality.own[row]:.4f}", SPLITS[data.manifest.splits[row]],
+            )
+            for row in rows.tolist()
+        ),
+    ]  # fmt: skip

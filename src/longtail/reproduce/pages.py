@@ -1,0 +1,182 @@
+"""The tables of the README and the notes, of `results/tables` and of the lists of the command line.
+
+    python -m longtail.reproduce           # rewrite the pages from the records
+    python -m longtail.reproduce --check   # fail if one is not up to date
+
+Numbers are never typed: each table stands between two marks in its page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from longtail.core.errors import ConfigError
+from longtail.recipes.catalogue import DESCRIBED
+from longtail.recipes.catalogue import FILE as CATALOGUE
+from longtail.recipes.described import written_descriptions
+from longtail.recipes.explain import written_catalogue
+from longtail.recipes.measured import FILE as MEASURED
+from longtail.reproduce.accuracy_pages import (
+    calibration_table,
+    decoupling_table,
+    gamma_table,
+    measured,
+    norms_table,
+    overview,
+    paper_table,
+    pretrained_table,
+    short_table,
+)  # fmt: skip
+from longtail.reproduce.do_pages import (
+    do_earlier_table,
+    figure_table,
+    left_out_table,
+    mixtures_table,
+    release_readings_table,
+    release_table,
+    signatures_table,
+)  # fmt: skip
+from longtail.reproduce.figure import dots_of
+from longtail.reproduce.headline import headline
+from longtail.reproduce.results import Results
+from longtail.reproduce.speed_pages import (
+    compiled_table,
+    cost_table,
+    do_cost_table,
+    features_table,
+    images_table,
+    low_rank_table,
+    speed_table,
+)  # fmt: skip
+from longtail.reproduce.tables import read_table, table_names
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "headline": lambda results: headline(results.records),
+    "overview": overview,
+    "speed": lambda results: speed_table(results, "speed.jsonl"),
+    "compiled": lambda results: compiled_table(results, "speed.jsonl"),
+    "decoupling": lambda results: decoupling_table(results, "decoupling-40-epochs.jsonl"),
+    "decoupling-norms": lambda results: norms_table(results, "decoupling-norms.jsonl"),
+    "features": lambda results: features_table(results, "features.jsonl"),
+    "pretrained": lambda results: pretrained_table(results, "pretrained.jsonl", "test"),
+    "pretrained-rates": lambda results: pretrained_table(results, "pretrained.jsonl", "val"),
+    "low-rank": lambda results: low_rank_table(results, "low-rank.jsonl"),
+    "network-cost": lambda results: cost_table(results, "network-cost.jsonl"),
+    "images": lambda results: images_table(results, "images.jsonl"),
+    "do-cost": lambda results: do_cost_table(results, "do-cost.jsonl"),
+    "baselines": lambda results: short_table(results, "baselines-cifar100"),
+    "paco-ablation": lambda results: short_table(results, "paco-ablation"),
+    "experts": lambda results: short_table(results, "experts-cifar100"),
+    "calibration": lambda results: calibration_table(
+        results, ("overview-cifar100", "baselines-cifar100", "experts-cifar100")
+    ),
+    "experts-mixtures": lambda results: mixtures_table(
+        results, "experts-mixtures.jsonl", "sade", views="sade"
+    ),
+    "reslt-table-9": lambda results: short_table(results, "reslt-table-9"),
+    "reslt-disagreements": lambda results: short_table(results, "reslt-disagreements"),
+    "reslt-gamma": lambda results: gamma_table(results, "reslt-gamma.jsonl"),
+    "reslt-pooling": lambda results: gamma_table(results, "reslt-pooling.jsonl"),
+    "do-ablations": do_earlier_table,
+    "do-mixtures": lambda results: mixtures_table(results, "do-mixtures.jsonl", "do"),
+    "do-held-out": lambda results: mixtures_table(
+        results,
+        "do-mixtures.jsonl",
+        "five-images-a-class-held-out",
+        ("label-free", "views", "held-out", "oracle"),
+    ),
+    "do-release": release_table,
+    "do-release-readings": lambda results: release_readings_table(results, "do-release.jsonl"),
+    "do-left-out": left_out_table,
+    "do-stages": lambda results: figure_table(
+        results, "method-figures.jsonl", "Accuracy at the end of each stage", "do", 100, ".1f"
+    ),
+    "do-signatures": lambda results: signatures_table(
+        results, "method-figures.jsonl", "do-signatures.jsonl"
+    ),
+    "do-weights": lambda results: figure_table(
+        results, "method-figures.jsonl", "Test-time weights of the sub-models", "do", 1, ".2f"
+    ),
+    "do-importance": lambda results: figure_table(
+        results, "method-figures.jsonl", "Mean importance of the weights", "do", 1e6, ".2f"
+    ),
+}
+
+# figures of the short schedule, below docs/figures
+FIGURES = {
+    "overview": "overview-cifar100",
+    "baselines": "baselines-cifar100",
+    "reslt": "reslt-disagreements",
+    "paco": "paco-ablation",
+    "experts": "experts-cifar100",
+}
+
+
+def rendered(text: str, results: Results) -> str:
+    """Return `text` with every marked table rendered anew.
+
+    Raises:
+        ConfigError: If a mark names a table that does not exist.
+    """
+
+    def render(found: re.Match[str]) -> str:
+        if found[2] not in TABLES:
+            raise ConfigError(f"There is no table {found[2]}; choose from {', '.join(TABLES)}.")
+        return f"{found[1]}{TABLES[found[2]](results)}\n{found[3]}"
+
+    pattern = r"(<!-- table (\S+) -->\n).*?(<!-- end of table -->)"
+    return re.sub(pattern, render, text, flags=re.DOTALL)
+
+
+def write_pages(root: Path, *, check: bool) -> list[Path]:
+    """Rewrite the pages of a repository, or only look.
+
+    Args:
+        root: Holds `README.md`, `docs` and `results`.
+        check: Write nothing.
+
+    Returns:
+        The pages that were not up to date.
+
+    Raises:
+        ConfigError: If a page names a table that does not exist, or no page shows one.
+    """
+    from longtail.report.dots import describe, write_dots
+
+    results = Results(root / "results")
+    pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    pages += sorted((root / "docs" / "results").glob("*.md"))
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    shown = set(re.findall(r"<!-- table (\S+) -->", "".join(texts.values())))
+    if missing := [name for name in TABLES if name not in shown]:
+        raise ConfigError(f"No page shows {', '.join(missing)}.")
+    made = {page: rendered(text, results) for page, text in texts.items() if "<!-- table" in text}
+    made |= {results.folder / "tables" / f"{n}.md": paper_table(results, n) for n in table_names()}
+    made[MEASURED] = measured(results)
+    made[CATALOGUE] = written_catalogue()
+    made[DESCRIBED] = written_descriptions()
+    stale = [
+        page
+        for page, text in made.items()
+        if not page.exists() or page.read_text(encoding="utf-8") != text
+    ]
+    figures = {
+        root / "docs" / "figures" / f"{name}.svg": dots_of(
+            read_table(table), "short", results.records
+        )
+        for name, table in FIGURES.items()
+    }
+    stale += [
+        figure
+        for figure, (_, rows) in figures.items()
+        if not figure.exists() or describe(rows) not in figure.read_text(encoding="utf-8")
+    ]
+    if not check:
+        for page, text in made.items():
+            page.parent.mkdir(exist_ok=True)
+            page.write_text(text, encoding="utf-8")
+        for figure, (title, rows) in figures.items():
+            write_dots(title, rows, figure)
+    return stale

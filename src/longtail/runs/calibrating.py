@@ -1,0 +1,320 @@
+"""Find out on val of a finished run when not to believe it, and measure on test whether that holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longtail.core.errors import ProtocolError
+from longtail.core.groups import GROUP_NAMES
+from longtail.core.rng import numpy_generator
+from longtail.core.words import counted
+from longtail.data.data_set import DataSet
+from longtail.data.preparation import Progress
+from longtail.evaluation.metrics import softmax, wilson_interval
+from longtail.prediction.calibration import (
+    ALL,
+    SCORES,
+    Calibration,
+    Described,
+    Judged,
+    KeptThreshold,
+    SetScore,
+)
+from longtail.prediction.features import outputs_of
+from longtail.runs.model import LoadedModel, load
+from longtail.runs.run import Run
+from longtail.uncertainty import (
+    Hierarchy,
+    NearestFeatures,
+    class_thresholds,
+    reject_threshold,
+    spread,
+    unit,
+)
+
+# what is measured, its share with interval, hits, out of
+MEASURED = (
+    ("accepted", "share_accepted", "accepted", "images"),
+    ("right, of those", "precision", "right", "accepted"),
+    ("right, of coarser names", "ancestor_precision", "right_ancestors", "ancestors"),
+    ("sets with the class", "share_covered", "covered", "labelled"),
+    ("called unusual", "share_unusual", "unusual", "images"),
+)
+MOST_KEPT = 10_000  # training images whose features are kept
+ERROR = 0.05  # probability of a threshold that misses the wished precision
+NEEDS_VAL = (
+    "Thresholds are chosen on a val split, and {run} has none; test never chooses anything. Hold out a part "
+    "of train and train again: data.validation_per_class=5, or a split of your own with val in it."
+)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user wants of predictions.
+
+    Attributes:
+        precision: Share of right ones among those that are accepted, in (0, 1).
+        coverage: Share of images whose prediction set holds their class, in each class, in (0, 1).
+        alarm: Share of images of known classes that may be called unusual, in (0, 1).
+        score: Of the prediction sets.
+        parents: Parent of each class and ancestor; empty without a hierarchy.
+    """
+
+    precision: float = 0.95
+    coverage: float = 0.9
+    alarm: float = 0.05
+    score: SetScore = "lac"
+    parents: Mapping[str, str] | None = None
+
+
+def calibrate(
+    run: Run,
+    wish: Wish,
+    *,
+    device: str | None = None,
+    progress: Progress = lambda done, size: None,
+) -> Calibration:
+    """Write `calibration.safetensors` of a run, and return it.
+
+    Args:
+        run: A finished run with a val split.
+        wish: What is wanted.
+        device: As for `train`.
+        progress: Called while files are checked.
+
+    Raises:
+        ProtocolError: If there is no val split.
+        DataError: If the hierarchy does not fit the classes.
+    """
+    model = load(run.folder.path, device=device)
+    metadata = model.metadata
+    hierarchy = Hierarchy(metadata.classes, wish.parents) if wish.parents else None
+    data = run.open_data(progress)
+    if not data.manifest.has("val"):
+        raise ProtocolError(NEEDS_VAL.format(run=run.folder.path))
+    workers = run.config.training.workers
+    train = _part(data, "train", model)
+    kept = spread(train.manifest.labels, MOST_KEPT, numpy_generator(0, "kept features"))
+    _, features = outputs_of(model.method, train.take(kept), device=model.device, workers=workers)
+    nearest = NearestFeatures(unit(features))
+    val = _part(data, "val", model)
+    logits, features = outputs_of(model.method, val, device=model.device, workers=workers)
+    found = chosen(
+        wish, model, hierarchy, val.manifest.labels, logits, nearest.distances(features), nearest
+    )
+    if data.manifest.has("test"):
+        test = _part(data, "test", model)
+        outputs = outputs_of(model.method, test, device=model.device, workers=workers)
+        told = measured(found, test.manifest.labels, found.judge(*outputs))
+        described = found.described.model_copy(update={"measured": told})
+        found = Calibration(described, nearest, found.distances)
+    found.write(run.folder.calibration)
+    return found
+
+
+def _part(data: DataSet, split: str, model: LoadedModel) -> DataSet:
+    """Return a split in the classes of the model and as it wants to see it."""
+    part = data.split(split).normalised_by(model.metadata.mean, model.metadata.std)
+    manifest = part.manifest.restricted_to(model.metadata.classes)
+    return DataSet(manifest, part.images, part.mean, part.std)
+
+
+def chosen(
+    wish: Wish,
+    model: LoadedModel,
+    hierarchy: Hierarchy | None,
+    labels: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    far: NDArray[np.float64],
+    nearest: NearestFeatures,
+) -> Calibration:
+    """Choose every threshold on val.
+
+    Args:
+        wish: What is wanted.
+        model: For its classes, groups and weights.
+        hierarchy: Of the classes.
+        labels: Of the val images, [N].
+        logits: [N, C].
+        far: Distances of their features to training, [N].
+        nearest: Features of training.
+    """
+    metadata = model.metadata
+    names = tuple(model.groups.name_of(label) for label in range(len(metadata.classes)))
+    probabilities = softmax(logits)
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    right, groups = predicted == labels, np.array(names)[predicted]
+    reject = {ALL: reject_threshold(confidence, right, wish.precision, error=ERROR)}
+    for name in GROUP_NAMES:
+        if name in names:
+            inside = groups == name
+            reject[name] = reject_threshold(
+                confidence[inside], right[inside], wish.precision, error=ERROR
+            )
+    accepted = np.zeros(len(labels), dtype=bool)
+    for name in GROUP_NAMES:
+        if name in reject and (value := reject[name].value) is not None:
+            accepted |= (groups == name) & (confidence > value)
+    scores = SCORES[wish.score](probabilities)[np.arange(len(labels)), labels]
+    sets = class_thresholds(scores, labels, 1 - wish.coverage, [f"{name} shot" for name in names])
+    least = math.ceil(1 / wish.alarm - 1 - 1e-9)
+    distances = {ALL: far} | {
+        name: far[groups == name] for name in GROUP_NAMES if int((groups == name).sum()) >= least
+    }
+    notes = []
+    if metadata.selected_epoch is not None:
+        notes.append(
+            "Val also chose the epoch, so what is promised is a little too good; test shows by how much."
+        )
+    if len(labels) < least:
+        notes.append(f"{len(labels):,} val images are too few to call any image unusual.")
+    described = Described(
+        weights_sha256=metadata.weights_sha256,
+        classes=metadata.classes,
+        groups=names,
+        precision=wish.precision,
+        coverage=wish.coverage,
+        alarm=wish.alarm,
+        images=len(labels),
+        reject={name: KeptThreshold.of(found) for name, found in reject.items()},
+        score=wish.score,
+        set_thresholds=tuple(None if math.isinf(t) else t for t in sets.values.tolist()),
+        set_pools=sets.pools,
+        set_images=sets.images,
+        parents=dict(wish.parents or {}),
+        levels=_levels(hierarchy, probabilities, labels, ~accepted, wish.precision),
+        notes=tuple(notes),
+    )
+    return Calibration(described, nearest, distances)
+
+
+def _levels(
+    hierarchy: Hierarchy | None,
+    probabilities: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    left: NDArray[np.bool_],
+    precision: float,
+) -> tuple[KeptThreshold, ...]:
+    """Choose a threshold for each level of ancestors, of the images that no finer name is accepted for."""
+    found: list[KeptThreshold] = []
+    for level in range(0 if hierarchy is None else len(hierarchy.levels)):
+        assert hierarchy is not None
+        best, sure = hierarchy.predicted(probabilities, level)
+        right = hierarchy.right(best, labels, level)
+        threshold = reject_threshold(sure[left], right[left], precision, error=ERROR)
+        found.append(KeptThreshold.of(threshold))
+        if threshold.value is not None:
+            left = left & ~(sure > threshold.value)
+    return tuple(found)
+
+
+def measured(
+    calibration: Calibration, labels: NDArray[np.int64], judged: Judged
+) -> dict[str, dict[str, Any]]:
+    """Return what the thresholds do on labelled images, overall and by shot group.
+
+    Accepted predictions and unusual images go by the group of the predicted class, which is what a user sees;
+    prediction sets by that of the right class, which is what they promise.
+
+    Args:
+        calibration: The thresholds.
+        labels: Of the images, [N].
+        judged: What the calibration says of them.
+
+    Returns:
+        For `all` and each group: `images`, `accepted` and `right` of predictions; `ancestors` and
+        `right_ancestors`; `labelled` images, `covered` and `set_size` (mean); `unusual`. Shares have Wilson's
+        95 % intervals: `precision`, `share_accepted`, `share_covered`, `share_unusual`.
+    """
+    told = calibration.described
+    names = np.array(told.groups)
+    right = judged.predicted == labels
+    covered = judged.sets[np.arange(len(labels)), labels]
+    named = np.array([bool(ancestor) for ancestor in judged.ancestors])
+    below = np.zeros(len(labels), dtype=bool)
+    if calibration.hierarchy is not None:
+        members = calibration.hierarchy.members
+        below = np.array(
+            [
+                bool(a) and bool(members[a][label])
+                for a, label in zip(judged.ancestors, labels, strict=True)
+            ]
+        )
+    found: dict[str, dict[str, Any]] = {}
+    for name in (ALL, *GROUP_NAMES):
+        said = (names[judged.predicted] == name) | (name == ALL)
+        true = (names[labels] == name) | (name == ALL)
+        accepted = said & judged.accepted
+        found[name] = {
+            "images": int(said.sum()),
+            "accepted": int(accepted.sum()),
+            "right": int((accepted & right).sum()),
+            "ancestors": int((said & named).sum()),
+            "right_ancestors": int((said & below).sum()),
+            "unusual": int((said & judged.unusual).sum()),
+            "labelled": int(true.sum()),
+            "covered": int((true & covered).sum()),
+            "set_size": float(judged.sets[true].sum(axis=1).mean()) if true.any() else None,
+        }
+        row = found[name]
+        row["precision"] = _share(row["right"], row["accepted"])
+        row["ancestor_precision"] = _share(row["right_ancestors"], row["ancestors"])
+        row["share_accepted"] = _share(row["accepted"], row["images"])
+        row["share_covered"] = _share(row["covered"], row["labelled"])
+        row["share_unusual"] = _share(row["unusual"], row["images"])
+    return found
+
+
+def _share(hits: int, size: int) -> dict[str, Any]:
+    if size == 0:
+        return {"value": None, "interval": None}
+    return {"value": hits / size, "interval": list(wilson_interval(hits, size))}
+
+
+def describe(described: Described) -> list[str]:
+    """Say in sentences what is promised, and of which groups or classes nothing can be."""
+    wished = f"{100 * described.precision:g} %"
+    lines = []
+    for name, own in described.reject.items():
+        if name == ALL:
+            continue
+        if own.value is None:
+            why = (
+                f"that takes {own.needed:,} right val images, and there are {own.images:,} images"
+                if own.images < own.needed
+                else f"not shown at any threshold on {counted(own.images, 'val image', 'val images')}"
+            )
+            lines.append(
+                f"{name} shot: no prediction is accepted; {wished} cannot be promised ({why})."
+            )
+        else:
+            above = "any confidence" if own.value < 0 else f"a confidence above {own.value:.3f}"
+            lines.append(
+                f"{name} shot: accepted with {above}; {own.right:,} of {own.accepted:,} such val images are "
+                f"right, which shows {100 * (own.bound or 0):.1f} % or more."
+            )
+    pools: dict[str, int] = {}
+    for pool in described.set_pools:
+        pools[pool] = pools.get(pool, 0) + 1
+    shared = [
+        f"{counted(size, 'class shares', 'classes share')} a threshold ({pool})"
+        for pool, size in pools.items()
+        if pool not in ("own", "none")
+    ]
+    covered = f"{100 * described.coverage:g} %"
+    text = (
+        f"prediction sets hold the right class of {covered} of the images of each class that has a "
+    )
+    text += f"threshold of its own ({pools.get('own', 0):,} of {len(described.classes):,})"
+    if shared:
+        text += f"; {', '.join(shared)}, so that holds for them on average only"
+    if pools.get("none"):
+        text += f"; {counted(pools['none'], 'class is', 'classes are')} in every set, for want of val images"
+    lines.append(f"{text}.")
+    return lines + list(described.notes)

@@ -1,0 +1,42 @@
+"""When not to believe a prediction: functions of arrays; not where the arrays come from.
+
+Thresholds with a bound, prediction sets, distances of features, ancestors of classes, and what to label next.
+"""
+
+from longtail.uncertainty.acquisition import expected_gain, rank_for_labelling
+from longtail.uncertainty.ancestors import Hierarchy
+from longtail.uncertainty.conformal import (
+    ClassThresholds,
+    aps_scores,
+    class_thresholds,
+    conformal_quantile,
+    lac_scores,
+    prediction_sets,
+)
+from longtail.uncertainty.distance import NearestFeatures, p_values, spread, unit
+from longtail.uncertainty.rejection import (
+    Threshold,
+    accuracy_by_coverage,
+    lower_bound,
+    reject_threshold,
+)
+
+__all__ = [
+    "ClassThresholds",
+    "Hierarchy",
+    "NearestFeatures",
+    "Threshold",
+    "accuracy_by_coverage",
+    "aps_scores",
+    "class_thresholds",
+    "conformal_quantile",
+    "expected_gain",
+    "lac_scores",
+    "lower_bound",
+    "p_values",
+    "prediction_sets",
+    "rank_for_labelling",
+    "reject_threshold",
+    "spread",
+    "unit",
+]

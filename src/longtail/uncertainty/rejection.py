@@ -1,0 +1,106 @@
+"""A threshold on the confidence above which predictions are right as often as wished.
+
+A threshold that just reaches the wish on the images that it was chosen on misses it elsewhere. So it is
+chosen by a lower confidence bound (selection with guaranteed risk; Geifman and El-Yaniv, NeurIPS 2017): the
+exact binomial one (Clopper and Pearson, 1934), at an error that is divided by the number of thresholds that
+are tried. Which ones are tried follows from the number of images alone: ranks of the confidence, from the
+smallest number of images that could show the wish if all were right, to all of them. Given the confidence
+at a rank, the images above it are a sample of what lies above that confidence, so its bound holds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+MOST_TRIED = 20
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What is known of a wished precision.
+
+    Attributes:
+        value: Accept predictions of a larger confidence; -inf accepts all; None if the wish is not reached.
+        images: On which it was chosen.
+        accepted: How many of them lie above it.
+        right: How many of those are right.
+        bound: Lower confidence bound of the precision above it; None if the wish is not reached.
+        needed: Least number of images that could show the wish, all of them right.
+    """
+
+    value: float | None
+    images: int
+    accepted: int
+    right: int
+    bound: float | None
+    needed: int
+
+
+def lower_bound(right: int, size: int, error: float) -> float:
+    """Return the exact lower confidence bound of a share (Clopper and Pearson, 1934).
+
+    Args:
+        right: Hits, at most `size`.
+        size: Trials; at least 1.
+        error: Probability, at most, that the share is below the bound.
+    """
+    return 0.0 if right == 0 else float(special.betaincinv(right, size - right + 1, error))
+
+
+def reject_threshold(
+    confidence: NDArray[np.float64],
+    right: NDArray[np.bool_],
+    precision: float,
+    *,
+    error: float = 0.05,
+) -> Threshold:
+    """Return the lowest threshold above which the precision is as wished, but for a probability of `error`.
+
+    Args:
+        confidence: Of predictions that were not used to train, [N].
+        right: Whether they are right, [N].
+        precision: Wished share of right ones among those that are accepted, in (0, 1).
+        error: Probability of a threshold that misses the wish.
+    """
+    size = len(confidence)
+    tried = next((n for n in range(MOST_TRIED, 0, -1) if _needed(precision, error / n) <= size), 0)
+    if tried == 0:
+        return Threshold(None, size, 0, 0, None, _needed(precision, error))
+    needed = _needed(precision, error / tried)
+    ranks = np.unique(np.linspace(needed, size, tried).round().astype(int))
+    order = np.sort(confidence)[::-1]
+    for rank in ranks[::-1].tolist():
+        value = -math.inf if rank == size else float(order[rank])
+        inside = confidence > value
+        accepted, hits = int(inside.sum()), int(right[inside].sum())
+        if accepted and (bound := lower_bound(hits, accepted, error / len(ranks))) >= precision:
+            return Threshold(value, size, accepted, hits, bound, needed)
+    return Threshold(None, size, 0, 0, None, needed)
+
+
+def _needed(precision: float, error: float) -> int:
+    """Return how many right images in a row show a precision: the n with precision^n <= error."""
+    return math.ceil(math.log(error) / math.log(precision) - 1e-9)
+
+
+def accuracy_by_coverage(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many images are accepted at each threshold, and how many of those are right.
+
+    Args:
+        confidence: Of predictions, [N].
+        right: Whether they are right, [N].
+
+    Returns:
+        Accepted and right, int64 [T] each, from the strictest threshold to all images; images of equal
+        confidence are accepted together.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    ends = np.flatnonzero(np.diff(confidence[order], append=-np.inf) != 0)
+    return ends + 1, np.cumsum(right[order], dtype=np.int64)[ends]
