@@ -45,14 +45,20 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(autouse=True)
+def _busy_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    # what a command does by itself with free cores must not depend on who else computes
+    monkeypatch.setattr("longtail.engine.threads.running", lambda: 10_000)
+
+
+@pytest.fixture(autouse=True)
 def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Path:
-    """A folder with three classes of 12, 6 and 4 coloured noise pictures of 16 pixels."""
-    root = tmp_path / "pictures"
+def image_folder(tmp_path: Path) -> Path:
+    """A folder with three classes of 12, 6 and 4 coloured noise images of 16 pixels."""
+    root = tmp_path / "images"
     generator = np.random.default_rng(0)
     for (name, size), colour in zip(
         {"ant": 12, "bee": 6, "cow": 4}.items(), np.eye(3) * 155, strict=True

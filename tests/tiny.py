@@ -1,4 +1,4 @@
-"""A tiny task for tests of methods and of the engine: noise pictures, a small backbone."""
+"""A tiny task for tests of methods and of the engine: noise images, a small backbone."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ import torch
 
 from longtail.core import ClassCounts, Manifest, Protocol, ShotGroups
 from longtail.core.rng import derive_seed, numpy_generator
-from longtail.data.pictures import ArrayPictures, DataSet
+from longtail.data.data_set import DataSet
+from longtail.data.images.storage import ArrayImages
 from longtail.engine import RunFolder, Trainer, TrainingConfig
-from longtail.engine.checkpoint import CheckpointCard
+from longtail.engine.checkpoint import CheckpointMetadata
 from longtail.engine.log import SilentLog
 from longtail.engine.optimisation import seeded
 from longtail.methods import METHODS, Setting
@@ -69,13 +70,15 @@ def data(counts=COUNTS, side=8) -> DataSet:
         "tiny", counts.names, np.arange(len(labels)) + 50, labels, np.zeros(len(labels))
     )
     pixels = torch.from_numpy(noise.astype(np.uint8))
-    return DataSet(manifest, ArrayPictures(pixels), (0.3,) * 3, (0.25,) * 3, default_view="crop")
+    return DataSet(manifest, ArrayImages(pixels), (0.3,) * 3, (0.25,) * 3, default_view="crop")
 
 
 def trainer(method, folder: Path, options=OPTIONS, *, name="single-head", device=CPU, **more):
+    if getattr(getattr(method, "config", None), "sharpness", None) is not None:
+        options = options.model_copy(update={"optimizer": "sam"})  # what it says is of SAM
     run = RunFolder(folder)
     run.checkpoints.mkdir(parents=True, exist_ok=True)
-    card = CheckpointCard(
+    metadata = CheckpointMetadata(
         method=name, classes=COUNTS.names, class_counts=COUNTS.values, corrections=(),
         mean=(0.3,) * 3, std=(0.25,) * 3, image_size=8, stage=0, epoch=0, epochs_done=0,
         finished=False,
@@ -88,7 +91,7 @@ def trainer(method, folder: Path, options=OPTIONS, *, name="single-head", device
         "log": SilentLog(),
     } | more
     return Trainer(
-        method, parts["train_set"], options, parts["protocol"], run, card, device, parts["log"],
+        method, parts["train_set"], options, parts["protocol"], run, metadata, device, parts["log"],
         parts["validate"], parts["selection_set"],
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from longtail.core import Batch, ClassCounts, Position
 from longtail.engine import checkpoint as ckpt
+from longtail.engine import trial
 from longtail.methods import METHODS
 from longtail.methods.method import Method
 from longtail.recipes import valid_keys
@@ -20,7 +21,13 @@ from tests import tiny
 
 LDAM = {"loss": "ldam", "head": "cosine"}
 CLOUDED = {"loss": "gaussian-clouded", "head": "cosine"}
+SCALED = {"loss": "vector-scaling"}
+LIFTED = {"feature_loss": "lifted-structured", "sampling": "class-balanced"}
+RANGE = {"feature_loss": "range", "sampling": "class-balanced"}
+AIMED = {"queue": 32, "second": 2}
+PROBE = {"head_start": {"name": "probe", "epochs": 1}}
 EQUAL = {"loss": {"name": "softmax-equalization", "threshold": 0.1}}
+FLAT = {"sharpness": "focal-sam"}
 VARIANTS = {
     "balanced-softmax": ("single-head", {"loss": "balanced-softmax"}),
     "logit-adjusted": ("single-head", {"loss": {"name": "logit-adjusted", "tau": 1.5}}),
@@ -38,9 +45,17 @@ VARIANTS = {
     "mixup": ("single-head", {"mixing": "mixup"}),
     "cutmix": ("single-head", {"mixing": "cutmix"}),
     "cmo": ("single-head", {"mixing": {"name": "cutmix", "partners": "class-balanced"}}),
+    "vector-scaling": ("single-head", SCALED),
+    "lifted structured": ("single-head", LIFTED),
+    "range": ("single-head", RANGE),
+    "imbsam": ("single-head", {"sharpness": "imbsam"}),
+    "focal-sam": ("single-head", {"sharpness": "focal-sam", "mixing": "mixup"}),
     "last block alone": ("single-head", {"train": "last-block"}),
     "head alone": ("single-head", {"train": "head", "loss": "balanced-softmax"}),
     "head on features": ("single-head", {"train": "head", "augment": False}),
+    "class means": ("single-head", {"head_start": "class-means", "head": "cosine"}),
+    "probe": ("single-head", {"head_start": {"name": "probe", "epochs": 2}}),
+    "class means alone": ("single-head", {"head_start": "class-means", "train": "nothing"}),
 }
 VARIANTS |= {
     "reslt convolution": ("reslt", {"head": "convolution", "branch_loss": "subset-means"}),
@@ -60,6 +75,7 @@ VARIANTS |= {
     for name, options in {
         "joint": "joint",
         "lws": "lws",
+        "los": "los",
         "tau": "tau",
         "ncm": "ncm",
         "cached crt": {"name": "crt", "augment": False, "stage2_bn": "eval"},
@@ -72,43 +88,29 @@ VARIANTS |= {
     "paco balanced": ("paco", {"rebalance": False, "queue": 32, "queue_start": "empty"}),
     "paco supcon": ("paco", {"objective": "supcon", "queue": 32, "probe_epochs": 2}),
     "paco multi-task": ("paco", {"objective": "multi-task", "queue": 32}),
+    "gpaco": ("paco", {"keys": "own", "projection": "deep", "queue": 32}),
     "paco last bottleneck": ("paco", {"train": "last-bottleneck", "queue": 32}),
 }
-NOISY = {"gaussian-clouded", "softmax-equalization", "gcl, defaults"}
-QUICK = {"steps_per_tenth": 1}
+VARIANTS |= {"kcl": ("tsc", {"targeted": 0, "queue": 32, "second": 2})}
+NOISY = {"tsc, defaults", "kcl", "gaussian-clouded", "softmax-equalization", "gcl, defaults"}
+QUICK = {"retraining_steps": 1, "test_views": "crop"}
 VARIANTS |= {
     f"do {name}": ("do", QUICK | options)
     for name, options in {
-        "instance": {"mixture": "instance", "classifier": "allotted", "restart": "zero"},
-        "target": {
-            "compensation": "target",
-            "mixture": "average-logits",
-            "importance_refresh": "once",
-            "recalibrate": True,
-        },
-        "search": {"release": "search", "restart": "rewind", "mixture": "without-margins"},
-        "four stages": {"sequence": "four", "scope": "layer", "importance": "fisher"},
-        "frozen parts": {
-            "norm": "frozen",
-            "classifier": "frozen",
-            "gradients": "picture",
-            "importance_refresh": "tenth",
-        },
-        "without reuse": {
-            "reuse": False,
-            "restart": "keep",
-            "importance_loss": "stage",
-            "retraining": "uniform",
-        },
-        "separate": {"networks": "separate"},
+        "per stage": {"partition": "per-stage"},
+        "average": {"mixture": "average", "compensation": "target", "rare_sampling": "instance"},
+        "search": {"release": "search", "retraining": "uniform"},
+        "four stages": {"sequence": "four", "importance": "fisher"},
     }.items()
 }
-# a release of the default length is four hundred steps, most of the time of these tests
-VARIANTS |= {f"{name}, defaults": (name, QUICK if name == "do" else {}) for name in METHODS}
+# a release and second stages of the default length are most of the time of these tests
+TWO_STAGES = ("gcl", "mislas", "weight-balancing", "cc-sam", "shike", "tsc")
+SHORT_SECOND = {name: {"second": 3} for name in TWO_STAGES}
+SHORT = SHORT_SECOND | {"do": QUICK}
+VARIANTS |= {f"{name}, defaults": (name, SHORT.get(name, {})) for name in METHODS}
 
 
-SEARCH = {"release": "search", "search_rule": "before-drop", "steps_per_tenth": 3}
-BY_PICTURE = {"mixture": "instance"}
+SEARCH = {"release": "search", "search_rule": "before-variation", "retraining_steps": 3}
 SUPCON = {"objective": "supcon", "probe_epochs": 2}
 
 
@@ -146,6 +148,10 @@ def crt(**options):
     return {"classifier": {"name": "crt"} | options}
 
 
+def los(**options):
+    return {"classifier": {"name": "los"} | options}
+
+
 # method -> option -> (options to start from, options that differ in this one only)
 ALTERNATIVES = {
     "single-head": {
@@ -168,6 +174,7 @@ ALTERNATIVES = {
         "head": ({}, {"head": "cosine"}),
         "head.name": ({}, {"head": {"name": "cosine"}}),
         "head.scale": ({"head": "cosine"}, {"head": {"name": "cosine", "scale": 10.0}}),
+        "head.initialisation": ({}, {"head": {"name": "linear", "initialisation": "kaiming"}}),
         "sampling": ({}, {"sampling": "class-balanced"}),
         **SAMPLING,
         "class_weights": ({}, {"class_weights": {}}),
@@ -177,6 +184,32 @@ ALTERNATIVES = {
         "mixing": ({}, {"mixing": "mixup"}),
         **MIXING,
         "reduction": ({"class_weights": {}}, {"class_weights": {}, "reduction": "mean"}),
+        "feature_loss": ({"sampling": "class-balanced"}, LIFTED),
+        "feature_loss.name": (LIFTED, RANGE),
+        **{
+            f"feature_loss.{option}": (base, base | {"feature_loss": {"name": name, option: value}})
+            for name, base, changes in (
+                ("lifted-structured", LIFTED, {"weight": 1.0, "margin": 5.0}),
+                ("range", RANGE, {"largest": 1, "intra": 0.0, "inter": 0.0}),
+            )
+            for option, value in changes.items()
+        },
+        "sharpness": ({}, {"sharpness": "imbsam"}),
+        "sharpness.name": ({"sharpness": "imbsam"}, {"sharpness": "focal-sam"}),
+        "sharpness.below": ({"sharpness": "imbsam"}, {"sharpness": {"name": "imbsam", "below": 5}}),
+        "sharpness.weight": (
+            {"sharpness": "imbsam"},
+            {"sharpness": {"name": "imbsam", "weight": 1}},
+        ),
+        "sharpness.gamma": (FLAT, {"sharpness": {"name": "focal-sam", "gamma": 0}}),
+        "sharpness.strength": (FLAT, {"sharpness": {"name": "focal-sam", "strength": 0.1}}),
+        "head_start": ({}, {"head_start": "class-means"}),
+        "head_start.name": ({"head_start": "probe"}, {"head_start": "class-means"}),
+        "head_start.epochs": (PROBE, {"head_start": {"name": "probe", "epochs": 3}}),
+        "head_start.learning_rate": (
+            PROBE,
+            {"head_start": {"name": "probe", "epochs": 1, "learning_rate": 1.0}},
+        ),
         "train": ({}, {"train": "last-block"}),
         "backbone_rate": ({}, {"backbone_rate": 0.1}),
         "augment": ({"train": "head"}, {"train": "head", "augment": False}),
@@ -188,6 +221,7 @@ ALTERNATIVES = {
         "masks": ({}, {"masks": "disjoint"}),
         "branch_loss": ({}, {"branch_loss": "subset-means"}),
         "capped": ({}, {"capped": False}),
+        "fused_capped": ({}, {"fused_capped": True}),
         "fusion": ({}, {"fusion": "first"}),
         "combine": ({}, {"combine": "largest"}),
         "pool_first": ({"head": "convolution"}, {"head": "convolution", "pool_first": "always"}),
@@ -203,6 +237,8 @@ ALTERNATIVES = {
         "second": ({}, {"second": 2}),
         "second_rate": ({}, {"second_rate": 0.05}),
         "classifier_rate": ({}, {"classifier_rate": 0.05}),
+        "train": ({}, {"train": "last-bottleneck"}),
+        "initialisation": ({}, {"initialisation": "kaiming"}),
         "shift": ({}, {"shift": False}),
     },
     "gcl": {
@@ -222,11 +258,45 @@ ALTERNATIVES = {
         "head": ({}, {"head": "cosine"}),
         "head.name": ({}, {"head": {"name": "cosine"}}),
         "head.scale": ({"head": "cosine"}, {"head": {"name": "cosine", "scale": 10.0}}),
+        "head.initialisation": ({}, {"head": {"name": "linear", "initialisation": "kaiming"}}),
         "hard": ({}, {"hard": 0.6}),
         "others": ({}, {"others": "removed"}),
         "weight": ({}, {"weight": 0.0}),
     },
     "bbn": {},
+    "proco": {
+        "weight": ({}, {"weight": 2.0}),
+        "temperature": ({}, {"temperature": 0.5}),
+        "head": ({}, {"head": "cosine"}),
+        "head.name": ({}, {"head": {"name": "cosine"}}),
+        "head.scale": ({"head": "cosine"}, {"head": {"name": "cosine", "scale": 10.0}}),
+        "head.initialisation": ({}, {"head": {"name": "linear", "initialisation": "kaiming"}}),
+        "hidden": ({}, {"hidden": None}),
+        "projection_width": ({}, {"projection_width": 16}),
+        "views": ({}, {"views": ("default", "crop", "crop")}),
+    },
+    "bcl": {
+        "weight": ({}, {"weight": 2.0}),
+        "contrast": ({}, {"contrast": 2.0}),
+        "temperature": ({}, {"temperature": 0.5}),
+        "scale": ({}, {"scale": 10.0}),
+        "hidden": ({}, {"hidden": 16}),
+        "projection_width": ({}, {"projection_width": 16}),
+        "views": ({}, {"views": ("default", "crop", "crop")}),
+    },
+    "ace": {"weight": ({}, {"weight": 0.0})},
+    "shike": {
+        "experts": ({}, {"experts": 2}),
+        "scale": ({}, {"scale": 10.0}),
+        "mining": ({}, {"mining": 0.0}),
+        "mutual": ({}, {"mutual": 0.0}),
+        "share": ({}, {"share": "image"}),
+        "second": ({}, {"second": 2}),
+        "second_rate": ({}, {"second_rate": 0.5}),
+        "second_warmup": ({}, {"second_warmup": 0.0}),
+        "second_warmup_start": ({}, {"second_warmup_start": 0.0}),
+        "second_bn": ({}, {"second_bn": "eval"}),
+    },
     "tde": {
         "heads": ({}, {"heads": 4}),
         "scale": ({}, {"scale": 10.0}),
@@ -240,7 +310,23 @@ ALTERNATIVES = {
         "second_decay": ({}, {"second_decay": 0.5}),
         "loss": ({}, {"loss": "cross-entropy"}),
         "beta": ({}, {"beta": 0.9}),
+        "ahead": ({}, {"ahead": False}),
+        "second_bn": ({}, {"second_bn": "eval"}),
         "cap": ({}, {"cap": 0.5}),
+    },
+    "cc-sam": {
+        "mixing": ({}, {"mixing": None}),
+        **MIXING,
+        "share": ({}, {"share": 0.1}),
+        "noise": ({}, {"noise": 0.1}),
+        "backbone_rate": ({}, {"backbone_rate": 0.1}),
+        "second": ({}, {"second": 2}),
+        "second_rate": ({}, {"second_rate": 0.5}),
+        "second_schedule": ({}, {"second_schedule": "cosine"}),
+        "second_bn": ({}, {"second_bn": "eval"}),
+        "limit": ({}, {"limit": 1.0}),
+        "sampling": ({}, {"sampling": "instance"}),
+        **SAMPLING,
     },
     "experts": {
         "losses": ({}, {"losses": ["balanced-softmax"] * 2}),
@@ -249,6 +335,10 @@ ALTERNATIVES = {
         "head": ({}, {"head": "linear"}),
         "head.name": ({}, {"head": {"name": "linear"}}),
         "head.scale": ({}, {"head": {"name": "cosine", "scale": 10.0}}),
+        "head.initialisation": (
+            {"head": "linear"},
+            {"head": {"name": "linear", "initialisation": "kaiming"}},
+        ),
         "class_weights": ({}, {"class_weights": {}}),
         "class_weights.name": ({"class_weights": {}}, {"class_weights": {"name": "inverse"}}),
         "class_weights.beta": ({"class_weights": {}}, {"class_weights": {"beta": 0.9}}),
@@ -262,36 +352,19 @@ ALTERNATIVES = {
     "do": {
         option: (QUICK | base, QUICK | changed)
         for option, (base, changed) in {
-            "second": ({}, {"second": 1.0}),
-            "second_rate": ({}, {"second_rate": 1.0}),
-            "rho": ({}, {"rho": 0.9}),
-            "release": ({}, {"release": (0.5, 0.6)}),
-            "compensation": ({}, {"compensation": "target"}),
-            "sampling": ({}, {"sampling": "uniform"}),
             "sequence": ({}, {"sequence": "many-few-medium"}),
-            "first_schedule": ({}, {"first_schedule": "cosine"}),
-            "second_schedule": ({}, {"second_schedule": "cosine"}),
+            "rho": ({}, {"rho": 0.9}),
             "rare_sampling": ({}, {"rare_sampling": "class-balanced"}),
-            "reverse": ({}, {"reverse": "index"}),
-            "release_of": ({}, {"release_of": "total"}),
-            "steps_per_tenth": ({}, {"steps_per_tenth": 2}),
-            "search_rule": (SEARCH, SEARCH | {"search_rule": "at-drop"}),
-            "search_metric": (SEARCH, SEARCH | {"search_metric": "group"}),
+            "compensation": ({}, {"compensation": "target"}),
+            "later_epochs": ({}, {"later_epochs": 1.0}),
+            "later_rate": ({}, {"later_rate": 1.0}),
+            "partition": ({}, {"partition": "per-stage"}),
             "importance": ({}, {"importance": "random"}),
-            "gradients": ({}, {"gradients": "class"}),
-            "importance_classes": ({}, {"importance_classes": "all"}),
-            "importance_loss": ({}, {"importance_loss": "probability"}),
-            "importance_refresh": ({}, {"importance_refresh": "once"}),
-            "scope": ({}, {"scope": "layer"}),
-            "restart": ({}, {"restart": "zero"}),
-            "norm": ({}, {"norm": "frozen"}),
-            "recalibrate": ({}, {"recalibrate": True}),
+            "release": ({}, {"release": (0.5, 0.6)}),
+            "search_rule": (SEARCH, SEARCH | {"search_rule": "tolerance"}),
+            "retraining_steps": ({}, {"retraining_steps": 2}),
             "retraining": ({}, {"retraining": "uniform"}),
-            "classifier": ({}, {"classifier": "allotted"}),
-            "reuse": ({}, {"reuse": False}),
-            "networks": ({}, {"networks": "separate"}),
-            "mixture": ({}, {"mixture": "instance"}),
-            "objective": (BY_PICTURE, BY_PICTURE | {"objective": "dot"}),
+            "mixture": ({}, {"mixture": "average"}),
         }.items()
     },
     "paco": {
@@ -299,8 +372,12 @@ ALTERNATIVES = {
         "rebalance": ({}, {"rebalance": False}),
         "alpha": ({}, {"alpha": 0.5}),
         "temperature": ({}, {"temperature": 0.05}),
+        "centre_temperature": ({}, {"centre_temperature": 0.2}),
         "weight": ({"objective": "multi-task"}, {"objective": "multi-task", "weight": 1.0}),
+        "keys": ({}, {"keys": "own"}),
+        "projection": ({}, {"projection": "deep"}),
         "projection_width": ({}, {"projection_width": 16}),
+        "initialisation": ({}, {"initialisation": "kaiming"}),
         "queue": ({}, {"queue": 64}),
         "queue_start": ({}, {"queue_start": "empty"}),
         "momentum": ({}, {"momentum": 0.5}),
@@ -311,10 +388,32 @@ ALTERNATIVES = {
     }
     | SAMPLING
     | {"sampling": ({}, {"sampling": "class-balanced"})},
+    "tsc": {
+        option: (AIMED, AIMED | {option: value})
+        for option, value in {
+            "positives": 1,
+            "targeted": 0.0,
+            "target_weight": 2.0,
+            "temperature": 0.5,
+            "projection_width": 16,
+            "queue": 16,
+            "momentum": 0.5,
+            "views": ("default", "none"),
+            "second": 3,
+            "second_rate": 0.1,
+            "second_bn": "eval",
+            "sampling": "instance",
+        }.items()
+    }
+    | {option: (AIMED | base, AIMED | changed) for option, (base, changed) in SAMPLING.items()},
     "decoupling": {
         "representation": ({}, {"representation": {"sampling": "square-root"}}),
         "representation.train": ({}, {"representation": {"train": "last-block"}}),
         "representation.backbone_rate": ({}, {"representation": {"backbone_rate": 0.1}}),
+        "representation.frozen_bn": (
+            {"representation": {"train": "last-block"}},
+            {"representation": {"train": "last-block", "frozen_bn": "eval"}},
+        ),
         "classifier": ({}, {"classifier": "lws"}),
         "classifier.name": ({}, {"classifier": {"name": "ncm"}}),
         "classifier.epochs": ({}, crt(epochs=3)),
@@ -327,6 +426,8 @@ ALTERNATIVES = {
             crt(train="all", rate=0.1),
             crt(train="all", rate=0.1, rate_of="backbone"),
         ),
+        "classifier.label_smoothing": ({"classifier": "los"}, los(label_smoothing=0.5)),
+        "classifier.weight_decay": ({"classifier": "los"}, los(weight_decay=0.5)),
         "classifier.tau": ({"classifier": "tau"}, {"classifier": {"name": "tau", "tau": 1.95}}),
         "classifier.centred": (
             {"classifier": "ncm"},
@@ -372,15 +473,32 @@ ALTERNATIVES = {
         "classifier.sampling": ({}, crt(sampling="instance")),
     },
 }
+for method, short in SHORT_SECOND.items():
+    ALTERNATIVES[method] = {
+        option: (short | base, short | changed)
+        for option, (base, changed) in ALTERNATIVES[method].items()
+    }
 # options that change something with several processes only: see test_distributed
+IN_A_FILE = {"single-head": {"head_start.file"}}  # see test_head_start
 SEVERAL_PROCESSES = {"paco": {"contrast"}}
+# options of views that evaluation draws: see test_do
+EVALUATION = {"do": {"test_views"}}
 LOSSES = ("cross-entropy", "focal", "logit-adjusted", "inverse-softmax", "lade", "ldam")
-LOSSES += ("softmax-equalization", "gaussian-clouded")
+LOSSES += ("vector-scaling", "softmax-equalization", "gaussian-clouded")
 LOSS_OPTIONS = [{"loss": name} for name in LOSSES]
 
-CLASSIFIER_OPTIONS = [{"classifier": name} for name in ("crt", "lws", "tau", "ncm", "joint")]
+START_OPTIONS = [{"head_start": name} for name in ("class-means", "probe", "vectors")]
+CLASSIFIER_OPTIONS = [{"classifier": name} for name in ("crt", "lws", "los", "tau", "ncm", "joint")]
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
+# for what trains once more or exports: of each method its defaults quickly, its other variants slowly
+every_variant_in_time = pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=[] if name.endswith(", defaults") else pytest.mark.slow)
+        for name in VARIANTS
+    ],
+)
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
@@ -438,25 +556,37 @@ def test_relabelling_the_classes_relabels_everything(variant, monkeypatch):
     a, b = first_step(one, given).loss, first_step(other, relabelled).loss
     monkeypatch.undo()
     torch.testing.assert_close(a, b)
-    pictures = tiny.images(4, 9)
+    images = tiny.images(4, 9)
     one.eval(), other.eval()
-    torch.testing.assert_close(one.predict(pictures)[:, order], other.predict(pictures))
+    torch.testing.assert_close(one.predict(images)[:, order], other.predict(images))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Train a variant once, and return it with its run folder; neither is to be changed."""
+    known = {}
+
+    def train(variant):
+        if variant not in known:
+            method = make(variant)
+            known[variant] = method, tiny.train(method, tmp_path_factory.mktemp("trained"))
+        return known[variant]
+
+    return train
 
 
 @every_variant
-def test_save_and_load_gives_the_same_logits(variant, tmp_path):
-    method = make(variant)
-    run = tiny.train(method, tmp_path)
+def test_save_and_load_gives_the_same_logits(variant, trained):
+    method, run = trained(variant)
     again = make(variant, seed=1)
     ckpt.load_weights(again, ckpt.read_weights(ckpt.newest(run.checkpoints)), "x")
-    pictures = tiny.images(5)
-    assert torch.equal(method.eval().predict(pictures), again.eval().predict(pictures))
+    images = tiny.images(5)
+    assert torch.equal(method.eval().predict(images), again.eval().predict(images))
 
 
 @every_variant
-def test_no_tensor_outside_parameters_and_buffers(variant, tmp_path):
-    method = make(variant)
-    tiny.train(method, tmp_path)
+def test_no_tensor_outside_parameters_and_buffers(variant, trained):
+    method, _ = trained(variant)
     for name, module in method.named_modules():
         hidden = [
             key
@@ -476,32 +606,34 @@ def holds_tensor(value):
     return isinstance(value, torch.Tensor)
 
 
-@every_variant
-def test_one_seed_twice_is_equal_and_resume_equals_no_break(variant, tmp_path):
-    whole, again = make(variant), make(variant)
-    tiny.train(whole, tmp_path / "a")
-    tiny.train(again, tmp_path / "b")
+@every_variant_in_time
+def test_one_seed_twice_is_equal_and_resume_equals_no_break(
+    variant, trained, tmp_path, monkeypatch
+):
+    (whole, first), again = trained(variant), make(variant)
+    # steps that are measured before a training begins change nothing of it
+    monkeypatch.setattr(trial, "WORTH_IT", 0)
+    monkeypatch.setattr(trial, "LEAST", 1)
+    run = tiny.train(again, tmp_path / "run")
     assert tiny.equal(tiny.weights(whole), tiny.weights(again))
     # take the end away, as if the run had been killed in its last epoch
-    run = tiny.RunFolder(tmp_path / "b")
-    last = ckpt.newest(run.checkpoints)
-    last.rename(tmp_path / "gone")
+    ckpt.newest(run.checkpoints).rename(tmp_path / "gone")
     resumed = make(variant)
-    tiny.train(resumed, tmp_path / "b", resume=True)
+    tiny.train(resumed, run.path, resume=True)
     assert tiny.equal(tiny.weights(whole), tiny.weights(resumed))
     key = ("stage", "epoch", "loss", "learning_rate")
     lines = [
-        [{k: line.get(k) for k in key} for line in tiny.RunFolder(tmp_path / n).read_metrics()]
-        for n in "ab"
+        [{k: line.get(k) for k in key} for line in folder.read_metrics()] for folder in (first, run)
     ]
     assert lines[0] == lines[1]
 
 
-@every_variant
-def test_another_seed_is_another_run(variant, tmp_path):
-    one, other = make(variant), make(variant)
-    tiny.train(one, tmp_path / "a")
-    tiny.train(other, tmp_path / "b", tiny.OPTIONS.model_copy(update={"seed": 5}))
+@every_variant_in_time
+def test_another_seed_is_another_run(variant, trained, tmp_path):
+    if variant == "class means alone":
+        pytest.skip("nothing is drawn after the network was built")
+    (one, _), other = trained(variant), make(variant)
+    tiny.train(other, tmp_path, tiny.OPTIONS.model_copy(update={"seed": 5}))
     assert not tiny.equal(tiny.weights(one), tiny.weights(other))
 
 
@@ -518,7 +650,7 @@ def test_any_number_of_classes(variant, num_classes):
 @every_variant
 def test_a_batch_of_one_class_only(variant):
     given = batch()
-    for label in (1, 5):  # the most frequent and the class with one picture
+    for label in (1, 5):  # the most frequent and the class with one image
         only = Batch(given.views, torch.full_like(given.labels, label), given.ids)
         out = first_step(make(variant), only)
         assert torch.isfinite(out.loss)
@@ -537,13 +669,12 @@ def test_bf16_is_finite(variant):
 
 
 @every_variant
-def test_frozen_parts_do_not_move(variant, tmp_path):
-    method = make(variant)
-    tiny.train(method, tmp_path)
+def test_frozen_parts_do_not_move(variant, trained):
+    method, run = trained(variant)
     stages = method.stages()
     for number, stage in enumerate(stages[1:], start=1):
-        before = ckpt.read_weights(tmp_path / "checkpoints" / f"stage-{number - 1}-end")
-        after = ckpt.read_weights(tmp_path / "checkpoints" / f"stage-{number}-end")
+        before = ckpt.read_weights(run.checkpoints / f"stage-{number - 1}-end")
+        after = ckpt.read_weights(run.checkpoints / f"stage-{number}-end")
         moving = (*stage.trainable, *stage.update_norm, *stage.reset)
         for name in before:
             if stage.trainable and not any(name.startswith(part) for part in moving):
@@ -557,7 +688,17 @@ def test_frozen_parts_do_not_move(variant, tmp_path):
 @every_method
 def test_every_option_has_an_alternative(name):
     covered = set(ALTERNATIVES.get(name, ())) | SEVERAL_PROCESSES.get(name, set())
-    for options in [{}, *LOSS_OPTIONS, *CLASSIFIER_OPTIONS]:
+    covered |= EVALUATION.get(name, set()) | IN_A_FILE.get(name, set())
+    for options in [
+        {},
+        FLAT,
+        {"sharpness": "imbsam"},
+        LIFTED,
+        RANGE,
+        *LOSS_OPTIONS,
+        *CLASSIFIER_OPTIONS,
+        *START_OPTIONS,
+    ]:
         raw = {"method": {"name": name, "class_weights": {}, "mixing": {}} | options}
         keys = {key.removeprefix("method.") for key in valid_keys(raw) if key.startswith("method.")}
         assert keys - {"name"} <= covered
@@ -566,21 +707,21 @@ def test_every_option_has_an_alternative(name):
 @pytest.mark.parametrize(
     ("name", "option"), [(name, option) for name, table in ALTERNATIVES.items() for option in table]
 )
-def test_every_option_changes_something(name, option, answers):
+def test_every_option_changes_something(name, option, predicted):
     base, changed = ALTERNATIVES[name][option]
-    assert not torch.equal(answers(name, base), answers(name, changed))
+    assert not torch.equal(predicted(name, base), predicted(name, changed))
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory):
-    """Train a method with options once, and return what it answers for some pictures."""
+def predicted(tmp_path_factory):
+    """Train a method with options once, and return its logits for some images."""
     known = {}
 
     def train(name, options):
         key = (name, json.dumps(options, sort_keys=True))
         if key not in known:
             method = tiny.build(name, options)
-            tiny.train(method, tmp_path_factory.mktemp("answers"))
+            tiny.train(method, tmp_path_factory.mktemp("predicted"))
             known[key] = method.eval().predict(tiny.images(6))
         return known[key]
 
@@ -588,28 +729,28 @@ def answers(tmp_path_factory):
 
 
 @every_method
-def test_predict_needs_pictures_only(name):
+def test_predict_needs_images_only(name):
     method = tiny.build(name).eval()
     assert list(inspect.signature(method.predict).parameters) == ["images"]
     one, all_ = tiny.images(6)[:1], tiny.images(6)
-    # the answer for a picture does not depend on the others of its batch
+    # the prediction for an image does not depend on the others of its batch
     torch.testing.assert_close(method.predict(all_)[:1], method.predict(one), atol=1e-5, rtol=1e-4)
 
 
-@every_variant
+@every_variant_in_time
 def test_exportable(variant):
     class Predictor(nn.Module):
         def __init__(self, method):
             super().__init__()
             self.method = method
 
-        def forward(self, pictures):
-            return self.method.predict(pictures)
+        def forward(self, images):
+            return self.method.predict(images)
 
     method = make(variant).eval()
-    pictures = tiny.images(3)
+    images = tiny.images(3)
     program = torch.export.export(
-        Predictor(method), (pictures,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        Predictor(method), (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )
     torch.testing.assert_close(program.module()(tiny.images(5)), method.predict(tiny.images(5)))
 

@@ -1,0 +1,76 @@
+"""How long it will take is said before the first epoch, and steps taken to know it are undone."""
+
+import torch
+
+from longtail.core import Position
+from longtail.engine import trial
+from longtail.engine.log import SilentLog
+from longtail.engine.options import TrainingConfig
+from longtail.engine.pace import Pace
+from longtail.engine.step import StepFunction
+from longtail.engine.streams import build_loaders
+from tests import tiny
+
+CPU = torch.device("cpu")
+
+
+class Told(SilentLog):
+    """Keeps what a training tells, in order."""
+
+    def __init__(self):
+        self.lines = []
+
+    def note(self, text):
+        self.lines.append(text)
+
+    def stage(self, name, epochs, first, steps):
+        self.lines.append(f"stage {name}")
+
+    def epoch(self, line):
+        self.lines.append(f"epoch {line['epoch']}")
+
+
+def told_by(tmp_path, epochs):
+    log = Told()
+    made = tiny.trainer(
+        tiny.build("single-head", epochs=epochs), tmp_path,
+        tiny.OPTIONS.model_copy(update={"epochs": epochs}), log=log,
+    )  # fmt: skip
+    made.pace = Pace(log.note, "fewer epochs", tiny.OPTIONS.batch_size)
+    made.run()
+    return log.lines
+
+
+def test_the_time_is_told_before_the_first_epoch_of_a_long_training(tmp_path, monkeypatch):
+    epochs = 4
+    steps = epochs * (77 // tiny.OPTIONS.batch_size)  # all are still to come
+    monkeypatch.setattr(trial, "WORTH_IT", steps)
+    lines = told_by(tmp_path, epochs)
+    (told,) = [number for number, line in enumerate(lines) if "to the end" in line]
+    assert told < lines.index("stage joint") < lines.index("epoch 1")
+    assert lines[told].startswith(f"{steps} steps of {tiny.OPTIONS.batch_size} images left")
+
+
+def test_a_short_training_takes_no_step_in_vain(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "seconds_per_step", None)  # calling it would fail
+    lines = told_by(tmp_path, 3)
+    assert lines.index("stage joint") < next(n for n, line in enumerate(lines) if "left" in line)
+
+
+def test_the_steps_are_undone():
+    method = tiny.build("single-head")
+    (stage,) = method.stages()
+    config = TrainingConfig(epochs=3, batch_size=16, learning_rate=0.5)
+    loaders = build_loaders(tiny.data(), config, 0, stage, method, CPU, lambda text: None)
+    step, before = StepFunction(method, config, CPU), tiny.weights(method)
+    state = torch.get_rng_state()
+    seconds = trial.seconds_per_step(method, stage, loaders, step, config, Position(0, 0, 0, 0, 3))
+    assert seconds is not None
+    assert seconds > 0
+    assert tiny.equal(before, tiny.weights(method))
+    assert all(parameter.grad is None for parameter in method.parameters())
+    assert torch.equal(state, torch.get_rng_state())
+    # the same step, not undone, would have moved them
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.5)
+    step(tuple(next(loader.epoch(0)) for loader in loaders), Position(0, 0, 0, 0, 3), optimizer)
+    assert not tiny.equal(before, tiny.weights(method))

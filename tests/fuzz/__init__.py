@@ -1,0 +1,1 @@
+"""Malformed input of every kind: it ends in words, or in a sane result."""

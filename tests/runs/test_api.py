@@ -1,0 +1,75 @@
+"""What is called from Python does what the verbs of the same name do."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import longtail
+from longtail.core.errors import ConfigError
+from longtail.prediction import predict_split, read_predictions
+
+SHORT = ["epochs=2", "validation_per_class=3", "keep_in_train=1", "precision=fp32"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return [
+        longtail.train(
+            "digits-lt/cross-entropy", [*SHORT, f"seed={seed}"], out=root / f"{seed}", device="cpu"
+        )
+        for seed in (0, 1)
+    ]
+
+
+def test_predict_loads_the_model_of_a_run(runs, image_folder):
+    folder = runs[0].folder.path
+    found = longtail.predict(folder, image_folder, longtail.PredictOptions(top=2), device="cpu")
+    model = longtail.load(folder, device="cpu")
+    expected = model.predict(image_folder, longtail.PredictOptions(top=2))
+    assert len(found) == 22
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_a_run_is_adjusted_into_a_run(runs, tmp_path):
+    request = longtail.adjust.tool.Request(strength=0.5)
+    done = longtail.adjust_run(runs[0], "tau", tmp_path / "tau", request, force=True, device="cpu")
+    adjusted = longtail.Run.open(tmp_path / "tau")
+    assert longtail.load(tmp_path / "tau", device="cpu").metadata.corrections == ("tau",)
+    after = done.scores["groups"]["all"]["after"]["value"]
+    assert adjusted.scores("test")["macro_accuracy"] == pytest.approx(after, abs=1e-6)
+    note = json.loads((tmp_path / "tau" / "adjustment.json").read_text())
+    assert note["sources"] == [str(runs[0].folder.path)]
+    with pytest.raises(ConfigError, match="already exists"):
+        longtail.adjust_run(runs[0], "tau", tmp_path / "tau", request, force=True, device="cpu")
+
+
+def test_two_runs_are_an_ensemble(runs):
+    found = longtail.ensemble(runs, device="cpu")
+    rows = {row["name"]: row for row in found["mixtures"]}
+    for place, run in enumerate(runs, start=1):
+        alone = rows[f"sub-model {place}"]["accuracy"]
+        assert alone == pytest.approx(run.scores("test")["macro_accuracy"], abs=1e-6)
+    assert rows["stacking"]["sees"] == "held-out"
+
+
+def test_runs_are_compared_on_one_page(runs, tmp_path):
+    page = longtail.compare(runs, tmp_path / "page.html", device="cpu")
+    text = page.read_text(encoding="utf-8")
+    assert all(str(run.folder.path) in text for run in runs)
+    # seeds of one recipe are one row, with their mean
+    mean = sum(run.scores("test")["macro_accuracy"] for run in runs) / 2
+    assert f"{100 * mean:.1f}" in text
+
+
+def test_scores_are_computed_in_fp32_whatever_the_training_used(tmp_path):
+    options = ["epochs=1", "precision=bf16"]
+    run = longtail.train("digits-lt/balanced-softmax", options, out=tmp_path / "run", device="cpu")
+    model = longtail.load(run.folder.path, device="cpu")
+    part = run.open_data().split("test").normalised_by(model.metadata.mean, model.metadata.std)
+    anew = predict_split(model.method, part, "test", device=torch.device("cpu"))
+    written = read_predictions(run.folder.predictions("test"))
+    np.testing.assert_array_equal(written.logits, anew.logits)
