@@ -1,0 +1,144 @@
+"""Runs what docs/tutorial.md shows, writes the real output under each command, and takes its screenshots.
+
+    LONGTAIL_DATA=... sphinx-build -t tutorial docs docs/build     (or: python docs/tutorial_run.py)
+
+Needs CIFAR-100 in LONGTAIL_DATA, Chromium and the test extra; takes about two minutes of CPU time. A build
+without the tag shows the committed output and screenshots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+from screenshots import Shot, take_all
+
+DOCS = Path(__file__).parent
+FIGURES = DOCS / "figures" / "tutorial"
+BLOCK = re.compile(r"```(bash|python)\n(.*?)```\n(\n```text\n(.*?)```\n)?", re.DOTALL)
+# what a terminal shows as a moving bar, and times that depend on the machine
+PROGRESS = re.compile(r"^\S+ epoch \d+|\d images, [\d.,]+ a second|^$")
+WIDTH = "100"
+
+SHOTS = [
+    Shot("report", "runs/first/report.html", height=900),
+    Shot("mistakes", "runs/first/report.html", element="mistakes"),
+    Shot("class", "runs/first/report.html", element="table", click="#classes-table tbody tr"),
+    Shot("map", "runs/first/report.html", element="map"),
+    Shot("comparison", "comparison.html", height=900),
+    Shot("phone", "runs/first/report.html", width=390, height=844),
+]
+
+
+def play(page: Path, folder: Path, data: Path) -> str:
+    """Run every command and example of a page, and return the page with what they print.
+
+    Args:
+        page: Markdown; a block of `bash` or `python` with a block of `text` after it gets its output there.
+        folder: Where the commands run; starts empty.
+        data: Holds `cifar-100-python`.
+    """
+    (folder / "cifar").mkdir()
+    (folder / "cifar" / "cifar-100-python").symlink_to((data / "cifar-100-python").resolve())
+
+    def run(match: re.Match[str]) -> str:
+        kind, source, shown = match[1], match[2], match[3]
+        lines = _python(source) if kind == "python" else _commands(source)
+        lines = [line.replace(str(folder / "longtail"), "~/.cache/longtail") for line in lines]
+        if shown is None:
+            return match[0]
+        return f"```{kind}\n{source}```\n\n```text\n" + "\n".join(_shortened(lines)) + "\n```\n"
+
+    places = contextlib.chdir(folder), _environment(COLUMNS=WIDTH, XDG_CACHE_HOME=str(folder))
+    # copies of CIFAR-100 hold the same images in files that are written otherwise than the download
+    intact = patch("torchvision.datasets.cifar.check_integrity", return_value=True)
+    with places[0], places[1], intact:
+        return BLOCK.sub(run, page.read_text(encoding="utf-8"))
+
+
+def _python(source: str) -> list[str]:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(source, "tutorial.md", "exec"), {"__name__": "__main__"})
+    return said.getvalue().splitlines()
+
+
+def _commands(source: str) -> list[str]:
+    lines = []
+    for command in source.splitlines():
+        words = shlex.split(command)
+        if words[0] == "longtail":
+            lines += _longtail(words)
+        elif words[0] != "pip":
+            done = subprocess.run(command, shell=True, check=True, capture_output=True, text=True)
+            lines += done.stdout.splitlines()
+    return lines
+
+
+def _longtail(words: list[str]) -> list[str]:
+    """Run a command in this process, which spares the import of torch each time."""
+    from longtail.cli import main
+
+    said = io.StringIO()
+    before, sys.argv = sys.argv, words
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            main()
+    except SystemExit as ended:
+        if ended.code:
+            raise RuntimeError(f"{shlex.join(words)} failed:\n{said.getvalue()}") from ended
+    finally:
+        sys.argv = before
+    return said.getvalue().splitlines()
+
+
+def _shortened(lines: list[str]) -> Iterator[str]:
+    """Yield lines, with one of dots for each stretch of progress."""
+    dots = False
+    for line in lines:
+        if PROGRESS.search(line):
+            if line and not dots:
+                yield "..."
+            dots = dots or bool(line)
+            continue
+        dots = False
+        yield line.rstrip()
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def main() -> None:
+    """Write the output into the page, and the screenshots beside it."""
+    data = os.environ.get("LONGTAIL_DATA")
+    if not data or not Path(data, "cifar-100-python").is_dir():
+        sys.exit("The tutorial runs on CIFAR-100: name its folder in LONGTAIL_DATA.")
+    page = DOCS / "tutorial.md"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        text = play(page, folder, Path(data).resolve())
+        take_all(SHOTS, folder, FIGURES)
+        shutil.copy(folder / "inspection" / "distribution.png", FIGURES / "distribution.png")
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
