@@ -9,6 +9,7 @@ from scipy.special import ive
 
 from longtail.core import Batch, Position
 from longtail.losses import balanced_softmax, concentration, expected_similarity, log_bessel
+from longtail.losses.contrastive.von_mises_fisher import log_bessel_gain
 from tests import tiny
 
 
@@ -32,6 +33,18 @@ def test_its_slope_is_a_ratio_of_bessel_functions():
     log_bessel(k, 64).sum().backward()
     expected = ive(32, k.detach().numpy()) / ive(31, k.detach().numpy())
     np.testing.assert_allclose(k.grad.numpy(), expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("width", [16, 128, 1024])
+def test_a_gain_is_as_exact_in_float32(width):
+    """Two functions of 1e5 differ by a few tenths; float32 would lose them in a plain difference."""
+    k = torch.tensor([0.0, 1.0, 30.0, 1e3, 1e5], dtype=torch.float64)[:, None]
+    gain = torch.tensor([-0.9, 0.0, 0.3, 20.0], dtype=torch.float64) * k + 4.0
+    expected = log_bessel((k.square() + gain).sqrt(), width) - log_bessel(k, width)
+    torch.testing.assert_close(log_bessel_gain(k, gain, width), expected, rtol=1e-6, atol=1e-9)
+    found = log_bessel_gain(k.float(), gain.float(), width)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_concentration_of_a_mean():

@@ -76,6 +76,7 @@ class ProCo(Method):
     )
     citation = "Du et al., Probabilistic Contrastive Learning for Long-Tailed Visual Recognition, TPAMI 2024"
 
+    ranking: Tensor
     means: Tensor
     seen: Tensor
     next_means: Tensor
@@ -89,6 +90,8 @@ class ProCo(Method):
         self.head = config.head.build(width, classes, BalancedSoftmaxOptions())
         self.projection = projection(width, config.hidden or width, config.projection_width)
         self.loss = LogitAdjusted(self.counts)
+        ranking = torch.tensor(self.counts.ranking())
+        self.register_buffer("ranking", ranking, persistent=False)
         for name in ("means", "next_means"):
             self.register_buffer(name, torch.zeros(classes, config.projection_width))
         for name in ("seen", "next_seen"):
@@ -137,7 +140,7 @@ class ProCo(Method):
 
     def _forget(self, means: Tensor, seen: Tensor) -> None:
         drawn = torch.randn(means.shape, device=means.device)
-        means[list(self.counts.ranking())] = UNMET * unit_rows(drawn)
+        means.index_copy_(0, self.ranking, UNMET * unit_rows(drawn))
         seen.zero_()
 
     def predict(self, images: Tensor) -> Tensor:

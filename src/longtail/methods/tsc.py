@@ -116,7 +116,8 @@ class Aims(nn.Module):
         """Find the targets, and give each class one."""
         classes, width = self.targets.shape
         found = spread(classes, width, self.targets.device) if classes > 1 else self.directions
-        self.targets[self._by_rank] = found
+        rows = torch.tensor(self._by_rank, device=self.targets.device)
+        self.targets.index_copy_(0, rows, found)
         self.assign()
 
     def follow(self, queries: Tensor, labels: Tensor) -> None:

@@ -32,7 +32,8 @@ def _is(key: str, *values: Any) -> Callable[[Get], bool]:  # noqa: ANN401 - any 
 
 def _no_steps(get: Get) -> bool:
     """Whether no stage lowers its rate at milestones."""
-    return bool(get("training.schedule") != "step")
+    # the classifier of TSC and KCL is trained by steps, whatever the contrast's schedule
+    return bool(get("training.schedule") != "step" and get("method.name") != "tsc")
 
 
 def _no_contrast(get: Get) -> bool:
