@@ -124,17 +124,10 @@ def predict_images(
                 row["error"] = image.seen.reason
             else:
                 assert probabilities is not None
-                values, classes = probabilities[place].topk(top)
                 if judged is not None:
                     row |= _told(judged, place, metadata.classes, with_class=not changed)
+                row |= _named(probabilities[place], top, metadata.classes, groups)
                 place += 1
-                for rank, (value, label) in enumerate(
-                    zip(values.tolist(), classes.tolist(), strict=True), start=1
-                ):
-                    row[f"class_{rank}"] = metadata.classes[label]
-                    # the last digits depend on the batch that an image is computed in
-                    row[f"probability_{rank}"] = round(value, 5)
-                row["group"] = groups.name_of(int(classes[0]))
             rows.append(row)
         progress(len(rows))
     notes = pixel_findings(
@@ -145,6 +138,21 @@ def predict_images(
     named = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
     judging = [] if calibration is None else JUDGED[changed:]
     return pd.DataFrame(rows, columns=["path", *named, "group", *judging, "error"])
+
+
+def _named(
+    probabilities: Tensor, top: int, classes: tuple[str, ...], groups: ShotGroups
+) -> dict[str, Any]:
+    """Return the cells of one image's most probable classes."""
+    cells: dict[str, Any] = {}
+    values, labels = probabilities.topk(top)
+    for rank, (value, label) in enumerate(
+        zip(values.tolist(), labels.tolist(), strict=True), start=1
+    ):
+        cells[f"class_{rank}"] = classes[label]
+        # the last digits depend on the batch that an image is computed in
+        cells[f"probability_{rank}"] = round(value, 5)
+    return cells | {"group": groups.name_of(int(labels[0]))}
 
 
 def _told(
