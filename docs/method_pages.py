@@ -26,6 +26,7 @@ TITLES = {
     "ncl": "NCL: nested collaborative learning",
     "shike": "SHIKE: self-heterogeneous integration with knowledge excavation",
     "reslt": "ResLT: residual learning for long-tailed recognition",
+    "glmc": "GLMC: global and local mixture consistency cumulative learning",
     "paco": "PaCo: parametric contrastive learning",
     "bcl": "BCL: balanced contrastive learning",
     "proco": "ProCo: probabilistic contrastive learning",

@@ -285,6 +285,14 @@ ALTERNATIVES = {
         "views": ({}, {"views": ("default", "crop", "crop")}),
     },
     "ace": {"weight": ({}, {"weight": 0.0})},
+    "glmc": {
+        "beta": ({}, {"beta": 0.5}),
+        "resampling": ({}, {"resampling": 0.5}),
+        "reweighting": ({}, {"reweighting": 0.5}),
+        "consistency": ({}, {"consistency": 0.0}),
+        "initialisation": ({}, {"initialisation": "uniform"}),
+        "projection_width": ({}, {"projection_width": 16}),
+    },
     "shike": {
         "experts": ({}, {"experts": 2}),
         "scale": ({}, {"scale": 10.0}),

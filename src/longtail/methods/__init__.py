@@ -8,6 +8,7 @@ from longtail.methods.decoupling import Decoupling
 from longtail.methods.do import DO
 from longtail.methods.experts import MultiExpert
 from longtail.methods.gcl import GCL
+from longtail.methods.glmc import GLMC
 from longtail.methods.method import Method, Setting
 from longtail.methods.mislas import MiSLAS
 from longtail.methods.ncl import NCL
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "ncl": NCL,
     "shike": SHIKE,
     "reslt": ResLT,
+    "glmc": GLMC,
     "paco": PaCo,
     "bcl": BCL,
     "proco": ProCo,

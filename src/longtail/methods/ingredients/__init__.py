@@ -25,6 +25,7 @@ from longtail.methods.ingredients.mixing import (
     mixing_corrections,
     mixing_streams,
 )
+from longtail.methods.ingredients.mixup_cutmix import Mixed, drawn_box, with_box
 from longtail.methods.ingredients.sampling import SamplingOptions
 from longtail.methods.ingredients.sharpness import SharpnessOptions
 from longtail.methods.ingredients.views import ViewName
@@ -39,6 +40,7 @@ __all__ = [
     "InverseSoftmaxOptions",
     "LogitAdjustedOptions",
     "LossOptions",
+    "Mixed",
     "MixingOptions",
     "ProbeOptions",
     "SamplingOptions",
@@ -46,6 +48,7 @@ __all__ = [
     "SigmoidFocalOptions",
     "ViewName",
     "assumed",
+    "drawn_box",
     "losses_that_correct",
     "mixed_batch",
     "mixing_corrections",
@@ -53,4 +56,5 @@ __all__ = [
     "refuse_without_cosines",
     "start_head",
     "start_stage",
+    "with_box",
 ]

@@ -21,6 +21,7 @@ from torch import Tensor
 from longtail.core.to_device import send
 
 Images = tuple[Tensor, Tensor]  # [B, 3, H, W] and labels int64 [B]
+Box = tuple[int, int, int, int]  # top, bottom, left, right
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,36 @@ def cutmix(
     The box has sqrt(1 - lam) of the height and of the width, its centre is uniform, and what lies
     outside is cut off. Arguments as of `mixup`.
     """
-    height, width = images.shape[-2:]
-    side = (1 - float(generator.beta(alpha, alpha))) ** 0.5
-    top, bottom = _span(height, side, generator)
-    left, right = _span(width, side, generator)
+    left = 1 - float(generator.beta(alpha, alpha))
+    box = drawn_box(images, left, generator)
     others, other_labels = partners or (images, labels)
     order = _order(images, partners, generator)
-    mixed = images.clone()  # never paste from a view of the tensor that is written
-    mixed[:, :, top:bottom, left:right] = others[order, :, top:bottom, left:right]
-    share = 1 - (bottom - top) * (right - left) / (height * width)
+    mixed, share = with_box(images, others, box, order)
     return Mixed(mixed, labels, other_labels[order], torch.tensor(share))
+
+
+def drawn_box(images: Tensor, area: float, generator: np.random.Generator) -> Box:
+    """Draw where a box lies in images [B, 3, H, W], one for the batch.
+
+    Args:
+        images: For their height and width.
+        area: Share of an image before what lies outside is cut off, in [0, 1].
+        generator: Of the centre.
+    """
+    height, width = images.shape[-2:]
+    side = area**0.5
+    return (*_span(height, side, generator), *_span(width, side, generator))
+
+
+def with_box(
+    images: Tensor, others: Tensor, box: Box, rows: Tensor | slice = slice(None)
+) -> tuple[Tensor, float]:
+    """Return images [B, 3, H, W] with the box of `others[rows]` in them, and the share of `images` left."""
+    top, bottom, left, right = box
+    height, width = images.shape[-2:]
+    mixed = images.clone()  # never paste from a view of the tensor that is written
+    mixed[:, :, top:bottom, left:right] = others[rows, :, top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
 
 def _order(
