@@ -1,14 +1,19 @@
 """Runs of any number of classes for the report: scores of made predictions, and noise for images."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
+from torch import nn
 
 from longtail.core import ClassCounts, Manifest
 from longtail.core.predictions import Predictions
 from longtail.data.data_set import DataSet
 from longtail.data.images.storage import ArrayImages
 from longtail.evaluation import score
+from longtail.models import Backbone
 from longtail.report.view import RunView
+from longtail.runs.model import build
 
 STRANGE = (
     "</script><b>fox</b>", 'a "quoted" owl', "it's & co", "lynx 🐈", "<!--", "a\u202eb", "\u2028",
@@ -65,8 +70,32 @@ def synthetic_view(path, classes, per_class, *, side=32, largest=500, seed=0):
     images = ArrayImages(_noise(all_labels, side, generator))
     data = DataSet(manifest, images, (0.0,) * 3, (1.0,) * 3)
     view.__dict__.pop("right", None)  # it was looked at when the run was opened
-    view.__dict__.update(predictions=found, scores=scores, data=data)
+    config, known = view.run.config, ClassCounts(counts.tolist(), names)
+    method = build(config, config.model.untrained(), known, side).eval()
+    model = replace(view.model, method=method)
+    view.__dict__.update(predictions=found, scores=scores, data=data, model=model)
     return view
+
+
+def let_it_see_one_quarter(view, row, column, side=32):
+    """Put a network in the place of the view's own that knows a quarter of an image; 0, 0 is the upper left.
+
+    Its logit of class c is -c times the brightness of the quarter.
+    """
+    window = torch.zeros(1, 1, side, side)
+    half = side // 2
+    window[:, :, half * row : half * (row + 1), half * column : half * (column + 1)] = 1
+
+    class Window(nn.Module):
+        def forward(self, images):
+            return images.sum(dim=1, keepdim=True).clamp(min=0) * window
+
+    method = view.model.method
+    method.backbone = Backbone(nn.Sequential(Window(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 1)
+    head = nn.Linear(1, len(view.counts))
+    with torch.no_grad():
+        head.weight.copy_(-torch.arange(len(view.counts))[:, None])
+    method.head = head
 
 
 def _noise(labels, side, generator):

@@ -25,11 +25,13 @@ from longtail.report.classes import class_intervals, confused_pairs, standings, 
 from longtail.report.compare import Comparison, expand, render_comparison
 from longtail.report.embedding import plane
 from longtail.report.figures import draw
+from longtail.report.images import choose_images
 from longtail.report.page import drawings, render_run
 from longtail.report.page_data import as_json
+from longtail.report.regions import LEFT_OUT
 from longtail.report.text import listing, verdict
 from longtail.report.view import RunView
-from tests.report.synthetic import STRANGE, synthetic_view
+from tests.report.synthetic import STRANGE, let_it_see_one_quarter, synthetic_view
 
 THUMBNAIL = "data:image/jpeg;base64,/9j"  # how every JPEG begins
 SHORT = ["epochs=3", "batch_size=16", "backbone=resnet20"]
@@ -261,9 +263,17 @@ def test_no_inference_is_made_that_is_not_shown(runs, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("a method of one stage without figures of its own predicts nothing")
 
+    sent = []
+
+    def send(images, device):
+        sent.append(len(images))
+        return torch.from_numpy(images)
+
     monkeypatch.setattr("longtail.report.view.predict_sub_models", never)
-    monkeypatch.setattr("longtail.data.sampling.loader.send", never)
+    monkeypatch.setattr("longtail.data.sampling.loader.send", send)
     assert call(monkeypatch, runs["plain/seed-0"], "--out", tmp_path / "r.html") == 0
+    page = (tmp_path / "r.html").read_text()
+    assert sum(sent) == page.count('<img class="region"'), "only mistakes that are looked into"
 
 
 def test_a_page_of_val_does_not_replace_that_of_test(tmp_path, monkeypatch):
@@ -515,6 +525,54 @@ def test_the_page_works_in_a_browser(width, strange, browser, tmp_path):
     assert len(found) == sum(lynx in pair[:2] for pair in view.pairs.tolist())
     assert run("return document.documentElement.scrollWidth") <= width
     quiet(browser)
+
+
+ALPHA = """
+const done = arguments[0], marks = [...document.querySelectorAll('#mistakes .region')];
+Promise.all(marks.map(image => image.decode())).then(() => done(marks.map(image => {
+  const drawn = document.createElement('canvas').getContext('2d');
+  drawn.drawImage(image, 0, 0);
+  return [...drawn.getImageData(0, 0, 32, 32).data].filter((_, i) => i % 4 == 3);
+})));
+"""
+
+
+@pytest.mark.parametrize(("width", "quarter"), [(390, (0, 1)), (1280, (1, 0))])
+def test_mistakes_show_what_the_network_sees(width, quarter, runs, browser, tmp_path):
+    """A network that sees one quarter of an image has marks there and nowhere else."""
+    view = synthetic_view(runs["plain/seed-0"], 12, 9)
+    let_it_see_one_quarter(view, *quarter)
+    show(browser, tmp_path / "r.html", width, render_run(view))
+    run = browser.execute_script
+    hidden = "return [...document.querySelectorAll('#mistakes .region')].every(i => !i.offsetWidth)"
+    assert run(hidden)
+    run("document.querySelector('#show-regions').click()")
+    assert not run(hidden)
+    assert run("return !document.querySelector('#regions-text').hidden")
+    assert run(
+        "return [...document.querySelectorAll('#mistakes .marked')].every(m => {"
+        "const [a, b] = [...m.querySelectorAll('img')].map(i => i.getBoundingClientRect());"
+        "return a.x == b.x && a.y == b.y && a.width == b.width && a.height == b.height; })"
+    ), "a mark lies on its image"
+    marks = np.array(browser.execute_async_script(ALPHA)).reshape(-1, 2, 16, 2, 16)
+    inside = marks[:, quarter[0], :, quarter[1]].reshape(len(marks), -1)
+    featured = [place for found in choose_images(view).featured.values() for place in found]
+    assert len(marks) == len(featured)
+    assert (marks.sum(axis=(1, 2, 3, 4)) == inside.sum(axis=1)).all(), "nothing lies elsewhere"
+    below = view.predictions.predicted()[featured] < view.predictions.labels[featured]
+    np.testing.assert_array_equal(inside.max(axis=1), np.where(below, 153, 0))
+    assert below.any()
+    assert run("return document.documentElement.scrollWidth") <= width
+    quiet(browser)
+
+
+def test_a_method_of_several_networks_says_that_it_is_not_looked_into(runs):
+    view = synthetic_view(runs["plain/seed-0"], 12, 9)
+    assert LEFT_OUT not in render_run(view)
+    view.model.method.backbone = torch.nn.ModuleList()
+    page = render_run(view)
+    assert LEFT_OUT in page
+    assert 'class="region"' not in page
 
 
 @pytest.mark.parametrize("width", [390, 1280])

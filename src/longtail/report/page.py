@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from longtail.report import figures, text
 from longtail.report.acceptance import calibrated, draw_acceptance, masks_by_prediction
 from longtail.report.images import ShownImages, choose_images
 from longtail.report.page_data import as_json, run_data
+from longtail.report.regions import LEFT_OUT, regions
 from longtail.report.view import RunView
 
 DRAWN_BY_THE_PAGE = ("classes", "confusion")  # there from the data, to be searched and pointed at
@@ -150,6 +151,10 @@ def render_run(view: RunView, drawn: Sequence[Drawing] | None = None) -> str:
     shown = drawings(view, for_files=False) if drawn is None else drawn
     page = [drawing for drawing in shown if drawing.name not in DRAWN_BY_THE_PAGE]
     images = choose_images(view, partial(view.progress, "making thumbnails"))
+    pictured = [
+        place for found in images.featured.values() for place in found if place in images.thumbnails
+    ]
+    looked_into = regions(view, pictured)
     content = run_data(view, images)
     return environment().get_template("run.html.j2").render(
         title=f"{config.recipe}, seed {config.training.seed}",
@@ -167,7 +172,9 @@ def render_run(view: RunView, drawn: Sequence[Drawing] | None = None) -> str:
         calibration=calibrated(view),
         open_drawings=[drawing for drawing in page if drawing.name in IN_THE_OPEN],
         folded_drawings=[drawing for drawing in page if drawing.name not in IN_THE_OPEN],
-        mistakes=_mistakes(view, images),
+        mistakes=_mistakes(view, images, looked_into),
+        looked_into=bool(looked_into),
+        not_looked_into=LEFT_OUT if pictured and not looked_into else "",
         thumbnails=images.thumbnails,
         data=content,
         json=as_json(content),
@@ -180,7 +187,9 @@ def render_run(view: RunView, drawn: Sequence[Drawing] | None = None) -> str:
     )  # fmt: skip
 
 
-def _mistakes(view: RunView, images: ShownImages) -> dict[str, list[dict[str, Any]]]:
+def _mistakes(
+    view: RunView, images: ShownImages, looked_into: Mapping[int, str]
+) -> dict[str, list[dict[str, Any]]]:
     """Return what the page shows of the most confident mistakes of each shot group."""
     names, predicted = view.counts.names, view.predictions.predicted()
     index = {place: number for number, place in enumerate(images.places.tolist())}
@@ -190,6 +199,7 @@ def _mistakes(view: RunView, images: ShownImages) -> dict[str, list[dict[str, An
                 "index": index[place],
                 "where": images.where[index[place]],
                 "thumbnail": images.thumbnails.get(place),
+                "region": looked_into.get(place),
                 "class": int(view.predictions.labels[place]),
                 "label": names[view.predictions.labels[place]],
                 "predicted": names[predicted[place]],

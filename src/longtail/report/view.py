@@ -275,7 +275,7 @@ class RunView:
         """
         if len(self.stages) == 1 or self.data is None or not self.data.manifest.has(self.split):
             return None
-        folder, part = self.run.folder, self._part(self.data)
+        folder, part = self.run.folder, self.for_model(self.data)
         labels, classes = torch.tensor(part.manifest.labels), len(self.counts)
         each: dict[str, torch.Tensor] = {}
         for number, stage in enumerate(self.stages):
@@ -324,7 +324,7 @@ class RunView:
             raise DataError(
                 f"--importance {split} needs the images of {self.run.folder.path}, whose data {found}."
             )
-        part = self._part(data, split)
+        part = self.for_model(data, split)
         each = importance_by_class(self.model.method, part, self.model.device)
         masks = {name: self.groups.mask(name) for name in GROUP_NAMES}
         shown = {name: mask for name, mask in masks.items() if bool(mask.any())}
@@ -343,7 +343,7 @@ class RunView:
             },
         )  # fmt: skip
 
-    def _part(self, data: DataSet, split: str | None = None) -> DataSet:
+    def for_model(self, data: DataSet, split: str | None = None) -> DataSet:
         """Return the scored split, or another one, as the model wants to see it."""
         metadata = self.model.metadata
         return data.split(split or self.split).normalised_by(metadata.mean, metadata.std)
@@ -353,7 +353,7 @@ class RunView:
         method, device = self.model.method, self.model.device
         if self.data is None or not self.data.manifest.has(self.split):
             return ()
-        part = self._part(self.data)
+        part = self.for_model(self.data)
         labels = torch.tensor(part.manifest.labels)
         side = enlarged_side(method)
         batches = evaluation_batches(part, device=device, everything=True, side=side)

@@ -83,6 +83,11 @@ function showClass(label) {
   row.scrollIntoView({ block: "start" });
   row.querySelector("button").focus({ preventScroll: true });
 }
+const marks = $("show-regions");
+if (marks) marks.addEventListener("change", () => {
+  $("mistakes").classList.toggle("show-regions", marks.checked);
+  $("regions-text").hidden = !marks.checked;
+});
 for (const button of document.querySelectorAll("button[data-class]")) button.addEventListener("click", () => showClass(Number(button.dataset.class)));
 
 // --- confused pairs ----------------------------------------------------------------------------
