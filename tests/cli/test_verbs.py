@@ -330,6 +330,7 @@ def test_verify(longtail, benchmark_data, published_lists):
     assert "is not the published imagenet-lt" in err
 
 
+@pytest.mark.slow
 def test_the_real_benchmark_trains(longtail, benchmark_data, tmp_path):
     # one epoch of a small network on the cut at ratio 100: the published path, end to end
     status, out, err = longtail(
@@ -476,6 +477,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(longtail, tmp_path, monkeypatch
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_the_demo(longtail, tmp_path, monkeypatch):
     # as it ships but for the number of epochs
     whole = training.train

@@ -184,6 +184,7 @@ def test_columns_of_any_type_name_units(column, tmp_path):
 GROUPS = {"all": np.ones(2, dtype=bool), "second": np.array([False, True])}
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 1), st.booleans(), st.booleans()), min_size=1, max_size=40),
     st.integers(2, 4),

@@ -216,6 +216,7 @@ def test_inaturalist_size(name):
     assert np.isin(drawn, head).mean() == pytest.approx(p[head].sum(), rel=0.05)
 
 
+@pytest.mark.slow
 def test_more_images_than_torch_can_draw_from():
     # torch.multinomial refuses more than 2^24 categories; classes are drawn first here
     size = 2**24 + 1000

@@ -294,6 +294,7 @@ def fill_the_disk(folder):
         (folder / "message.txt").write_text(str(error))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     whole = tiny.build("single-head")
     tiny.train(whole, tmp_path / "whole")

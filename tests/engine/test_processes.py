@@ -32,6 +32,7 @@ def test_ctrl_c_while_pytorch_is_imported_ends_quietly():
     assert (done.stdout, done.stderr) == ("", "interrupted before anything began\n")
 
 
+@pytest.mark.slow
 def test_the_package_gives_its_names_without_importing_pytorch_first():
     program = (
         "import sys, longtail; assert 'torch' not in sys.modules; assert callable(longtail.train); "

@@ -94,7 +94,12 @@ def test_batch_statistics_follow_the_first_pass_only():
     assert method.norm.track_running_stats
 
 
-@pytest.mark.parametrize("name", METHODS)
+LONG = ("do", "tsc", "shike", "gcl", "cc-sam")  # many stages
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in METHODS]
+)
 def test_without_a_climb_it_is_sgd_bit_for_bit(name, tmp_path):
     """Nothing of the second pass stays, and it draws what the first one drew."""
     options = {"test_views": "crop", "retraining_steps": 1} if name == "do" else {}
@@ -105,6 +110,7 @@ def test_without_a_climb_it_is_sgd_bit_for_bit(name, tmp_path):
     assert tiny.equal(tiny.weights(plain), tiny.weights(sam))
 
 
+@pytest.mark.slow
 def test_it_changes_training_and_a_resumed_run_goes_on_exactly(tmp_path):
     options = tiny.OPTIONS.model_copy(update={"optimizer": "sam", "rho": 0.2})
     plain, whole, resumed = (tiny.build("gcl") for _ in range(3))

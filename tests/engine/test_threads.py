@@ -107,6 +107,7 @@ def test_the_machine_is_read(monkeypatch):
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_a_run_is_continued_with_its_threads_bit_for_bit(longtail, tmp_path, monkeypatch):
     line = ("train", "digits-lt/balanced-softmax", "batch_size=64", "backbone=resnet20", "epochs=2", "seed=3",
             "--device", "cpu")  # fmt: skip

@@ -234,6 +234,7 @@ def test_an_ensemble_stands_alone(runs, tmp_path):
     assert table.loc[0, "probability_1"] == pytest.approx(float(whole.max()), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_exported(runs, tmp_path, longtail):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     folders = [run.folder.path for run in runs]
@@ -258,6 +259,7 @@ def test_weights_of_each_image_are_predicted_with_and_not_exported(runs, tmp_pat
     assert probabilities(tmp_path / "both", pixels()).shape == (20, 10)
 
 
+@pytest.mark.slow
 def test_the_command_line_recommends_first(runs, tmp_path, longtail):
     folders = [run.folder.path for run in runs]
     status, said, wrong = longtail("ensemble", *folders, "--device", "cpu")

@@ -239,6 +239,7 @@ def test_classes_whose_images_differ_are_as_they_are_drawn():
     assert {round(20 * limit, 3) % 1 for limit in interval} == {0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws_alone", [False, True])
 def test_intervals_of_few_images_hold_the_truth(draws_alone, monkeypatch):
     if draws_alone:
@@ -272,6 +273,7 @@ def test_models_that_no_image_tells_apart_may_differ():
     assert drawn == pytest.approx([-0.75, 0.75], abs=0.26)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws_alone", [False, True])
 def test_intervals_of_small_differences_hold_the_truth(draws_alone, monkeypatch):
     """The second model is right on three of a hundred images more, and wrong on none more."""

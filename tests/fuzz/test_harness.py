@@ -96,6 +96,7 @@ def test_a_hang_is_ended(tmp_path, monkeypatch):
     assert "Hang at" in str(report)
 
 
+@pytest.mark.slow
 def test_status_0_is_judged_by_the_check(tmp_path):
     def check(given, outcome, folder):
         return None if "longtail 0" in outcome.out else "no version"

@@ -611,7 +611,10 @@ def test_points_have_a_tooltip_and_lead_to_their_class(width, strange, browser, 
     quiet(browser)
 
 
-@pytest.mark.parametrize(("classes", "per_class", "most"), [(100, 100, 3e6), (8142, 1, 8e6)])
+@pytest.mark.parametrize(
+    ("classes", "per_class", "most"),
+    [(100, 100, 3e6), pytest.param(8142, 1, 8e6, marks=pytest.mark.slow)],
+)
 def test_pages_of_many_classes_stay_small_and_work(
     classes, per_class, most, runs, browser, tmp_path
 ):

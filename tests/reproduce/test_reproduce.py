@@ -363,6 +363,7 @@ def test_wrong_commands(monkeypatch, capsys, tmp_path):
     assert "paco-table-6" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_parallel_rows_wait_for_the_stage_they_share(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.yaml").write_text(TABLE)

@@ -284,6 +284,7 @@ def test_a_run_without_options_resumes_exactly(run, folder, tmp_path):
     assert resumed.config.training == run.config.training
 
 
+@pytest.mark.slow
 def test_it_is_reported_exported_and_used(run, longtail, folder, tmp_path, monkeypatch):
     where = shutil.copytree(run.folder.path, tmp_path / "used")
     for line in (

@@ -74,6 +74,7 @@ def runs(folder):
 # --- predict -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_evaluation(runs, folder):
     run = runs["plain"]
     model = longtail.load(run.folder.path, device="cpu")
@@ -201,7 +202,7 @@ def test_another_prior_and_the_mirror(runs, folder, tmp_path):
 # --- export ------------------------------------------------------------------------------------
 
 
-QUICKLY = {("plain", "onnx"), ("do", "torch-export")}
+QUICKLY = {("plain", "onnx")}
 FORMS = [
     pytest.param(name, form, marks=[] if quick else pytest.mark.slow)
     for name in ("plain", "reslt", "tau", "ncm", "paco", "do")
@@ -223,6 +224,7 @@ def test_every_method_exports(name, form, runs, tmp_path):
     assert "shorter side resized to 32 (bilinear, antialiased), centre crop of 32 x 32" in card
 
 
+@pytest.mark.slow
 def test_onnx_predicts_alone(runs, folder, tmp_path):
     """What a user does with the file: no longtail, pixels divided by 255."""
     done = export_run(runs["plain"].folder.path, "onnx", tmp_path / "m.onnx")
@@ -238,6 +240,7 @@ def test_onnx_predicts_alone(runs, folder, tmp_path):
     assert [classes[i] for i in logits.argmax(1)] == predicted["class_1"].tolist()
 
 
+@pytest.mark.slow
 def test_onnx_of_sub_models_is_what_test_time_learning_needs(runs, folder, tmp_path):
     done = export_run(runs["do"].folder.path, "onnx", tmp_path / "s.onnx", sub_models=True)
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
@@ -312,6 +315,7 @@ def test_timm_loads_its_weights(runs, tmp_path):
         assert file.metadata()["architecture"] == "resnet10t"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported(runs, tmp_path, monkeypatch, capsys):
     run = runs["plain"].folder.path
     for line, message in (

@@ -499,6 +499,7 @@ def files_may_grow_to(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["torch-export", "safetensors", "onnx"])
 def test_an_export_to_a_full_disk_is_one_sentence(run, form):
     with (
@@ -519,6 +520,7 @@ def test_an_evaluation_on_a_full_disk_leaves_what_was_there(run):
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_every_verb_tells_that_a_folder_is_of_before(run, images, longtail):
     verbs = (("evaluate", run), ("predict", run, images / "ant"), ("export", run, "--format", "safetensors"),
              ("report", run))  # fmt: skip
