@@ -8,6 +8,7 @@ from longtail.engine.log import Log, SilentLog, default_log
 from longtail.ensembles.several_runs import ensemble
 from longtail.prediction import PredictOptions
 from longtail.recipes import RunConfig
+from longtail.report.of_run import write_report
 from longtail.runs import (
     Features,
     LoadedModel,
@@ -70,7 +71,9 @@ def train(
     """
     if log is None:
         log = default_log() if progress else SilentLog()
-    return training.train(source, overrides, out=out, resume=resume, device=device, log=log)
+    return training.train(
+        source, overrides, out=out, resume=resume, device=device, log=log, report=write_report
+    )
 
 
 def compare(

@@ -510,19 +510,6 @@ def test_headings_are_whole_on_a_narrow_terminal(longtail, monkeypatch):
     assert max(map(len, table[: table.index("run folder")].splitlines())) <= 80
 
 
-def test_tensorboard_is_written_where_it_is_installed(longtail, tmp_path):
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    assert longtail("train", *SHORT, "--out", "run")[0] == 0
-    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
-    written = [scalar.value for scalar in events.Scalars("loss")]
-    lines = api.Run.open(tmp_path / "run").folder.read_metrics()
-    assert written == pytest.approx([line["loss"] for line in lines], rel=1e-6)
-    assert longtail("train", *SHORT, "batch_size=100000", "--out", "refused")[0] == 2
-    assert not (tmp_path / "refused").exists()
-
-
 def test_training_from_python_shows_progress_unless_it_is_told_not_to(tmp_path, capsys):
     package.train("digits-lt/cross-entropy", ["epochs=1"], out=tmp_path / "a", device="cpu")
     shown = capsys.readouterr()

@@ -25,6 +25,7 @@ from longtail.engine.run_folder import RunFolder
 from longtail.engine.threads import Threads, choose_threads, free_cores
 from longtail.recipes import RunConfig
 from longtail.recipes.plugins import load_chosen
+from longtail.report.of_run import write_report
 from longtail.runs import Run, training
 
 PARALLEL = (
@@ -220,7 +221,7 @@ def _train(
     try:
         training.train(
             RunConfig.model_validate_json(config), out=folder, resume=resume, device=device,
-            threads=threads, deadline=deadline, log=default_log(folder, among_others=True),
+            threads=threads, deadline=deadline, log=default_log(folder), report=write_report,
         )  # fmt: skip
     except OutOfTimeError:
         raise  # nothing went wrong

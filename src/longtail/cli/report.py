@@ -16,6 +16,7 @@ from longtail.core.errors import ConfigError
 from longtail.core.manifest import SPLITS
 from longtail.engine.run_folder import writing
 from longtail.engine.terminal import Terminal
+from longtail.report.of_run import page_name
 
 Out = Annotated[
     Path | None,
@@ -81,7 +82,7 @@ def report(
             page, shown = render_comparison(comparison), comparison_drawings(comparison)
     what = "report" if len(views) == 1 else "comparison"
     folder = found[0] if len(views) == 1 else runs[0] if len(runs) == 1 else Path()
-    target = out or folder / _file_name(what, views[0].split)
+    target = out or folder / page_name(what, views[0].split)
     with writing(target) as file:
         file.write_text(page, encoding="utf-8")
     written, missing = [target], ""
@@ -119,8 +120,3 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[what], completed=done, total=size)
 
         yield report
-
-
-def _file_name(what: str, split: str) -> str:
-    """Name a page so that one of val does not replace that of test."""
-    return f"{what}.html" if split == "test" else f"{what}-{split}.html"

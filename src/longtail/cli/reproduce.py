@@ -204,7 +204,7 @@ def _train(
                 device=device,
                 threads=threads,
                 deadline=None if budget is None else budget.deadline,
-                log=default_log(place),
+                log=default_log(),
             )
         except OutOfTimeError as stopped:
             assert budget is not None, "else there is no deadline"

@@ -25,6 +25,7 @@ from longtail.engine.log import SilentLog, default_log
 from longtail.engine.run_folder import require_writable
 from longtail.engine.threads import Threads, choose_threads
 from longtail.recipes import RunConfig, resolve
+from longtail.report.of_run import write_report
 from longtail.runs import Run, default_folder, records, training, write_summary
 
 Overrides = Annotated[
@@ -142,7 +143,8 @@ def _train(
             resume=resume,
             device=device,
             threads=threads,
-            log=default_log(place) if distributed.is_main() else SilentLog(),
+            log=default_log() if distributed.is_main() else SilentLog(),
+            report=write_report,
             progress=progress,
         )
 

@@ -1,5 +1,6 @@
 """Base of all configuration classes: unknown keys are errors, values never change."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,3 +45,15 @@ class Options(BaseModel):
             if isinstance(number, int) and abs(number) >= 2**63:
                 raise ValueError("values must not exceed 2^63 - 1")
         return value
+
+    def dotted(self) -> dict[str, Any]:
+        """Return every option, dotted, with its value as JSON has it."""
+        return dict(_dotted(self.model_dump(mode="json")))
+
+
+def _dotted(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _dotted(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -138,29 +137,6 @@ class TerminalLog(SilentLog):
             self._bar = None
 
 
-class TensorBoardLog(SilentLog):
-    """Scalars for TensorBoard, beside another log."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._writer: Any = None
-
-    def epoch(self, line: Mapping[str, Any]) -> None:
-        """Write every number of the line."""
-        if self._writer is None:  # not before: it makes the folder, also for a run that is refused
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._folder))
-        for name, value in line.items():
-            if isinstance(value, float):
-                self._writer.add_scalar(name, value, line["epochs_done"])
-
-    def close(self) -> None:
-        """Flush and close the file."""
-        if self._writer is not None:
-            self._writer.close()
-
-
 class Logs:
     """Several logs as one."""
 
@@ -193,19 +169,15 @@ class Logs:
             log.close()
 
 
-def default_log(run: Path | None = None, *, among_others: bool = False) -> Log:
-    """Return a bar on a terminal, lines elsewhere; with TensorBoard's file when it is installed.
+def default_log(among_others: Path | None = None) -> Log:
+    """Return a bar on a terminal, lines elsewhere.
 
     Args:
-        run: Folder of the run.
-        among_others: Other runs write to the same terminal: lines that begin with the folder.
+        among_others: Folder of the run if others write to the same terminal: lines that begin with it.
     """
-    alone_on_terminal = sys.stderr.isatty() and not among_others
-    prefix = f"{run}: " if among_others else ""
-    first: Log = TerminalLog() if alone_on_terminal else PlainLog(prefix)
-    if run is not None and importlib.util.find_spec("tensorboard") is not None:
-        return Logs(first, TensorBoardLog(run / "tensorboard"))
-    return first
+    if among_others is not None:
+        return PlainLog(f"{among_others}: ")
+    return TerminalLog() if sys.stderr.isatty() else PlainLog()
 
 
 def describe_epoch(line: Mapping[str, Any], epochs: int) -> str:

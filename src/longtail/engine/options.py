@@ -103,6 +103,11 @@ class TrainingConfig(Options):
     )
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
     workers: int = Field(4, ge=1, le=1024, description="number of threads that decode images")
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = Field(
+        "none",
+        description="which tracker also gets the options, each epoch's numbers, scores by shot group and the "
+        "report; its own environment variables say where they go, for example WANDB_MODE=offline",
+    )
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")

@@ -97,11 +97,11 @@ class RunConfig(Options):
 
     def can_start_from(self, other: RunConfig) -> bool:
         """Say whether this run would train the same first stage as `other`, seeds aside."""
-        seed = {"seed": 0}
+        aside = {"seed": 0, "tracker": "none"}
         return (
             (self.data, self.model, self.method_name)
             == (other.data, other.model, other.method_name)
-            and self.training.model_copy(update=seed) == other.training.model_copy(update=seed)
+            and self.training.model_copy(update=aside) == other.training.model_copy(update=aside)
             and METHODS[self.method_name].shares_first_stage(self.method, other.method)
         )
 

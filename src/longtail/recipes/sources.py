@@ -39,7 +39,7 @@ OF_THE_RUN = frozenset(
         "data": ("root", "lists", "path", "download", "cache", "on_bad_image"),
         "training": (
             "accumulate", "precision", "channels_last", "compile", "joint_norm", "watch_test",
-            "checkpoint_every", "workers", "seed",
+            "checkpoint_every", "workers", "tracker", "seed",
         ),
     }.items()
     for key in keys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longtail.recipes import RunConfig
@@ -21,8 +21,7 @@ MOST_NAMED = 4  # differences in the name of an arm
 
 def flat(config: RunConfig) -> dict[str, Any]:
     """Return the options that a training depends on, dotted, without the seed."""
-    found = _flat(config.model_dump(mode="json"))
-    return {key: value for key, value in found if key not in NOT_A_DIFFERENCE}
+    return {key: value for key, value in config.dotted().items() if key not in NOT_A_DIFFERENCE}
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -78,11 +77,3 @@ def _values(config: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
 def _short(key: str) -> str:
     parts = key.split(".")
     return parts[-2] if parts[-1] == "name" else parts[-1]
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", inner

@@ -14,7 +14,7 @@ from longtail.engine.schedule import learning_rate
 from longtail.recipes import RunConfig, in_effect, read_stored
 
 # what may differ between a row and its record without being another experiment
-ASIDE = {"seed": 0, "workers": 1, "checkpoint_every": 1, "watch_test": False}
+ASIDE = {"seed": 0, "workers": 1, "checkpoint_every": 1, "watch_test": False, "tracker": "none"}
 # a schedule is the learning rates it gives, however it is written down
 SAID_BY_RATES = (
     "schedule", "warmup", "warmup_start", "warmup_end", "milestones", "decay_factor",

@@ -23,9 +23,10 @@ from longtail.recipes import RunConfig, validate_stored
 from longtail.recipes.plugins import require_plugins
 
 # where things lie and how fast they are read; nothing that a training learns from
-MOVABLE = frozenset(
-    {"data.path", "data.root", "data.lists", "data.cache", "data.download", "training.workers"}
-)
+MOVABLE = frozenset({
+    "data.path", "data.root", "data.lists", "data.cache", "data.download", "training.workers",
+    "training.tracker",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

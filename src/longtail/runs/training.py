@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +19,17 @@ from longtail.data.data_set import DataSet
 from longtail.data.images.storage import ArrayImages
 from longtail.data.preparation import Progress
 from longtail.engine import checkpoint as ckpt
+from longtail.engine.checksums import checksum
 from longtail.engine.dry_run import try_once
 from longtail.engine.hardware import find_device
 from longtail.engine.identity import OLD
-from longtail.engine.log import Log, SilentLog
+from longtail.engine.log import Log, Logs, SilentLog
 from longtail.engine.loop import Trainer
 from longtail.engine.pace import Pace
 from longtail.engine.run_folder import RunFolder
 from longtail.engine.shared_first_stage import read_first_stage
 from longtail.engine.threads import Threads, computing_with
+from longtail.engine.tracking import TrackedRun, Tracking, open_tracker, require_tracker
 from longtail.methods import Method
 from longtail.models.light import describe_light
 from longtail.models.low_rank import describe_low_rank
@@ -56,6 +59,7 @@ def train(
     deadline: float | None = None,
     log: Log | None = None,
     progress: Progress = lambda done, size: None,
+    report: Callable[[Run], Path] | None = None,
 ) -> Run:
     """Train one run and score it on its test split (on val if there is no test).
 
@@ -69,6 +73,7 @@ def train(
         deadline: When to stop, by `time.monotonic`, at the last checkpoint before it.
         log: Where to report; silent if not given.
         progress: Called while image files are checked.
+        report: Writes the page about the run, for its tracker if it has one.
 
     Raises:
         OutOfTimeError: If the deadline comes before the end; the run can be resumed.
@@ -85,7 +90,9 @@ def train(
     if own.note:
         log.note(f"note: {own.note}")
     with computing_with(own.number):
-        return _train(config, folder, place, log, progress, resume=resume, deadline=deadline)
+        return _train(
+            config, folder, place, log, progress, report, resume=resume, deadline=deadline
+        )
 
 
 def _train(
@@ -94,10 +101,12 @@ def _train(
     place: torch.device,
     log: Log,
     progress: Progress,
+    report: Callable[[Run], Path] | None,
     *,
     resume: bool,
     deadline: float | None,
 ) -> Run:
+    require_tracker(config.training.tracker)
     identity = folder.identity() if resume and folder.config.exists() else None
     config, data, chosen = _open(Run(folder, config, identity), place, progress)
     counts = data.manifest.class_counts()
@@ -135,15 +144,45 @@ def _train(
         log.note(f"note: {OLD}")
     trainer.metadata = metadata.model_copy(update={"run": "" if identity is None else identity.run})
     distributed.barrier()
-    with folder.held() if distributed.is_main() else nullcontext():
-        trainer.run(resume=resume)
     run = Run(folder, config, identity)
-    split = "test" if data.manifest.has("test") else "val"
-    if data.manifest.has(split):
-        evaluate(run, split, data=data, device=str(place))
-    else:
-        log.note("There is neither a test split nor a val split, so nothing was scored.")
+    tracker = config.training.tracker if distributed.is_main() else "none"
+    with open_tracker(tracker, _tracked(run), log.note) as tracking:
+        trainer.log = log if tracking is None else Logs(log, tracking)
+        with folder.held() if distributed.is_main() else nullcontext():
+            trainer.run(resume=resume)
+        _score(run, data, place, log, tracking, report)
     return run
+
+
+def _tracked(run: Run) -> TrackedRun:
+    place = run.folder.path.resolve()
+    name = "" if run.identity is None else run.identity.run  # runs of one configuration share it
+    plain = {
+        key: value if isinstance(value, str | int | float | bool) else json.dumps(value)
+        for key, value in run.config.dotted().items()
+    }
+    return TrackedRun(checksum(f"{name} {place}".encode())[:16], place.name, place, plain)
+
+
+def _score(
+    run: Run,
+    data: DataSet,
+    place: torch.device,
+    log: Log,
+    tracking: Tracking | None,
+    report: Callable[[Run], Path] | None,
+) -> None:
+    split = "test" if data.manifest.has("test") else "val"
+    if not data.manifest.has(split):
+        log.note("There is neither a test split nor a val split, so nothing was scored.")
+        return
+    scores = evaluate(run, split, data=data, device=str(place))
+    if tracking is None:
+        return
+    steps = (line.get("epochs_done", 0) for line in run.folder.read_metrics())
+    tracking.scores(scores, max(steps, default=0))
+    if report is not None:
+        tracking.file(lambda: report(run))
 
 
 def _trainer(
