@@ -18,6 +18,7 @@ import longtail as longtail_package
 from longtail import api
 from longtail.adjust import Retraining, logit_adjust, tau_normalize
 from longtail.adjust.tool import (
+    CORRECTIONS,
     Classifier,
     Evidence,
     Outputs,
@@ -27,6 +28,7 @@ from longtail.adjust.tool import (
     read_tables,
 )
 from longtail.adjust.tool.adjustment import tau_oracle
+from longtail.adjust.tool.delivery import require_same_format, require_writable_into
 from longtail.cli import main
 from longtail.cli.prior import read_prior
 from longtail.core import ClassCounts
@@ -712,6 +714,19 @@ def test_normalisation_of_the_pixels_is_the_users(folder):
     with torch.inference_mode():
         expected = network(data.images.pixels.float() / 255)
     torch.testing.assert_close(known.logits("test"), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_auto_leaves_out_what_a_checkpoint_cannot_hold(folder):
+    """Class means are written as an .npz, which is for who asks for them by name."""
+    network = make("torchvision:resnet18").eval()
+    path = folder.parent / "plain.pth"
+    torch.save(network.state_dict(), path)
+    model = read_checkpoint(path, "torchvision:resnet18", resolve(str(folder)), device="cpu")
+    corrected = CORRECTIONS["ncm"](model.evidence, Request())
+    require_writable_into(model, corrected)
+    with pytest.raises(ConfigError, match=r"--by ncm writes them as an \.npz"):
+        require_same_format(model, corrected)
+    require_same_format(model, CORRECTIONS["tau"](model.evidence, Request(strength=1.0)))
 
 
 def test_unknown_names():

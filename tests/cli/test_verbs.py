@@ -385,8 +385,13 @@ def test_mistakes_are_explained_in_words(longtail, tmp_path, arguments, words):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]  # nothing half-written
 
 
-def test_a_run_is_never_overwritten(longtail, run):
-    status, _, err = longtail("train", *SHORT, "--out", "run")
+def test_a_run_is_never_overwritten(longtail, run, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("it is refused before the images are read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("longtail.runs.training._open", never)
+        status, _, err = longtail("train", *SHORT, "--out", "run")
     assert status == 2
     assert "already contains a run" in err
     status, _, err = longtail("train", SHORT[0], "epochs=3", "--out", "run", "--resume")

@@ -2,9 +2,11 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import imagehash
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,7 +26,7 @@ from longtail.data.near_duplicates.found import (
 )
 from longtail.data.near_duplicates.neighbours import histogram_of_distances, pairs_within
 from longtail.data.near_duplicates.threshold import choose_threshold
-from longtail.data.options import FolderData
+from longtail.data.options import FolderData, TableData
 from longtail.data.preparation import prepare
 from longtail.data.source_to_batch import open_data
 
@@ -220,6 +222,59 @@ def test_copies_across_a_given_split_are_leakage_and_named_first(tmp_path, longt
         stems = {path.split("/")[-1][:2] for path in pair["paths"]}
         assert len(stems) == 1
         assert len(set(pair["labels"])) == 1
+
+
+def test_what_only_features_find_is_kept_together_by_a_table(tmp_path, longtail, monkeypatch):
+    """60 images and crops of six of them, which no hash of the whole finds."""
+    for label, name in enumerate(("fox", "lynx")):
+        place = tmp_path / "set" / name
+        place.mkdir(parents=True)
+        for number in range(30):
+            made = scene(1000 * label + number)
+            made.save(place / f"{number:02d}.png")
+            if number < 3:
+                made.crop((24, 24, 60, 60)).resize((64, 64)).save(place / f"{number:02d}-crop.png")
+
+    def features(_config, *, data, **_):
+        rng = np.random.default_rng(0)
+        of_scene = {path: rng.normal(size=32) for path in sorted(data.manifest.paths)}
+        return SimpleNamespace(
+            values=np.array(
+                [
+                    of_scene[p.replace("-crop", "")] + 0.05 * rng.normal(size=32)
+                    for p in data.manifest.paths
+                ],
+                np.float32,
+            )
+        )
+
+    monkeypatch.setattr("longtail.cli.data.features", features)
+    status, told, errors = longtail("data", "inspect", "set", "--features", "--out", "seen")
+    assert status == 0, errors
+    line = "longtail train seen/together.csv data.root=set data.keep_together=together"
+    assert line in " ".join(told.split())
+    table = pd.read_csv(tmp_path / "seen" / "together.csv").dropna()
+    assert len(table) >= 12
+    of_path = dict(zip(table.path, table.together, strict=True))
+    for name in ("fox", "lynx"):
+        for number in range(3):
+            one, other = f"{name}/{number:02d}.png", f"{name}/{number:02d}-crop.png"
+            assert of_path[one] == of_path[other]
+    parted = 0
+    for seed in range(4):
+        for config in (
+            FolderData(name="folder", path=tmp_path / "set", split_seed=seed),
+            TableData(
+                name="table", path=tmp_path / "seen" / "together.csv", root=tmp_path / "set",
+                keep_together="together", split_seed=seed,
+            ),
+        ):  # fmt: skip
+            manifest = prepare(config).file_set.manifest
+            split = dict(zip(manifest.paths, manifest.splits.tolist(), strict=True))
+            apart = sum(split[p] != split[p.replace("-crop", "")] for p in split)
+            parted += apart
+            assert apart == 0 or config.name == "folder"
+    assert parted > 0, "a split that knows hashes only parts some"
 
 
 def test_near_duplicates_with_two_labels_are_named():

@@ -23,7 +23,7 @@ from longtail.adjust.tool import (
 from longtail.adjust.tool.checkpoints import CheckpointModel
 from longtail.adjust.tool.choice import AUTO, CRITERION, Choice, choose
 from longtail.adjust.tool.corrections import fitting
-from longtail.adjust.tool.delivery import Model, deliver, refuse_harm, require_writable_into
+from longtail.adjust.tool.delivery import Model, deliver, refuse_harm, require_same_format
 from longtail.adjust.tool.tables import SUFFIXES
 from longtail.cli.lines import completing, console, say
 from longtail.cli.prior import read_assumed, read_columns, read_prior
@@ -214,7 +214,7 @@ def _read(
 def _chosen(model: Model, evidence: Evidence, epochs: int | None) -> Choice:
     """Try every correction that fits, show how each does on val, and say which is chosen."""
     fit = partial(fitting, epochs=epochs)
-    choice = choose(evidence, fit, partial(require_writable_into, model))
+    choice = choose(evidence, fit, partial(require_same_format, model))
     table = Table(
         title=f"{choice.images:,} images of split val",
         caption="each strength is chosen on one half of val and evaluated on the other",

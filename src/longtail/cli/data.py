@@ -55,7 +55,8 @@ def inspect_data(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for distribution.png, counts.csv, findings.json, near-duplicates.html."
+            help="Folder for distribution.png, counts.csv, findings.json, near-duplicates.html; with "
+            "--features also together.csv, a table that keeps near-duplicates in one split."
         ),
     ] = None,
     *,
@@ -105,6 +106,14 @@ def inspect_data(
         _write(found, out)
         if found.near_duplicates:
             _write_near(data, near, out)
+        if by_features and prepared.drawn and len(near[-1].pairs):
+            _write_together(found, near[-1], out / "together.csv")
+            start = path if isinstance(config, FolderData) else root or path.parent
+            say(
+                "the split above does not know what only features find; to keep that together, too: longtail "
+                f"train {shown(str(out / 'together.csv'))} data.root={shown(str(start))} "
+                "data.keep_together=together"
+            )
 
 
 @app.command("labels")
@@ -268,9 +277,25 @@ def _write(found: Inspection, out: Path) -> None:
         file.write_text(json.dumps(findings, indent=1) + "\n", encoding="utf-8")
     with writing(out / "distribution.png") as file:
         missing = draw_distribution(counts, file)
-    say(f"written to {out}")
+    pages = ": near-duplicates.html shows the near-duplicates" if found.near_duplicates else ""
+    say(f"written to {out}{pages}")
     if missing:
         say(f"note: {describe_missing(missing)}")
+
+
+def _write_together(found: Inspection, near: NearDuplicates, file: Path) -> None:
+    """Write path, label and group of every image as a table that can be trained on."""
+    manifest = found.manifest
+    group = {row: f"group {n}" for n, rows in enumerate(near.groups(), start=1) for row in rows}
+    rows = [
+        (path, manifest.classes[label], group.get(row, ""))
+        for row, (path, label) in enumerate(
+            zip(manifest.paths, manifest.labels.tolist(), strict=True)
+        )
+    ]
+    with writing(file) as written:
+        text = csv_text([("path", "label", "together"), *rows], safe=False)
+        written.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _write_near(data: DataSet, found: Sequence[NearDuplicates], out: Path) -> None:

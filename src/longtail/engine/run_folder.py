@@ -185,12 +185,11 @@ class RunFolder:
         """Return the file of the scores on `split`."""
         return self.path / f"scores-{split}.json"
 
-    def create(self) -> None:
-        """Make the folder.
+    def require_free(self) -> None:
+        """Refuse a folder that a new run may not have.
 
         Raises:
-            ConfigError: If it already contains a run, which is never overwritten.
-            CheckpointError: If it cannot be made.
+            ConfigError: If it already contains a run, which is never overwritten, or remains of one.
         """
         if self.config.exists():
             raise ConfigError(
@@ -204,6 +203,15 @@ class RunFolder:
                 f"{self.path} contains {remains[0].relative_to(self.path)} of a run, but no config.yaml. "
                 "Restore config.yaml to continue the run, or choose another folder with --out."
             )
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            ConfigError: As `require_free`.
+            CheckpointError: If it cannot be made.
+        """
+        self.require_free()
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:

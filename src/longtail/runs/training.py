@@ -86,6 +86,8 @@ def train(
     folder = RunFolder(distributed.broadcast(out or default_folder(config)))
     if resume:
         config = continued(config, folder)
+    elif distributed.is_main():
+        folder.require_free()  # before the images are read
     own = threads_of(folder, place, threads, resume=resume)
     if own.note:
         log.note(f"note: {own.note}")

@@ -34,6 +34,19 @@ def require_writable_into(model: Model, corrected: Corrected) -> None:
     linear.corrected_layer(corrected)
 
 
+def require_same_format(model: Model, corrected: Corrected) -> None:
+    """Refuse, for `auto`, what the file of the model cannot hold; who names the correction gets another file.
+
+    Raises:
+        ConfigError: If the last layer has no bias to carry the correction, or class means take its place.
+    """
+    if corrected.means is not None and isinstance(model, CheckpointModel):
+        raise ConfigError(
+            "Class means are no layer that the checkpoint could hold; --by ncm writes them as an .npz."
+        )
+    require_writable_into(model, corrected)
+
+
 def deliver(
     model: Model, done: Adjustment, target: Path, described: Mapping[str, Any]
 ) -> list[Path]:
@@ -120,7 +133,7 @@ def adjust_run(
     model = read_run(run.folder.path, device=device)
     described: dict[str, Any] = {"sources": [str(run.folder.path)]}
     if by == AUTO:
-        choice = choose(model.evidence, fitting, partial(require_writable_into, model))
+        choice = choose(model.evidence, fitting, partial(require_same_format, model))
         described["auto"] = choice.describe()
         if choice.name is None:
             return None

@@ -143,7 +143,8 @@ def _with_similar_names(
     if rule == "error":
         raise DataError(
             f"{name} has classes whose names differ only in case or spaces: {found}. Rename them, or "
-            "set data.on_similar_names=merge if they are the same class, =keep if they are not."
+            "set data.on_similar_names=merge if they are the same class, =keep if they are not (data "
+            "inspect: --on-similar-names)."
         )
     # the usual spelling wins
     chosen = {same_to_people(g[0]): max(g, key=lambda n: (sizes[n], n)) for g in groups}
