@@ -14,6 +14,7 @@ from rich.markdown import Markdown
 from longtail.cli.budget import BUDGET, Budget, seconds_of, what_is_left
 from longtail.cli.lines import console, say
 from longtail.cli.parallel import PARALLEL, train_parallel, wants_company
+from longtail.cli.submit import FOLDER, SLURM, SUBMIT, Cluster, Submission
 from longtail.core.errors import ConfigError, OutOfTimeError
 from longtail.engine.log import default_log
 from longtail.engine.run_folder import require_writable, writing
@@ -64,6 +65,8 @@ def reproduce(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help=PARALLEL)] = None,
     budget: Annotated[str | None, typer.Option(help=BUDGET)] = None,
+    submit: Annotated[Cluster | None, typer.Option(help=SUBMIT)] = None,
+    slurm: Annotated[list[str] | None, typer.Option(help=SLURM)] = None,
 ) -> None:
     """Train the rows of a paper's table and compare our numbers with the paper's.
 
@@ -78,43 +81,64 @@ def reproduce(
 
       longtail reproduce do-table-1 --profile full --parallel 2 --budget 150m
 
+      longtail reproduce reslt-table-5 --submit slurm --slurm time=240 --slurm partition=gpu
+
       longtail reproduce reslt-table-5 --show
 
       longtail reproduce overview-cifar100 --profile short --show --figure overview.svg
     """
-    if profile not in PROFILES:
-        raise ConfigError(f"--profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
-    if figure is not None and figure.suffix not in (".svg", ".png"):
-        raise ConfigError(f"--figure must end in .svg or .png, not {str(figure)!r}.")
+    _check(profile, figure, submit, budget)
     limit = None if budget is None else Budget(time.monotonic() + seconds_of(budget))
     if table is None:
-        for name in table_names():
-            say(f"{name}: {read_table(name).title}")
+        _list_tables()
         return
-    wanted, jobs = read_table(table), dict[Path, _Job]()
+    wanted, jobs, name = read_table(table), dict[Path, _Job](), Path(table).stem
     if not show:
-        name = Path(table).stem
         record, rows = results / f"reproduce-{name}.jsonl", _chosen(wanted, only)
         for file in filter(None, (record, page, figure)):
             require_writable(file)
-        jobs = _jobs(wanted, rows, profile, seeds, out / name / profile, results)
-        _train(jobs, record, parallel, device, limit)
-    records = _records(results)
-    text = render(wanted, profile, records)
+        place = out / name / profile
+        jobs = _jobs(wanted, rows, profile, seeds, place, results)
+        if submission := Submission.asked(submit, slurm, place / FOLDER, device, parallel):
+            _submit(jobs, record, submission)
+        else:
+            _train(jobs, record, parallel, device, limit)
+    recorded = _records(results)
+    text = render(wanted, profile, recorded)
     if figure is not None:
-        from longtail.report.dots import write_dots
-        from longtail.reproduce.figure import dots_of
-
-        write_dots(*dots_of(wanted, profile, records), figure)
+        _draw(wanted, profile, recorded, figure)
     if page is not None:
         with writing(page) as file:
             file.write_text(text, encoding="utf-8")
     console().print(Markdown(text))
-    if limit is not None and not show:
-        left = {place: job.config for place, job in jobs.items() if place in limit.left}
-        say(what_is_left(left, parallel or 1))
     if show:
         _note_if_empty(results)
+    elif limit is not None:
+        left = {place: job.config for place, job in jobs.items() if place in limit.left}
+        say(what_is_left(left, parallel or 1))
+
+
+def _draw(table: PaperTable, profile: str, recorded: Records, figure: Path) -> None:
+    from longtail.report.dots import write_dots
+    from longtail.reproduce.figure import dots_of
+
+    write_dots(*dots_of(table, profile, recorded), figure)
+
+
+def _list_tables() -> None:
+    for name in table_names():
+        say(f"{name}: {read_table(name).title}")
+
+
+def _check(profile: str, figure: Path | None, submit: Cluster | None, budget: str | None) -> None:
+    if profile not in PROFILES:
+        raise ConfigError(f"--profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
+    if figure is not None and figure.suffix not in (".svg", ".png"):
+        raise ConfigError(f"--figure must end in .svg or .png, not {str(figure)!r}.")
+    if submit is not None and budget is not None:
+        raise ConfigError(
+            "--budget is for runs of this machine; with --submit, say --slurm time=MINUTES."
+        )
 
 
 def _chosen(table: PaperTable, only: list[str] | None) -> list[Row]:
@@ -171,6 +195,12 @@ def _jobs(
     return jobs
 
 
+def _by_folder(jobs: dict[Path, _Job]) -> tuple[dict[Path, RunConfig], dict[Path, Path]]:
+    """Return what is trained, and which run must have ended before."""
+    configs = {place: job.config for place, job in jobs.items()}
+    return configs, {place: job.after for place, job in jobs.items() if job.after is not None}
+
+
 def _train(
     jobs: dict[Path, _Job],
     record: Path,
@@ -184,8 +214,7 @@ def _train(
     if wants_company(parallel, len(jobs), device, threads):
         for job in jobs.values():
             say(job.title)
-        configs = {place: job.config for place, job in jobs.items()}
-        after = {place: job.after for place, job in jobs.items() if job.after is not None}
+        configs, after = _by_folder(jobs)
         for run in train_parallel(
             configs, parallel, after=after, resume=True, device=device, threads=threads,
             budget=budget, note=say,
@@ -211,6 +240,14 @@ def _train(
             budget.left.add(place)
             say(f"{place}: {stopped}")
             continue
+        records.append_record(record, records.record(run))
+
+
+def _submit(jobs: dict[Path, _Job], record: Path, submission: Submission) -> None:
+    """Submit, and record the runs that are finished."""
+    for job in jobs.values():
+        say(job.title)
+    for run in submission.train(*_by_folder(jobs)):
         records.append_record(record, records.record(run))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +17,14 @@ from longtail.cli.parallel import PARALLEL, train_parallel, wants_company
 from longtail.cli.processes import start_processes
 from longtail.cli.recipes import complete_recipe
 from longtail.cli.show import checking, comparison_table, score_table, summary_table
+from longtail.cli.submit import FOLDER, SLURM, SUBMIT, Cluster, Submission
 from longtail.core import distributed
 from longtail.core.errors import ConfigError
 from longtail.core.words import folder_name
 from longtail.data.sources.file_set import OnBadImage
 from longtail.engine.hardware import find_device
 from longtail.engine.log import SilentLog, default_log
-from longtail.engine.run_folder import require_writable
+from longtail.engine.run_folder import RunFolder, require_writable
 from longtail.engine.threads import Threads, choose_threads
 from longtail.recipes import RunConfig, resolve
 from longtail.report.of_run import write_report
@@ -67,6 +69,8 @@ def train(
     ] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help=PARALLEL)] = None,
     processes: Processes = None,
+    submit: Annotated[Cluster | None, typer.Option(help=SUBMIT)] = None,
+    slurm: Annotated[list[str] | None, typer.Option(help=SLURM)] = None,
 ) -> None:
     """Train a recipe or your own images, then score the last epoch on the test split.
 
@@ -83,7 +87,11 @@ def train(
       longtail train --resume --out runs/my-run
 
       longtail train imagenet-lt/cross-entropy --processes auto
+
+      longtail train cifar100-lt/reslt --seeds 3 --submit slurm --slurm time=240 --slurm gpus=1
     """
+    if processes is not None and submit is not None:
+        raise ConfigError("For several processes in a job, use --slurm ntasks-per-node=N.")
     if processes is not None:
         start_processes(processes, device)
     more = [] if on_bad_image is None else [f"data.on_bad_image={on_bad_image}"]
@@ -95,40 +103,83 @@ def train(
     config = next(iter(variants.values()))
     if record is not None:
         require_writable(record)
-    distributed.start(find_device(device))
+    if submit is None:
+        distributed.start(find_device(device))
     folder = out or distributed.broadcast(default_folder(config))
-    # one number, whether they are trained in parallel or one after another: the results are the same
-    threads = choose_threads(seeds * distributed.world_size())
-    results: dict[str, list[Run]] = {}
-    done: Iterator[Run]
+    plan = _plan(variants, folder, seeds)
+    if resume:
+        _say_what_is_new(plan)
+    results: dict[str, list[Run]] = {label: [] for label in plan}
+    if submission := Submission.asked(submit, slurm, folder / FOLDER, device, parallel):
+        done = _submit(plan, submission, resume=resume)
+    else:
+        done = _train_plan(plan, parallel, resume=resume, device=device)
+    for label, run in done:
+        results[label].append(run)
+        if record is not None and distributed.is_main():
+            records.append_record(record, records.record(run, run.evaluated_splits()[0]))
+    for runs in results.values():
+        runs.sort(key=lambda run: run.config.training.seed)
+    finished = {label: runs for label, runs in results.items() if runs}
+    if distributed.is_main() and finished:
+        kept = [change for change in changes if not change.split("=")[0].endswith("seed")]
+        _show(finished, folder, shlex.join([source or config.recipe, *kept]))
+
+
+Plan = Mapping[str, Mapping[Path, RunConfig]]  # variant -> run folder -> what is trained into it
+
+
+def _plan(variants: Mapping[str, RunConfig], folder: Path, seeds: int) -> Plan:
+    plan: dict[str, dict[Path, RunConfig]] = {}
     for label, variant in variants.items():
-        start = variant.start or _shared_start(folder, label, variants)
-        configs = {}
+        start, plan[label] = variant.start or _shared_start(folder, label, variants), {}
         for seed in range(variant.training.seed, variant.training.seed + seeds):
             training = variant.training.model_copy(update={"seed": seed})
             place = _place(folder, label, seed if seeds > 1 else None)
-            configs[place] = variant.model_copy(update={"training": training, "start": start})
-        _say_what_is_new(configs if resume else ())
+            plan[label][place] = variant.model_copy(update={"training": training, "start": start})
+    return plan
+
+
+def _train_plan(
+    plan: Plan, parallel: int | None, *, resume: bool, device: str | None
+) -> Iterator[tuple[str, Run]]:
+    """Train one variant after the other, which may need its first stage, and yield their runs as they end."""
+    seeds = len(next(iter(plan.values())))
+    # one number, whether they are trained in parallel or one after another: the results are the same
+    threads = choose_threads(seeds * distributed.world_size())
+    for label, configs in plan.items():
+        done: Iterator[Run]
         if wants_company(parallel, len(configs), device, threads):
             done = train_parallel(
                 configs, parallel, resume=resume, device=device, threads=threads, note=say
             )
         else:
             done = (_train(c, place, resume, device, threads) for place, c in configs.items())
-        results[label] = []
-        for run in done:
-            results[label].append(run)
-            if record is not None and distributed.is_main():
-                records.append_record(record, records.record(run, run.evaluated_splits()[0]))
-        results[label].sort(key=lambda run: run.config.training.seed)
-    if distributed.is_main():
-        kept = [change for change in changes if not change.split("=")[0].endswith("seed")]
-        _show(results, folder, shlex.join([source or config.recipe, *kept]))
+        yield from ((label, run) for run in done)
 
 
-def _say_what_is_new(places: Iterable[Path]) -> None:
+def _submit(plan: Plan, submission: Submission, *, resume: bool) -> Iterator[tuple[str, Run]]:
+    """Submit all runs, and yield those that are finished."""
+    label_of = {place: label for label, configs in plan.items() for place in configs}
+    if not resume:
+        for place in label_of:
+            RunFolder(place).require_new()
+    configs = {place: config for own in plan.values() for place, config in own.items()}
+    after = {
+        place: start / place.name if (start := Path(config.start)) not in configs else start
+        for place, config in configs.items()
+        if config.start is not None
+    }
+    again = [*sys.argv[1:], *(() if resume else ("--resume",))]
+    if "--out" not in again:
+        again += ["--out", str(submission.folder.parent)]
+    for run in submission.train(configs, after, again=shlex.join(["longtail", *again])):
+        yield label_of[run.folder.path], run
+
+
+def _say_what_is_new(plan: Plan) -> None:
     """Name the folders that `--resume` was given for and that hold no run: a slip costs a whole training."""
-    for place in places:
+    for place in (place for configs in plan.values() for place in configs):
         if not (place / "config.yaml").exists():
             say(f"{place} contains no run yet, so a new one starts.")
 
@@ -174,7 +225,7 @@ def _place(folder: Path, label: str, seed: int | None) -> Path:
     return variant if seed is None else variant / f"seed-{seed}"
 
 
-def _shared_start(folder: Path, label: str, variants: dict[str, RunConfig]) -> str | None:
+def _shared_start(folder: Path, label: str, variants: Mapping[str, RunConfig]) -> str | None:
     """Return an earlier variant that trained the first stage that this one needs."""
     for earlier, config in variants.items():
         if earlier == label:
