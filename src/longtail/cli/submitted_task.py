@@ -41,6 +41,7 @@ class SubmittedTask(Checkpointable):
         from longtail.engine.threads import Threads
         from longtail.recipes import RunConfig
         from longtail.recipes.plugins import load_chosen
+        from longtail.report.of_run import write_report
         from longtail.runs import training
 
         try:
@@ -52,7 +53,8 @@ class SubmittedTask(Checkpointable):
                 resume=True,
                 device=self.device,
                 threads=None if self.threads is None else Threads(self.threads),
-                log=default_log(self.folder) if distributed.is_main() else SilentLog(),
+                report=write_report,
+                log=default_log() if distributed.is_main() else SilentLog(),
             )
         except LongtailError as error:
             print(f"error: {error}", file=sys.stderr)
