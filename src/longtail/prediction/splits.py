@@ -93,8 +93,8 @@ def predict_features(
     frozen = method.get_submodule(part)
     method.set_submodule(part, nn.Identity())
     try:
+        pieces = torch.split(features, ROWS_TOGETHER)
         with torch.inference_mode(), autocast(precision, features.device):
-            pieces = torch.split(features, ROWS_TOGETHER)
             found = [method.predict(piece).float().cpu() for piece in pieces]
     finally:
         method.set_submodule(part, frozen)
