@@ -95,6 +95,28 @@ def test_pefts_format_in_both_directions(weights, tmp_path):  # noqa: F811
     assert not fresh.network.blocks[2].mlp.fc1.up.any()
 
 
+@pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
+def test_the_library_peft_reads_ours_and_we_read_its(backbone, tmp_path):
+    """The outputs are the same in both directions; `pip install peft` for this test."""
+    peft = pytest.importorskip("peft")
+
+    def made(seed):
+        torch.manual_seed(seed)
+        return build_backbone(backbone, image_size=32, low_rank=2).eval()
+
+    own, other = moved(made(0)), made(0)
+    config, tensors = peft_content(own.network)
+    folder = write_peft(tmp_path / "ours", config, tensors)
+    torch.manual_seed(0)
+    plain = build_backbone(backbone, image_size=32).network.eval()
+    theirs = peft.PeftModel.from_pretrained(plain, folder).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(IMAGES), own.network(IMAGES), atol=1e-5, rtol=1e-5)
+        theirs.save_pretrained(tmp_path / "theirs")
+        load_adapter(other, tmp_path / "theirs")
+        assert torch.equal(other(IMAGES), own(IMAGES))
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
