@@ -26,6 +26,7 @@ from longtail.prediction.images import PredictOptions
 from longtail.prediction.inputs import collect
 from longtail.prediction.views import Crops
 from longtail.runs import load
+from longtail.runs.hub import local
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 Prior = Annotated[
@@ -47,7 +48,7 @@ CropsOption = Annotated[
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(help="Run folder, or hf-hub:owner/name.")],
     images: Annotated[
         list[str],
         typer.Argument(
@@ -101,6 +102,7 @@ def predict(
         raise ConfigError("No images were given.")
     if out is not None:
         require_writable(out)
+    run = local(run)
     model = load(run, device=device)
     print_notes([run])
     options = PredictOptions(

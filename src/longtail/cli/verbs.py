@@ -27,6 +27,7 @@ SUMMARIES = {
     "suggest": "Suggest which unlabelled images to label next, for the sake of rare classes.",
     "serve": "Open a local page to drop images on: prediction, probabilities, nearest training images.",
     "export": "Export the model for use elsewhere, and check that its logits match the run's.",
+    "push": "Push the model of a finished run to the Hugging Face hub, with its model card.",
     "report": "Write a self-contained page about a run, or a comparison of several runs.",
     "reproduce": "Train the rows of a paper's table and compare our numbers with the paper's.",
     "ensemble": "Combine several runs, or the sub-models of one run, and recommend a combination.",

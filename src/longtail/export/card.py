@@ -27,8 +27,15 @@ LIMITS = """\
   images are known less well than the digits suggest."""
 
 
-def model_card(run: Run, model: LoadedModel, file: Path, form: str, difference: float) -> str:
-    """Return the model card as Markdown; it holds measured numbers only."""
+def model_card(run: Run, model: LoadedModel, form: str, where: str) -> str:
+    """Return the model card as Markdown; it holds measured numbers only.
+
+    Args:
+        run: A finished run.
+        model: Of the run.
+        form: Of the file.
+        where: What the file is, as Markdown.
+    """
     metadata, config = model.metadata, run.config
     lines = [
         f"# {as_markdown(config.recipe)}",
@@ -37,10 +44,7 @@ def model_card(run: Run, model: LoadedModel, file: Path, form: str, difference: 
         f"`{config.method_name}`, backbone `{config.model.backbone}`, {metadata.epochs_done} epochs, seed "
         f"{config.training.seed}.",
         "",
-        (
-            f"- File: {as_markdown(file.name)} ({form}). On the images compared, its logits differ "
-            f"from the trained run's by at most {difference:.1e}."
-        ),
+        f"- {where}",
         f"- Input: RGB images of {metadata.image_size} x {metadata.image_size} pixels"
         + (
             (

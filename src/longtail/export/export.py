@@ -15,7 +15,7 @@ from longtail.core.rng import torch_generator
 from longtail.data.images.storage import ArrayImages
 from longtail.engine.run_folder import require_writable, writing
 from longtail.export import formats
-from longtail.export.card import ensemble_card, model_card
+from longtail.export.card import as_markdown, ensemble_card, model_card
 from longtail.prediction.finite import require_finite
 from longtail.runs import LoadedModel, Run, load
 from longtail.runs.ensemble_folder import is_ensemble, member_folders, read_note
@@ -132,10 +132,17 @@ def export_run(
         text = (
             ensemble_card(read_note(run), members, model, target, form, difference)
             if is_ensemble(run)
-            else model_card(opened, model, target, form, difference)
+            else model_card(opened, model, form, _compared(target, form, difference))
         )
         file.write_text(text, encoding="utf-8")
     return Exported(target, card, difference, source)
+
+
+def _compared(file: Path, form: str, difference: float) -> str:
+    return (
+        f"File: {as_markdown(file.name)} ({form}). On the images compared, its logits differ from the "
+        f"trained run's by at most {difference:.1e}."
+    )
 
 
 def _require_exportable(path: Path, form: str) -> None:

@@ -29,6 +29,7 @@ from longtail.prediction.images import PredictOptions, predict_images
 from longtail.prediction.inputs import ImageInputs, ImageSource, collect
 from longtail.recipes import RunConfig
 from longtail.runs.ensemble_folder import is_ensemble, member_folders, read_combination
+from longtail.runs.hub import local
 from longtail.runs.run import Run
 
 
@@ -98,18 +99,20 @@ def load(run: Path | str, *, device: str | None = None, stage: int | None = None
     """Load the model of a finished run: its last epoch, or its best one if val selected it; or an ensemble.
 
     Args:
-        run: A run folder, or the folder of an ensemble.
+        run: A run folder, the folder of an ensemble, or `hf-hub:owner/name` (`@revision`), a model that was
+            pushed with `longtail push`.
         device: As for `train`.
         stage: Load the end of this stage (from 0) instead.
 
     Raises:
         LongtailError: If the folder holds no finished run or the checkpoint does not fit it.
     """
-    if is_ensemble(Path(run)):
+    folder = local(run)
+    if is_ensemble(folder):
         if stage is not None:
             raise ConfigError(f"{run} is an ensemble, which has no stages; load one of its runs.")
-        return _load_ensemble(Path(run), device)
-    opened = Run.open(Path(run))
+        return _load_ensemble(folder, device)
+    opened = Run.open(folder)
     checkpoint, metadata = opened.checkpoint(stage)
     weights = ckpt.read_weights(checkpoint)
     if wrong := ckpt.describe_not_finite(weights):
