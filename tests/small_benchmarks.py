@@ -21,7 +21,7 @@ from longtail.core.rng import numpy_generator
 from longtail.data.data_set import DataSet
 from longtail.data.sampling.samplers import EpochSampler
 from longtail.data.sources.benchmark_lists import list_entries
-from longtail.engine import RunFolder, Trainer, loop
+from longtail.engine import RunFolder, Trainer, streams
 from longtail.engine.checkpoint import CheckpointMetadata
 from longtail.engine.log import SilentLog
 from longtail.models import backbones, experts
@@ -120,7 +120,7 @@ def thin_networks(patch):
 @contextmanager
 def thin(monkeypatch):
     """Build thin networks, train few steps, fit on an image of each class."""
-    every = loop.evaluation_batches
+    every = streams.evaluation_batches
 
     def first_of_each_class(data, **options):
         _, rows = np.unique(data.manifest.labels, return_index=True)
@@ -130,7 +130,7 @@ def thin(monkeypatch):
     with monkeypatch.context() as patch:
         thin_networks(patch)
         patch.setattr("longtail.engine.streams.EpochSampler", FewSteps)
-        patch.setattr(loop, "evaluation_batches", first_of_each_class)
+        patch.setattr(streams, "evaluation_batches", first_of_each_class)
         yield
 
 

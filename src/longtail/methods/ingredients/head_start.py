@@ -106,7 +106,9 @@ def start_head(
 
 
 def class_means(batches: Any, num_classes: int) -> Tensor:  # noqa: ANN401 - as above
-    """Return the mean feature of each class, float64 [C, D]; sums are in float64, so order changes little.
+    """Return the mean feature of each class, float64 [C, D], on the CPU, because Metal has no float64.
+
+    Sums are in float64, so order changes little.
 
     Args:
         batches: Features [B, D] and labels [B].
@@ -115,11 +117,11 @@ def class_means(batches: Any, num_classes: int) -> Tensor:  # noqa: ANN401 - as 
     sums: Tensor | None = None
     counts: Tensor | None = None
     for features, labels in batches:
-        wide = features.double()
+        wide, rows = features.cpu().double(), labels.cpu()
         if sums is None or counts is None:
             sums, counts = wide.new_zeros(num_classes, wide.shape[1]), wide.new_zeros(num_classes)
-        sums.index_add_(0, labels, wide)
-        counts += torch.bincount(labels, minlength=num_classes)
+        sums.index_add_(0, rows, wide)
+        counts += torch.bincount(rows, minlength=num_classes)
     assert sums is not None
     assert counts is not None
     return sums / counts[:, None]
