@@ -51,10 +51,10 @@ def executed(path: Path) -> Any:  # noqa: ANN401 - nbformat has no types
 
 
 def printed(notebook: Any) -> list[list[str]]:  # noqa: ANN401
-    """Return the lines that each cell of a notebook printed or showed, without their numbers."""
+    """Return the lines that each cell of a notebook printed or showed, without their numbers and signs."""
     return [
         [
-            re.sub(r"[\d.,]*\d|[\s─━═]+", " ", line).strip()
+            re.sub(r"[-+]?[\d.,]*\d|[\s─━═]+", " ", line).strip()
             for output in cell.get("outputs", [])
             for line in str(
                 output.get("text") or output.get("data", {}).get("text/plain", "")
