@@ -10,6 +10,7 @@ import yaml
 
 from longtail.cli import main
 from longtail.core.errors import ConfigError
+from longtail.recipes.compared import named_methods
 from longtail.report.dots import DotRow
 from longtail.reproduce import pages
 from longtail.reproduce.pages import write_pages
@@ -87,6 +88,11 @@ def test_the_tour_runs_as_printed(monkeypatch, image_folder, tmp_path, capsys):
             line += " epochs=2 batch_size=8 backbone=resnet20"
             if "skip" not in line:
                 line += " --on-bad-image skip"
+        if "compare my-images" in line:
+            if "--methods" in line:
+                named_methods(line.split()[line.split().index("--methods") + 1])
+                continue  # a minute; tests/cli/test_compare.py trains some
+            line += " --seeds 1 epochs=2 batch_size=8 backbone=resnet20 --on-bad-image skip"
         assert call(monkeypatch, line) == 0, (line, capsys.readouterr().err)
     assert (tmp_path / "inspection" / "distribution.png").exists()
     assert (tmp_path / "runs" / "first" / "scores-val.json").exists()

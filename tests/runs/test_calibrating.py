@@ -162,7 +162,7 @@ def test_the_verb_explains_itself(longtail, run, tmp_path):
     (tmp_path / "kinds.csv").write_text(HIERARCHY.replace("cow,beast", "bull,beast"))
     status, _, err = longtail("calibrate", run, "--hierarchy", "kinds.csv")
     assert status == 2
-    assert "lacks a parent of: cow" in err
+    assert "has no parent for: cow" in err
 
 
 def test_without_val_nothing_is_chosen(longtail, image_folder, tmp_path):

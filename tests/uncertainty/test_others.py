@@ -68,9 +68,9 @@ def test_ancestors_by_level_and_their_probability():
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([("a", "x")], "lacks a parent of: b"),
-        ([("a", "x"), ("b", "y"), ("x", "y"), ("y", "x")], "in a circle"),
-        ([("a", "x"), ("b", "x")], "no ancestor that holds some"),
+        ([("a", "x")], "has no parent for: b"),
+        ([("a", "x"), ("b", "y"), ("x", "y"), ("y", "x")], "contains a cycle"),
+        ([("a", "x"), ("b", "x")], "no ancestor that contains some"),
         ([("a", "b"), ("b", "x")], "cannot be the parent of others: b"),
         ([("a", "x"), ("a", "y"), ("b", "y")], "two parents: x and y"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +12,11 @@ from rich.markdown import Markdown
 
 from longtail.cli.budget import BUDGET, Budget, seconds_of, what_is_left
 from longtail.cli.lines import console, say
-from longtail.cli.parallel import PARALLEL, train_parallel, wants_company
+from longtail.cli.parallel import PARALLEL
+from longtail.cli.queue import Job, by_folder, train_queue
 from longtail.cli.submit import FOLDER, SLURM, SUBMIT, Cluster, Submission
-from longtail.core.errors import ConfigError, OutOfTimeError
-from longtail.engine.log import default_log
+from longtail.core.errors import ConfigError
 from longtail.engine.run_folder import require_writable, writing
-from longtail.engine.threads import choose_threads
 from longtail.recipes import RunConfig
 from longtail.reproduce import (
     PROFILES,
@@ -30,7 +28,7 @@ from longtail.reproduce import (
     table_names,
 )
 from longtail.reproduce.tables import slug
-from longtail.runs import records, training
+from longtail.runs import records
 
 
 def complete_table(incomplete: str) -> list[str]:
@@ -92,7 +90,7 @@ def reproduce(
     if table is None:
         _list_tables()
         return
-    wanted, jobs, name = read_table(table), dict[Path, _Job](), Path(table).stem
+    wanted, jobs, name = read_table(table), dict[Path, Job](), Path(table).stem
     if not show:
         record, rows = results / f"reproduce-{name}.jsonl", _chosen(wanted, only)
         for file in filter(None, (record, page, figure)):
@@ -102,7 +100,8 @@ def reproduce(
         if submission := Submission.asked(submit, slurm, place / FOLDER, device, parallel):
             _submit(jobs, record, submission)
         else:
-            _train(jobs, record, parallel, device, limit)
+            for run in train_queue(jobs, parallel, device, limit):
+                records.append_record(record, records.record(run))
     recorded = _records(results)
     text = render(wanted, profile, recorded)
     if figure is not None:
@@ -148,15 +147,6 @@ def _chosen(table: PaperTable, only: list[str] | None) -> list[Row]:
     return [row for row in table.rows if only is None or row.name in only]
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A seed of a row that has no record yet, and the run whose first stage it takes."""
-
-    title: str
-    config: RunConfig
-    after: Path | None
-
-
 def _jobs(
     table: PaperTable,
     rows: Sequence[Row],
@@ -164,9 +154,9 @@ def _jobs(
     seeds: int,
     folder: Path,
     results: Path,
-) -> dict[Path, _Job]:
+) -> dict[Path, Job]:
     """Return what must be trained, by run folder; a run that another one starts from comes first."""
-    jobs: dict[Path, _Job] = {}
+    jobs: dict[Path, Job] = {}
     trained: list[RunConfig] = []  # rows may share a configuration, and then a folder
     first = {row.name: row.config(profile) for row in table.rows}
     recorded = _records(results)
@@ -191,63 +181,15 @@ def _jobs(
                 else:
                     title += f"; trains its own first stage, because {after} does not exist"
             place = folder / slug(name) / f"seed-{seed}"
-            jobs[place] = _Job(title, config.model_copy(update=updates), after)
+            jobs[place] = Job(title, config.model_copy(update=updates), after)
     return jobs
 
 
-def _by_folder(jobs: dict[Path, _Job]) -> tuple[dict[Path, RunConfig], dict[Path, Path]]:
-    """Return what is trained, and which run must have ended before."""
-    configs = {place: job.config for place, job in jobs.items()}
-    return configs, {place: job.after for place, job in jobs.items() if job.after is not None}
-
-
-def _train(
-    jobs: dict[Path, _Job],
-    record: Path,
-    parallel: int | None,
-    device: str | None,
-    budget: Budget | None,
-) -> None:
-    """Train, and record every run when it ends."""
-    # rows come and go: their threads depend on what is trained at the same time, and records name them
-    threads = choose_threads(min(parallel or 1, len(jobs) or 1))
-    if wants_company(parallel, len(jobs), device, threads):
-        for job in jobs.values():
-            say(job.title)
-        configs, after = _by_folder(jobs)
-        for run in train_parallel(
-            configs, parallel, after=after, resume=True, device=device, threads=threads,
-            budget=budget, note=say,
-        ):  # fmt: skip
-            records.append_record(record, records.record(run))
-        return
-    for place, job in jobs.items():
-        if budget is not None and not budget.admits(place, job.config, job.after):
-            continue
-        say(job.title)
-        try:
-            run = training.train(
-                job.config,
-                out=place,
-                resume=True,
-                device=device,
-                threads=threads,
-                deadline=None if budget is None else budget.deadline,
-                log=default_log(),
-            )
-        except OutOfTimeError as stopped:
-            assert budget is not None, "else there is no deadline"
-            budget.left.add(place)
-            say(f"{place}: {stopped}")
-            continue
-        records.append_record(record, records.record(run))
-
-
-def _submit(jobs: dict[Path, _Job], record: Path, submission: Submission) -> None:
+def _submit(jobs: dict[Path, Job], record: Path, submission: Submission) -> None:
     """Submit, and record the runs that are finished."""
     for job in jobs.values():
         say(job.title)
-    for run in submission.train(*_by_folder(jobs)):
+    for run in submission.train(*by_folder(jobs)):
         records.append_record(record, records.record(run))
 
 

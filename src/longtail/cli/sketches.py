@@ -22,7 +22,7 @@ FILE = Path(__file__).with_suffix(".json")
 HELP = "--help"
 PROGRAM = "longtail"  # the help was rendered for
 WIDTH = 80  # characters of a line of it, at most
-TAKE_OVERRIDES = ("train", "recipes", "features")  # key=value
+TAKE_OVERRIDES = ("train", "compare", "recipes", "features")  # key=value
 ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 

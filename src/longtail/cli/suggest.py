@@ -35,7 +35,7 @@ def suggest(
     ],
     budget: Annotated[int, typer.Option(min=1, help="How many images you can label.")] = 200,
     out: Annotated[
-        Path, typer.Option(help="CSV; a page with the images is written beside it.")
+        Path, typer.Option(help="CSV file; a page that shows the images is written beside it.")
     ] = Path("suggestions.csv"),
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
     *,
@@ -44,8 +44,8 @@ def suggest(
 ) -> None:
     """Suggest which unlabelled images to label next, for the sake of rare classes.
 
-    Suggested are images that stand for many that may be of a class with few training images, each for others.
-    What looks like an image that is suggested or labelled already is left out.
+    The suggested images represent many others that may belong to classes with few training images. Images
+    that look like one already suggested or labelled are left out.
 
     Example: longtail suggest runs/my-run new-images/ --budget 200
     """
@@ -60,7 +60,7 @@ def suggest(
     named = read_names() if images == ["-"] else images
     inputs = collect([name for name in named if name])
     if not inputs:
-        raise ConfigError("No image was named.")
+        raise ConfigError("No images were given.")
     opened, model = Run.open(run), load(run, device=device)
     print_notes([run])
     with Progress(
@@ -95,5 +95,5 @@ def suggest(
         )
     size = counted(len(found.images), "image", "images")
     say(
-        f"{size} of {found.looked_at:,} to label, the most useful first: {out}; look at them: {page}"
+        f"{size} of {found.looked_at:,} to label, the most useful first: {out}; to see them: {page}"
     )

@@ -29,6 +29,7 @@ SUMMARIES = {
     "export": "Export the model for use elsewhere, and check that its logits match the run's.",
     "push": "Push the model of a finished run to the Hugging Face hub, with its model card.",
     "report": "Write a self-contained page about a run, or a comparison of several runs.",
+    "compare": "Train several methods on your images with equal budgets, and recommend one by val.",
     "reproduce": "Train the rows of a paper's table and compare our numbers with the paper's.",
     "ensemble": "Combine several runs, or the sub-models of one run, and recommend a combination.",
     "adjust": "Correct a trained model for rare classes, without retraining it.",

@@ -1,4 +1,4 @@
-"""What a frozen backbone makes of every image, computed once for all who ask."""
+"""Features that a frozen backbone computes from images, computed once and reused."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def frozen_features(
     note: Note = lambda text: None,
     progress: Pass = lambda done, size, seconds: None,
 ) -> Tensor:
-    """Return what a network without randomness makes of every image, float32 [N, D], on the device.
+    """Return the features of every image from a network without randomness, float32 [N, D], on the device.
 
-    Features that were computed before, by any run or process of this user, are read from the cache folder
-    (`longtail.core.paths.cache_folder`); the rest is computed in fp32 and kept there. Two processes that ask
-    for the same compute them once.
+    Features that any run or process of this user computed before are read from the cache folder
+    (`longtail.core.paths.cache_folder`); the others are computed in fp32 and stored there. If two processes
+    need the same features, only one computes them.
 
     Args:
         backbone: From normalised images [B, 3, H, W] to features [B, D]; put into eval mode, on the device.
-        data: Any images; their order is that of the rows.
+        data: Images; the rows of the result are in their order.
         device: Where to compute.
         workers: Decoding threads.
-        keep: Whether to read and write the cache; false for weights that nobody will use again.
-        note: Told what a user should know: what was read, where it is kept, that it cannot be kept.
-        progress: Called after each batch of a pass.
+        keep: Whether to read and write the cache; false for weights that will not be used again.
+        note: Called with messages for the user: what was read, and where features are stored.
+        progress: Called after every batch.
     """
     backbone.eval()
     folder = cache_folder() if keep else None
@@ -107,7 +107,7 @@ def _computed(
 
 
 class _Keeping:
-    """Writes features while they are computed; says so once if it cannot, and goes on without."""
+    """Writes features while they are computed; if it cannot, says so once and continues without."""
 
     def __init__(self, store: FeatureStore, images: list[bytes], note: Note) -> None:
         self._store, self._images, self._note = store, images, note
@@ -117,13 +117,13 @@ class _Keeping:
         self._failed = False
 
     def take(self, values: NDArray[np.float32]) -> None:
-        """Keep the next rows, sooner or later."""
+        """Take the next rows; they are written from time to time."""
         self._rows.append(values)
         if time.monotonic() - self._since > SECONDS_BETWEEN_FILES:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has not been written."""
+        """Write all rows that have not been written yet."""
         if not self._rows or self._failed:
             return
         values = np.concatenate(self._rows)

@@ -21,12 +21,12 @@ FORMAT = 1  # of the files, and of how this version of longtail prepares images
 
 
 def about(backbone: nn.Module, data: DataSet, device: torch.device) -> dict[str, Any]:
-    """Return what features are computed with, as JSON; equal for equal features, to the last bit or rounding.
+    """Return everything that features depend on besides the images, as JSON; equal for equal features.
 
     Args:
         backbone: From normalised images [B, 3, H, W] to features [B, D].
-        data: How its images are prepared; which they are does not matter.
-        device: Its kind.
+        data: Says how images are prepared; which images it contains does not matter.
+        device: Only its kind matters.
     """
     images = data.images
     return {

@@ -1,11 +1,11 @@
-"""Features on the disk: for each network and way of preparing images one folder of memory-mapped files.
+"""Features on disk: a folder of memory-mapped files for each network and way of preparing images.
 
     <cache>/features/<key>/about.json        which weights, preparation and versions, in words
     <cache>/features/<key>/<sha256>.npy      rows of (image: SHA-256, values: float32 [D])
 
-A row belongs to the content of an image, so another split, a class that was renamed or a few new images
-cost nothing, or those images alone. A file is written whole or not at all, is never changed, and carries the
-checksum of its content as its name.
+Rows are found by the content of an image, so a new split or a renamed class costs nothing; only new images
+are computed. A file is written completely or not at all, is never changed, and is named after the checksum
+of its content.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ class FeatureStore:
     """The features of one network, by image.
 
     Args:
-        folder: Made when something is kept.
-        about: What the folder is the features of, as JSON.
+        folder: Created when something is stored.
+        about: What the features depend on, as JSON.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self.folder, self._about = folder, about
 
     def read(self, images: Sequence[bytes]) -> tuple[NDArray[np.float32] | None, NDArray[np.int64]]:
-        """Return what is kept of some images.
+        """Return the stored features of some images.
 
         Args:
             images: SHA-256 of each, see `longtail.frozen.keys.image_digests`.
 
         Returns:
-            Their features, float32 [N, D], zero where unknown; None if none is known. And the numbers of the
-            unknown ones.
+            Their features, float32 [N, D], zero where unknown, or None if none are known; and the numbers of
+            the unknown ones.
         """
         values: NDArray[np.float32] | None = None
         unknown = np.ones(len(images), dtype=bool)
@@ -61,10 +61,10 @@ class FeatureStore:
         return values, np.flatnonzero(unknown)
 
     def add(self, images: Sequence[bytes], values: NDArray[np.float32]) -> None:
-        """Keep the features [N, D] of some images.
+        """Store the features [N, D] of some images.
 
         Raises:
-            OSError: If the disk is full or cannot be written; nothing is left of this file then.
+            OSError: If the disk is full or cannot be written; no partial file is left behind.
         """
         rows = np.empty(len(images), dtype=_row(values.shape[1]))
         rows["image"] = np.frombuffer(b"".join(images), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
@@ -79,11 +79,11 @@ class FeatureStore:
         self._write(name, lambda stream: np.save(stream, rows, allow_pickle=False))
 
     def size(self) -> int:
-        """Return how many bytes are kept."""
+        """Return how many bytes are stored."""
         return sum(file.stat().st_size for file in self.folder.glob("*.npy"))
 
     def _files(self) -> list[NDArray[Any]]:
-        """Map every file, the same order each time; one that is damaged is removed and computed again."""
+        """Map every file, always in the same order; damaged ones are removed and computed again."""
         mapped = []
         for file in sorted(self.folder.glob("*.npy")):
             try:

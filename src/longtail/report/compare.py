@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from longtail.core.errors import DataError
 from longtail.core.groups import RULE_TEXT
 from longtail.core.words import counted
+from longtail.data.options import FolderData, TableData
 from longtail.engine.run_folder import writing
 from longtail.evaluation.bootstrap import drawn_again, group_masks, paired_intervals
 from longtail.evaluation.metrics import LEAST_SEEDS
@@ -201,14 +202,15 @@ def expand(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def render_comparison(comparison: Comparison) -> str:
-    """Return the page of a comparison as HTML that needs nothing else."""
+def render_comparison(comparison: Comparison, advice: Sequence[str] = ()) -> str:
+    """Return the page of a comparison as HTML that needs nothing else, with advice at its top if given."""
     view = comparison.arms[0].views[0]
     rows = comparison.rows
     content = class_comparison(comparison)
     return environment().get_template("comparison.html.j2").render(
-        title=f"{len(rows)} runs on {view.run.config.data.name}, {view.split} split",
+        title=f"{len(rows)} runs on {_data_name(view)}, {view.split} split",
         comparison=comparison,
+        advice=advice,
         rows=rows,
         split=view.split,
         data=content,
@@ -253,6 +255,12 @@ def comparison_drawings(comparison: Comparison) -> list[Drawing]:
     return [Drawing(
         "groups", "Accuracy by group", "Macro accuracy with 95 % intervals.", figure, {}
     )]  # fmt: skip
+
+
+def _data_name(view: RunView) -> str:
+    """Return what people call the data: the folder or table, or the benchmark."""
+    data = view.run.config.data
+    return data.path.name if isinstance(data, FolderData | TableData) else data.name
 
 
 def _be(names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
-"""When not to believe a prediction: functions of arrays; not where the arrays come from.
+"""When not to trust a prediction, computed from arrays; not where the arrays come from.
 
-Thresholds with a bound, prediction sets, distances of features, ancestors of classes, and what to label next.
+Confidence thresholds with a guarantee, prediction sets, distances between features, coarser classes, and
+which images to label next.
 """
 
 from longtail.uncertainty.acquisition import expected_gain, rank_for_labelling

@@ -1,17 +1,17 @@
-"""Which unlabelled images to label next, for the sake of rare classes.
+"""Which unlabelled images to label next, so that rare classes gain most.
 
     p(x)       probabilities of the classes, [C]
     n          labelled images of each class, [C]
-    g(x)       sum over classes c of p_c(x) / (n_c + 1): what a label of x is expected to add to
-               sum log(n_c + 1), much for a class of few images, hardly anything for one of many
-    s(x, z)    likeness of two images: cosine of their features less the mean, at least 0
+    g(x)       sum over classes c of p_c(x) / (n_c + 1): how much labelling x is expected to add to
+               sum log(n_c + 1), which is a lot for a class with few images and little for one with many
+    s(x, z)    similarity of two images: cosine of their centred features, at least 0
     value      of a set S of images: sum over unlabelled x of g(x) max over z in S of s(x, z)
 
-Each unlabelled image wants a labelled one near it, as much as it may be of a rare class; the images to label
-are those that serve these wishes best (facility location; Wei, Iyer and Bilmes, ICML 2015). Taking the images
-of the largest g instead, or those that the model is least sure of, brings images that are like each other, or
-like nothing else, and helps less (`benchmarks/accuracy/what_to_label.py`). They are taken one after
-the other, the one that adds most first, which comes within 1 - 1/e of the best set of that size.
+The selected images represent as many others as possible, weighted by how likely those are to belong to a rare
+class (facility location; Wei, Iyer and Bilmes, ICML 2015). Selecting the images with the largest g, or those
+that the model is least certain of, yields near-copies or outliers and helps less
+(`benchmarks/accuracy/what_to_label.py`). Images are added one at a time, always the one that adds most; the
+value reached is at least 1 - 1/e of the best set of that size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 
 from longtail.uncertainty.distance import unit
 
-MOST_WISHES = 4000  # images whose wishes are looked at; of more some are drawn, by g
+MOST_WISHES = (
+    4000  # images to be represented; if there are more, a sample is drawn in proportion to g
+)
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Suggested:
     """Images to label.
 
     Attributes:
-        rows: In the order in which they were taken, int64 [K].
-        gains: What each added to the value of those before it, as a share of all wishes, [K].
+        rows: In the order in which they were selected, int64 [K].
+        gains: How much each adds to the value of those before it, relative to the sum of g, [K].
     """
 
     rows: NDArray[np.int64]
@@ -63,11 +65,11 @@ def rank_for_labelling(
     Args:
         probabilities: Of unlabelled images, [N, C].
         class_counts: Labelled images of each class, [C].
-        budget: How many images at most.
+        budget: Largest number of images to select.
         features: Of the unlabelled images, [N, D].
-        generator: Draws the images whose wishes are looked at, where there are more than 4,000.
-        alike: Numbers that are equal for images that look alike, int64 [N]; one of them is taken.
-        left_out: Images that are never taken, bool [N].
+        generator: Draws the images to be represented if there are more than 4,000.
+        alike: Equal numbers for images that look alike, int64 [N]; only one of them is selected.
+        left_out: Images that are never selected, bool [N].
     """
     gain, size = expected_gain(probabilities, class_counts), len(probabilities)
     wishes, weights = np.arange(size), gain / max(gain.sum(), 1e-300)

@@ -1,7 +1,7 @@
-"""Parents of classes: what can still be said of an image whose class cannot.
+"""Parents of classes: a coarser answer where the class itself is uncertain.
 
-The probability of an ancestor is the sum over the classes below it. Where a class is not sure enough, a
-coarser name may be (hedging; Deng et al., CVPR 2012).
+The probability of an ancestor is the sum over the classes below it. If no class is certain enough, a coarser
+name may be (hedging; Deng et al., CVPR 2012).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Hierarchy:
 
     def __post_init__(self) -> None:
         if lacking := [name for name in self.classes if name not in self.parents]:
-            raise DataError(f"The hierarchy lacks a parent of: {_some(lacking)}.")
+            raise DataError(f"The hierarchy has no parent for: {_some(lacking)}.")
         for name in self.classes:
             above = [name]
             while (parent := self.parents.get(above[-1])) is not None:
                 if parent in above:
-                    raise DataError(f"The hierarchy goes in a circle: {_some([*above, parent])}.")
+                    raise DataError(f"The hierarchy contains a cycle: {_some([*above, parent])}.")
                 above.append(parent)
         if taken := [name for name in self.parents.values() if name in self.classes]:
             raise DataError(
@@ -45,7 +45,7 @@ class Hierarchy:
             )
         if not self.levels:
             raise DataError(
-                "The hierarchy has no ancestor that holds some of the classes but not all."
+                "The hierarchy has no ancestor that contains some of the classes but not all."
             )
 
     def chain(self, name: str) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ class Hierarchy:
 
     @cached_property
     def members(self) -> dict[str, NDArray[np.bool_]]:
-        """Classes below each ancestor, bool [C]; one that holds all classes says nothing and is left out."""
+        """Classes below each ancestor, bool [C]; an ancestor of all classes says nothing and is left out."""
         found: dict[str, NDArray[np.bool_]] = {}
         for label, name in enumerate(self.classes):
             for above in self.chain(name):
@@ -67,9 +67,9 @@ class Hierarchy:
 
     @cached_property
     def levels(self) -> tuple[tuple[str, ...], ...]:
-        """Ancestors by how far they are from the classes, the finest first; no class is below two of a level.
+        """Ancestors by distance from the classes, the finest first; a class has at most one per level.
 
-        An ancestor that stands at several distances belongs to the largest.
+        An ancestor at several distances counts at the largest.
         """
         height: dict[str, int] = {}
         for name in self.classes:
@@ -108,7 +108,7 @@ def read_parents(rows: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Return the parent of each name.
 
     Args:
-        rows: Name and parent; a parent that is empty ends the chain.
+        rows: Name and parent; an empty parent ends the chain.
 
     Raises:
         DataError: If a name has two parents.

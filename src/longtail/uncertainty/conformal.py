@@ -1,18 +1,18 @@
-"""Sets of classes that hold the right one with a wished probability, in every class.
+"""Sets of classes that contain the true class with a chosen probability, within every class.
 
-    s(x, y)    how odd class y is for image x; larger is odder
+    s(x, y)    how unlikely class y is for image x; larger is less likely
     LAC        s = 1 - p_y: the smallest sets (Sadinle, Lei and Wasserman, JASA 2019)
     APS        s = sum of the probabilities from the largest down to p_y: larger sets, which grow where the
-               model is unsure (Romano, Sesia and Candes, NeurIPS 2020), without the random part
+               model is uncertain (Romano, Sesia and Candes, NeurIPS 2020), without the random part
     t_y        the ceil((n + 1)(1 - alpha))-th smallest score s(x_i, y) of the n calibration images of class y
     the set    every class y with s(x, y) <= t_y
 
-A threshold for each class makes the promise hold in each class, of rare ones too, and for any class prior:
-the share of images of class y whose set lacks y is at most alpha. That takes n >= 1 / alpha - 1 images.
-Classes with fewer share a threshold: those of a shot group do, and if those are too few, all of them. Then
-the promise holds on average over the images of that pool only, and who shares is said. (Clusters of classes
-whose scores are alike, Ding et al., NeurIPS 2023, need images to find the clusters by, which these classes
-lack.)
+With a threshold for each class, the guarantee holds within each class, including rare ones, and for any class
+prior: the share of images of class y whose set does not contain y is at most alpha. This takes
+n >= 1 / alpha - 1 images of the class. Classes with fewer share a threshold within their shot group, or, if
+those are still too few, with all such classes. The guarantee then holds only on average over the images of
+that pool, and the result says which classes share. (Clustering classes by their scores, Ding et al., NeurIPS
+2023, would need more images than these classes have.)
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class ClassThresholds:
     """Thresholds of the scores.
 
     Attributes:
-        values: t_y, float64 [C]; infinite where nothing can be promised with a smaller set.
-        pools: For each class which images gave its threshold: `own`, the name of a pool, `all small classes`,
-            or `none` where even those were too few.
-        images: For each class how many images that were, [C].
+        values: t_y, float64 [C]; infinite where only the set of all classes gives the guarantee.
+        pools: Which images gave the threshold of each class: `own`, the name of a pool, `all small classes`,
+            or `none` if even those were too few.
+        images: How many images those were for each class, [C].
     """
 
     values: NDArray[np.float64]
@@ -78,11 +78,10 @@ def class_thresholds(
     """Return a threshold for each class.
 
     Args:
-        scores: Of the right class of each calibration image, [N].
-        labels: The right class, int64 [N].
-        alpha: Share of sets that may lack the right class, in (0, 1).
-        groups: For each class the name of the pool that it shares a threshold in if it has too few images,
-            C of them.
+        scores: Of the true class of each calibration image, [N].
+        labels: The true class, int64 [N].
+        alpha: Share of sets that may not contain the true class, in (0, 1).
+        groups: For each class, the pool whose threshold it shares if it has too few images, C names.
     """
     least = math.ceil(1 / alpha - 1 - 1e-9)
     counts = np.bincount(labels, minlength=len(groups))

@@ -1,10 +1,10 @@
-"""How far the features of an image are from those of training: a warning that it is of no known class.
+"""How far an image is from the training images, by features: a warning that it may be of no known class.
 
-The distance is that to the k-th nearest training image between features of unit length (Sun et al., ICML
-2022), with k = 1: a class of three training images has no fiftieth neighbour. It becomes a p-value among
-images of known classes (Bates et al., Annals of Statistics 2023), separately for the predictions of each
-shot group, because images of rare classes lie farther from what was trained on and would be warned of more
-often.
+The distance is to the k-th nearest training image, between features of unit length (Sun et al., ICML 2022),
+with k = 1, because a class with three training images has no fiftieth neighbour. It is turned into a p-value
+among images of known classes (Bates et al., Annals of Statistics 2023), separately for the predictions of
+each shot group: images of rare classes are farther from the training images and would otherwise be flagged
+more often.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ AT_ONCE = 1024  # images whose distances are computed together
 
 @dataclass(frozen=True)
 class NearestFeatures:
-    """Training features that new ones are held against.
+    """Training features that new ones are compared with.
 
     Attributes:
         bank: Of unit length, float32 [M, D].
@@ -40,12 +40,12 @@ class NearestFeatures:
 def spread(
     labels: NDArray[np.int64], most: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Return which images to keep: `most` at most, of every class alike as long as it has some, ascending.
+    """Return which images to keep: at most `most`, equally many of each class if it has them, ascending.
 
     Args:
         labels: [N].
-        most: How many at most.
-        generator: Draws which, where they are more.
+        most: Largest number of images to keep.
+        generator: Draws which ones.
     """
     order = generator.permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
@@ -57,7 +57,7 @@ def spread(
 
 
 def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return features [N, D] at length 1; zeros stay."""
+    """Return features [N, D] scaled to length 1; zeros stay zero."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     scaled: NDArray[np.float32] = (features / np.maximum(length, 1e-12)).astype(np.float32)
     return scaled
@@ -66,7 +66,7 @@ def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
 def p_values(distances: NDArray[np.float64], known: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return (1 + number of known distances that are at least as large) / (n + 1), [N].
 
-    Of an image like the n known ones it is at most alpha with a probability of at most alpha.
+    For an image that is like the n known ones, the probability of a value of alpha or less is at most alpha.
 
     Args:
         distances: Of new images, [N].

@@ -1,11 +1,12 @@
-"""A threshold on the confidence above which predictions are right as often as wished.
+"""A threshold on the confidence above which predictions reach a chosen precision.
 
-A threshold that just reaches the wish on the images that it was chosen on misses it elsewhere. So it is
-chosen by a lower confidence bound (selection with guaranteed risk; Geifman and El-Yaniv, NeurIPS 2017): the
-exact binomial one (Clopper and Pearson, 1934), at an error that is divided by the number of thresholds that
-are tried. Which ones are tried follows from the number of images alone: ranks of the confidence, from the
-smallest number of images that could show the wish if all were right, to all of them. Given the confidence
-at a rank, the images above it are a sample of what lies above that confidence, so its bound holds.
+A threshold that just reaches the precision on the images it was chosen on will often miss it on others. It is
+therefore chosen by a lower confidence bound (selection with guaranteed risk; Geifman and El-Yaniv, NeurIPS
+2017): the exact binomial bound (Clopper and Pearson, 1934), at an error divided by the number of thresholds
+that are tried. The thresholds that are tried depend on the number of images alone: they are ranks of the
+confidence, from the smallest number of images that could show the precision if all were right, up to all of
+them. Given the confidence at a rank, the images above it are a sample of everything above that confidence, so
+the bound holds.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ MOST_TRIED = 20
 
 @dataclass(frozen=True)
 class Threshold:
-    """What is known of a wished precision.
+    """A threshold for a chosen precision.
 
     Attributes:
-        value: Accept predictions of a larger confidence; -inf accepts all; None if the wish is not reached.
-        images: On which it was chosen.
-        accepted: How many of them lie above it.
+        value: Predictions with a higher confidence are accepted; -inf accepts all; None if the precision
+            cannot be shown.
+        images: Number of images that it was chosen on.
+        accepted: How many of them are above it.
         right: How many of those are right.
-        bound: Lower confidence bound of the precision above it; None if the wish is not reached.
-        needed: Least number of images that could show the wish, all of them right.
+        bound: Lower confidence bound of the precision above it; None if the precision cannot be shown.
+        needed: Smallest number of images that could show the precision if all were right.
     """
 
     value: float | None
@@ -47,7 +49,7 @@ def lower_bound(right: int, size: int, error: float) -> float:
     Args:
         right: Hits, at most `size`.
         size: Trials; at least 1.
-        error: Probability, at most, that the share is below the bound.
+        error: Largest probability that the share is below the bound.
     """
     return 0.0 if right == 0 else float(special.betaincinv(right, size - right + 1, error))
 
@@ -59,13 +61,13 @@ def reject_threshold(
     *,
     error: float = 0.05,
 ) -> Threshold:
-    """Return the lowest threshold above which the precision is as wished, but for a probability of `error`.
+    """Return the lowest threshold above which the precision is reached with probability 1 - `error`.
 
     Args:
-        confidence: Of predictions that were not used to train, [N].
+        confidence: Of predictions for images that were not trained on, [N].
         right: Whether they are right, [N].
-        precision: Wished share of right ones among those that are accepted, in (0, 1).
-        error: Probability of a threshold that misses the wish.
+        precision: Share of accepted predictions that must be right, in (0, 1).
+        error: Largest probability that the threshold misses the precision.
     """
     size = len(confidence)
     tried = next((n for n in range(MOST_TRIED, 0, -1) if _needed(precision, error / n) <= size), 0)
