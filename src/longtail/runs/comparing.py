@@ -336,7 +336,7 @@ def _too_little(
 
 
 def plan_text(plan: Plan, question: Mapping[str, Any]) -> str:
-    """Return the file of a plan; `question` is what it answers, so that another one is noticed."""
+    """Return the file of a plan; `question` says what was asked for."""
     return (
         json.dumps({"question": dict(question), "plan": asdict(plan)}, indent=1, ensure_ascii=False)
         + "\n"

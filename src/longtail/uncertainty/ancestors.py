@@ -1,4 +1,4 @@
-"""Parents of classes: a coarser answer where the class itself is uncertain.
+"""Parents of classes: a coarser class where the class itself is uncertain.
 
 The probability of an ancestor is the sum over the classes below it. If no class is certain enough, a coarser
 name may be (hedging; Deng et al., CVPR 2012).
