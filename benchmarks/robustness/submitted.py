@@ -3,7 +3,7 @@
     python benchmarks/robustness/submitted.py --runs 100
 
 Each run is a job of `--submit local`. Up to twice, at a random moment from the start of its process, its job
-is preempted (SIGUSR2, which submitit answers with a second call) or killed (SIGKILL, as when a machine goes
+is preempted (SIGUSR2, after which submitit calls it again) or killed (SIGKILL, as when a machine goes
 down; then the same command is given again). Every run must end with the weights, losses and scores of the run
 of the same recipe and seed that nothing happened to. Anything else is a failure, and the status is 1. Appends
 one line to results/submitted.jsonl.
