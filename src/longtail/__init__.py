@@ -30,12 +30,14 @@ if TYPE_CHECKING:
         Protocol,
         ShotGroups,
     )
+    from longtail.frozen.estimator import LongTailClassifier
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ClassCounts",
     "Features",
+    "LongTailClassifier",
     "LongtailError",
     "Manifest",
     "PredictOptions",
@@ -59,6 +61,7 @@ __getattr__, __dir__ = names_from(
     __name__,
     {
         "api": "Features PredictOptions Run adjust_run compare ensemble evaluate features load predict train",
+        "frozen.estimator": "LongTailClassifier",
         "core": "ClassCounts LongtailError Manifest Predictions Protocol ShotGroups",
     },
 )
