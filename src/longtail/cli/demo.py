@@ -16,6 +16,7 @@ from longtail.core.errors import ConfigError
 from longtail.engine.fitting_tables import fit
 from longtail.engine.log import SilentLog
 from longtail.engine.run_folder import writing
+from longtail.engine.terminal import can_redraw
 from longtail.evaluation.metrics import LEAST_SEEDS
 from longtail.evaluation.scores import percent
 from longtail.runs import Run, training
@@ -69,7 +70,7 @@ def _train(folder: Path) -> list[Run]:
     plan: list[tuple[str, list[str]]] = [(FIRST, [])]
     plan += [(name, [start]) for name in ON_ITS_REPRESENTATION]
     plan += [(name, []) for name in OTHERS]
-    terminal = sys.stdout.isatty()
+    terminal = can_redraw(sys.stdout)
     with Live(console=console(), auto_refresh=False, transient=False) as live:
         for place, (name, overrides) in enumerate(plan, start=1):
             if terminal:

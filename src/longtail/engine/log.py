@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from longtail.core.names import visible
 from longtail.engine.pace import duration
-from longtail.engine.terminal import Terminal
+from longtail.engine.terminal import Terminal, can_redraw
 
 SECONDS_BETWEEN_TICKS = 1.0
 
@@ -177,7 +177,7 @@ def default_log(among_others: Path | None = None) -> Log:
     """
     if among_others is not None:
         return PlainLog(f"{among_others}: ")
-    return TerminalLog() if sys.stderr.isatty() else PlainLog()
+    return TerminalLog() if can_redraw(sys.stderr) else PlainLog()
 
 
 def describe_epoch(line: Mapping[str, Any], epochs: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +11,16 @@ from rich.text import Text
 
 from longtail.core.names import visible
 from longtail.engine.fitting_tables import fit, needed
+
+NOTEBOOK = "JPY_PARENT_PID"  # set by Jupyter for kernels, and so for what a cell starts
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Say whether a stream is a terminal that lines can be drawn in again.
+
+    A cell of a notebook runs `!longtail ...` on a pseudo-terminal, but shows the codes that move its cursor.
+    """
+    return stream.isatty() and NOTEBOOK not in os.environ
 
 
 class Terminal(Console):
@@ -25,8 +36,9 @@ class Terminal(Console):
 
     def __init__(self, *, stderr: bool = False, soft_wrap: bool = True) -> None:
         super().__init__(
-            stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False
-        )
+            stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False,
+            force_terminal=False if NOTEBOOK in os.environ else None,
+        )  # fmt: skip
 
     def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - rich's own
         """Print; tables get the widths at which they fit, and in a file or pipe as much as they want."""
