@@ -19,6 +19,7 @@ TITLES = {
     "gcl": "GCL: Gaussian clouded logit adjustment",
     "weight-balancing": "WB: weight balancing",
     "cc-sam": "CC-SAM: class-conditional sharpness-aware minimisation",
+    "oltr": "OLTR: dynamic meta-embedding and modulated attention",
     "tde": "TDE: total direct effect",
     "bbn": "BBN: bilateral-branch network",
     "experts": "Experts: RIDE, SADE and BalPoE",

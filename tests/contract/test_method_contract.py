@@ -91,6 +91,13 @@ VARIANTS |= {
     "gpaco": ("paco", {"keys": "own", "projection": "deep", "queue": 32}),
     "paco last bottleneck": ("paco", {"train": "last-bottleneck", "queue": 32}),
 }
+VARIANTS |= {
+    "oltr added": ("oltr", {"layer": "both", "layer_width": 24, "train": "added", "second": 2}),
+    "crt and memory": (
+        "oltr",
+        {"attention": False, "layer": "none", "train": "added", "second": 2},
+    ),
+}
 VARIANTS |= {"kcl": ("tsc", {"targeted": 0, "queue": 32, "second": 2})}
 NOISY = {"tsc, defaults", "kcl", "gaussian-clouded", "softmax-equalization", "gcl, defaults"}
 QUICK = {"retraining_steps": 1, "test_views": "crop"}
@@ -104,7 +111,7 @@ VARIANTS |= {
     }.items()
 }
 # a release and second stages of the default length are most of the time of these tests
-TWO_STAGES = ("gcl", "mislas", "weight-balancing", "cc-sam", "shike", "tsc")
+TWO_STAGES = ("gcl", "mislas", "weight-balancing", "cc-sam", "shike", "tsc", "oltr")
 SHORT_SECOND = {name: {"second": 3} for name in TWO_STAGES}
 SHORT = SHORT_SECOND | {"do": QUICK}
 VARIANTS |= {f"{name}, defaults": (name, SHORT.get(name, {})) for name in METHODS}
@@ -285,6 +292,24 @@ ALTERNATIVES = {
         "views": ({}, {"views": ("default", "crop", "crop")}),
     },
     "ace": {"weight": ({}, {"weight": 0.0})},
+    "oltr": {
+        "attention": ({}, {"attention": False}),
+        "layer": ({}, {"layer": "none"}),
+        "layer_width": ({"layer": "both"}, {"layer": "both", "layer_width": 24}),
+        "backbone_rate": ({}, {"backbone_rate": 0.1}),
+        "train": ({}, {"train": "added"}),
+        "second": ({}, {"second": 2}),
+        "second_rate": ({}, {"second_rate": 0.5}),
+        "second_schedule": ({}, {"second_schedule": "constant"}),
+        "second_backbone_rate": ({}, {"second_backbone_rate": 1.0}),
+        "memory_rate": ({}, {"memory_rate": 1.0}),
+        "weight": ({}, {"weight": 0.1}),
+        "repulsion": ({}, {"repulsion": 1.0}),
+        "margin": ({"weight": 1.0, "repulsion": 1.0}, {"margin": 0.0}),
+        "scale": ({}, {"scale": 10.0}),
+        "sampling": ({}, {"sampling": "instance"}),
+        **SAMPLING,
+    },
     "glmc": {
         "beta": ({}, {"beta": 0.5}),
         "resampling": ({}, {"resampling": 0.5}),

@@ -12,6 +12,7 @@ from longtail.methods.glmc import GLMC
 from longtail.methods.method import Method, Setting
 from longtail.methods.mislas import MiSLAS
 from longtail.methods.ncl import NCL
+from longtail.methods.oltr import OLTR
 from longtail.methods.paco import PaCo
 from longtail.methods.proco import ProCo
 from longtail.methods.reslt import ResLT
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "gcl": GCL,
     "weight-balancing": WeightBalancing,
     "cc-sam": CCSAM,
+    "oltr": OLTR,
     "tde": TDE,
     "bbn": BBN,
     "experts": MultiExpert,

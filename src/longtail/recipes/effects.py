@@ -33,7 +33,8 @@ def _is(key: str, *values: Any) -> Callable[[Get], bool]:  # noqa: ANN401 - any 
 def _no_steps(get: Get) -> bool:
     """Whether no stage lowers its rate at milestones."""
     # the classifier of TSC and KCL is trained by steps, whatever the contrast's schedule
-    return bool(get("training.schedule") != "step" and get("method.name") != "tsc")
+    later = get("method.name") == "tsc" or get("method.second_schedule") == "step"
+    return bool(get("training.schedule") != "step" and not later)
 
 
 def _no_contrast(get: Get) -> bool:
