@@ -1,0 +1,74 @@
+"""Every cell that the papers print has a recipe, or is on the list of those that have none yet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from longtail.recipes import recipe_names
+from longtail.reproduce.tables import FOLDER
+
+FILE = Path(__file__).parents[1] / "published" / "table-cells.yaml"
+WRITTEN = yaml.safe_load(FILE.read_text())
+MISSING = WRITTEN["missing"]
+NUMBER_MISSING = 12  # may only become smaller
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One printed number: its name, the words of its row, and where it counts."""
+
+    name: str
+    words: tuple[str, ...]
+    benchmark: str
+    value: float
+
+
+def cells():
+    for title, table in WRITTEN["tables"].items():
+        for system, printed in table["systems"].items():
+            columns = table.get("columns", [None])
+            values = printed if "columns" in table else [printed]
+            assert len(values) == len(columns), (title, system)
+            for column, value in zip(columns, values, strict=True):
+                if value != "-":
+                    words = (system,) if column is None else (system, column)
+                    name = f"{title}: {', '.join(words)}"
+                    yield Cell(name, words, table["benchmark"], value)
+
+
+CELLS = {cell.name: cell for cell in cells()}
+ROWS = [
+    row
+    for file in sorted(FOLDER.glob("*.yaml"))
+    for row in yaml.safe_load(file.read_text())["rows"]
+]
+
+
+def rows_of(cell):
+    """Return the rows of our tables that are a cell's: its number, to the digit that is printed."""
+    return [
+        row
+        for row in ROWS
+        if row["recipe"].startswith(f"{cell.benchmark}/")
+        and row["recipe"] in recipe_names()
+        and abs((row.get("paper") or 0) - cell.value) < 0.051
+        and all(word.lower() in row["name"].lower() for word in cell.words)
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if name not in MISSING])
+def test_a_printed_cell_has_a_recipe(name):
+    assert rows_of(CELLS[name]), f"no row of src/longtail/reproduce/tables is {CELLS[name]}"
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_what_is_missing_is_missing(name):
+    assert name in CELLS, "no such cell"
+    assert MISSING[name], "say why"
+    assert not rows_of(CELLS[name]), "it has a recipe: take it off the list of missing cells"
+
+
+def test_the_list_of_missing_cells_is_counted():
+    assert len(MISSING) == NUMBER_MISSING
