@@ -22,6 +22,7 @@ TITLES = {
     "oltr": "OLTR: dynamic meta-embedding and modulated attention",
     "tde": "TDE: total direct effect",
     "bbn": "BBN: bilateral-branch network",
+    "rsg": "RSG: rare-class sample generator",
     "experts": "Experts: RIDE, SADE and BalPoE",
     "ace": "ACE: ally complementary experts",
     "ncl": "NCL: nested collaborative learning",

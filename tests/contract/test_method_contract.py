@@ -92,6 +92,7 @@ VARIANTS |= {
     "paco last bottleneck": ("paco", {"train": "last-bottleneck", "queue": 32}),
 }
 VARIANTS |= {
+    "rsg": ("rsg", {"loss": "cross-entropy", "class_weights": None, "start": 1}),
     "oltr added": ("oltr", {"layer": "both", "layer_width": 24, "train": "added", "second": 2}),
     "crt and memory": (
         "oltr",
@@ -309,6 +310,26 @@ ALTERNATIVES = {
         "scale": ({}, {"scale": 10.0}),
         "sampling": ({}, {"sampling": "instance"}),
         **SAMPLING,
+    },
+    "rsg": {
+        "loss": ({}, {"loss": "cross-entropy"}),
+        "max_margin": ({}, {"max_margin": 0.2}),
+        "scale": ({}, {"scale": 10.0}),
+        "class_weights": ({}, {"class_weights": None}),
+        "class_weights.name": (
+            {"class_weights": {}},
+            {"class_weights": {"name": "inverse"}},
+        ),
+        "class_weights.beta": ({"class_weights": {}}, {"class_weights": {"beta": 0.9}}),
+        "class_weights.start": ({"class_weights": {}}, {"class_weights": {"start": 2}}),
+        "sampling": ({}, {"sampling": "class-balanced"}),
+        **SAMPLING,
+        "start": ({}, {"start": 1}),
+        "frequent": ({"start": 0}, {"start": 0, "frequent": 0.5}),
+        "centres": ({}, {"centres": 3}),
+        "hidden": ({}, {"hidden": 16}),
+        "weight": ({}, {"weight": 1.0}),
+        "transfer": ({"start": 0}, {"start": 0, "transfer": 1.0}),
     },
     "glmc": {
         "beta": ({}, {"beta": 0.5}),

@@ -16,6 +16,7 @@ from longtail.methods.oltr import OLTR
 from longtail.methods.paco import PaCo
 from longtail.methods.proco import ProCo
 from longtail.methods.reslt import ResLT
+from longtail.methods.rsg import RSG
 from longtail.methods.shike import SHIKE
 from longtail.methods.single_head import SingleHead
 from longtail.methods.tde import TDE
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "oltr": OLTR,
     "tde": TDE,
     "bbn": BBN,
+    "rsg": RSG,
     "experts": MultiExpert,
     "ace": ACE,
     "ncl": NCL,

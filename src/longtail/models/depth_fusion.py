@@ -13,13 +13,12 @@ As released, every strided convolution but the second of its chain ends with a R
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from longtail.core.errors import ConfigError
 from longtail.models.backbones import Backbone
+from longtail.models.residual_groups import residual_groups
 
 
 class DepthFusion(nn.Module):
@@ -37,18 +36,10 @@ class DepthFusion(nn.Module):
 
     def __init__(self, backbones: Sequence[Backbone]) -> None:
         super().__init__()
-        first: Any = backbones[0].network
-        names = [name for name, _ in first.named_children() if name.startswith("layer")]
-        if len(names) < 2 or backbones[0].enlarge_to is not None:
-            raise ConfigError(
-                "SHIKE fuses groups of a residual network that takes images as they are: choose "
-                "model.backbone among resnet32, resnet50 and their like, without model.enlarge_to."
-            )
-        activation = getattr(first, "act1", nn.ReLU())
-        pooling = getattr(first, "maxpool", nn.Identity())
-        self.stem = nn.Sequential(first.conv1, first.bn1, activation, pooling)
-        self.groups = nn.ModuleList(getattr(first, name) for name in names[:-1])
-        self.last = nn.ModuleList(b.network.get_submodule(names[-1]) for b in backbones)
+        parts = [residual_groups(backbone, "SHIKE fuses groups") for backbone in backbones]
+        self.stem, groups = parts[0]
+        self.groups = nn.ModuleList(groups[:-1])
+        self.last = nn.ModuleList(own[-1] for _, own in parts)
         self.num_features = backbones[0].num_features
         self.depths = [e % len(self.groups) for e in range(len(backbones))]
         self.aligned = nn.ModuleList(
