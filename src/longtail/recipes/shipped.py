@@ -19,7 +19,7 @@ from longtail.recipes.plugins import load_chosen
 from longtail.recipes.sources import KEYS, Sources, read_sources
 
 FOLDER = Path(__file__).parent
-TABLES = (".csv", ".parquet", ".pq")
+TABLES = (".csv", ".parquet", ".pq", ".json")
 COMMAND = "command line"  # what set a value that an override gave
 
 
@@ -70,7 +70,7 @@ def resolve(source: str, overrides: Sequence[str] = ()) -> RunConfig:
 
     Args:
         source: A shipped recipe (`cifar100-lt/ldam-drw`), a YAML file, or data: a folder of
-            images or a CSV or Parquet table, see `longtail.recipes.own_images`.
+            images or a CSV, Parquet or COCO JSON table, see `longtail.recipes.own_images`.
         overrides: `key=value`; see `assign`.
 
     Raises:

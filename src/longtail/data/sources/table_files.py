@@ -1,4 +1,4 @@
-"""Tables of images: CSV in any usual form, and Parquet."""
+"""Tables of images: CSV in any usual form, Parquet, and the JSON of COCO."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from longtail.core.errors import DataError
 from longtail.core.names import clean_name, shown
 from longtail.core.regular_files import kind_of
 from longtail.core.words import counted
+from longtail.data.sources.coco_json import SUFFIX, read_coco
 
 MOST_BYTES = 2**29  # of a CSV file, or of one column of a Parquet file: ten million rows
 MOST_ROWS = 20_000_000
@@ -111,7 +112,7 @@ def is_slip(title: str, name: str) -> bool:
 
 
 def open_table(path: Path) -> Table:
-    """Open a CSV or Parquet file with a row of titles.
+    """Open a CSV or Parquet file with a row of titles, or the JSON of COCO and iNaturalist.
 
     CSV may be separated by commas, semicolons, tabs or bars and be written in UTF-8, UTF-16 or UTF-32.
 
@@ -125,6 +126,9 @@ def open_table(path: Path) -> Table:
             return _open_parquet(path)
         if (size := path.stat().st_size) > MOST_BYTES:
             raise DataError(f"{path} has {size:,} bytes, more than the limit of {MOST_BYTES:,}.")
+        if path.suffix.lower() == SUFFIX:
+            header, rows = read_coco(path)
+            return Table(path, header, range(1, len(rows) + 1), rows)
         return _open_csv(path)
     except FileNotFoundError as error:
         raise DataError(f"There is no folder or table {shown(str(path))}.") from error
