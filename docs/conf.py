@@ -25,6 +25,7 @@ html_title = "longtail"
 html_math_renderer = "mathtext"
 exclude_patterns = ["build", "good-to-know", "how-it-works"]
 default_role = "code"  # docstrings write `name`
+smartquotes_action = "qe"  # quotes and dots; --out is no dash
 # a name that several rooms hand on is found in the first
 # a cell may end in commands for the shell, which no lexer of Python reads
 suppress_warnings = ["ref.python", "misc.highlighting_failure"]
