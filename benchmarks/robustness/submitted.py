@@ -104,6 +104,7 @@ def main() -> None:
     """Train, kill, compare and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--minutes", type=float, help="begin no further run after this time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", type=Path, default=Path("results/submitted.jsonl"))
     arguments = parser.parse_args()
@@ -127,6 +128,8 @@ def main() -> None:
         seconds = time.monotonic() - first
         print(f"a job takes {seconds:.0f} s undisturbed", flush=True)
         for number in range(arguments.runs):
+            if arguments.minutes and time.monotonic() - begin > 60 * arguments.minutes:
+                break
             chance = random.Random(f"{arguments.seed} {number}")
             key = chance.choice(sorted(chances))
             folder = Path(place) / f"run-{number}"
@@ -144,7 +147,7 @@ def main() -> None:
     line = {
         "benchmark": "submitted",
         "recipes": {source: [*SMALL, *options] for source, options in METHODS.items()},
-        "runs": arguments.runs,
+        "runs": sum(commands.values()),
         "signals": signals,
         "commands_per_run": commands,
         "equal_to_the_bit": endings,
