@@ -2,6 +2,9 @@
 
 import ast
 import importlib
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,19 @@ def test_it_begins_with_its_command_its_time_and_what_it_writes(file):
     assert f"python benchmarks/{named(file)}" in said
     assert "Time: " in said
     assert "results/" in said
+
+
+@pytest.mark.slow
+def test_the_one_for_two_gpus_runs_through_on_a_cpu(tmp_path):
+    """Nobody here has two GPUs: what is for them must not fail by itself."""
+    command = [sys.executable, FOLDER / "speed" / "two_gpus.py", "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--record", tmp_path / "r.jsonl"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    line = json.loads((tmp_path / "r.jsonl").read_text())
+    assert line["problems"] == []
+    assert [process["device"] for process in line["processes"]] == ["cpu", "cpu"]
 
 
 def test_no_two_share_a_name():

@@ -163,7 +163,7 @@ def _submit(plan: Plan, submission: Submission, *, resume: bool) -> Iterator[tup
     label_of = {place: label for label, configs in plan.items() for place in configs}
     if not resume:
         for place in label_of:
-            RunFolder(place).require_new()
+            RunFolder(place).require_free()
     configs = {place: config for own in plan.values() for place, config in own.items()}
     after = {
         place: start / place.name if (start := Path(config.start)) not in configs else start

@@ -191,7 +191,11 @@ class RunFolder:
         Raises:
             ConfigError: If it already contains a run, which is never overwritten, or remains of one.
         """
-        self.require_new()
+        if self.config.exists():
+            raise ConfigError(
+                f"{self.path} already contains a run. Continue it with --resume, or choose another "
+                "folder with --out."
+            )
         self._require_own_files()
         remains = [self.metrics] if self.metrics.exists() else sorted(self.checkpoints.glob("*"))
         if remains:
@@ -215,18 +219,6 @@ class RunFolder:
                 f"The run folder {self.path} cannot be created ({error.strerror or error}). Choose another "
                 "one with --out."
             ) from error
-
-    def require_new(self) -> None:
-        """Refuse a folder that already contains a run.
-
-        Raises:
-            ConfigError: If it does.
-        """
-        if self.config.exists():
-            raise ConfigError(
-                f"{self.path} already contains a run. Continue it with --resume, or choose another "
-                "folder with --out."
-            )
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from longtail.recipes.plugins import plugins_of
 from longtail.recipes.settling import settled_as
 from longtail.runs.run import MOVABLE, Run, differing
 
+SECONDS_TO_APPEAR = 60.0  # a shared file system may show a new file late
+
 
 def default_folder(config: RunConfig) -> Path:
     """Return `runs/<recipe>-<date and time>`, a name that is not taken."""
@@ -35,6 +38,32 @@ def default_folder(config: RunConfig) -> Path:
     while path.exists():
         path, number = Path("runs") / f"{stem}-{number}", number + 1
     return path
+
+
+def require_shared(folder: RunFolder) -> None:
+    """Refuse a run folder of which the processes, on several machines, do not all see the same run.
+
+    Raises:
+        ConfigError: On all of them.
+    """
+    if not distributed.active():
+        return
+    wanted = distributed.broadcast(_seen(folder))
+    until = time.monotonic() + SECONDS_TO_APPEAR
+    while _seen(folder) != wanted and time.monotonic() < until:
+        time.sleep(0.5)
+    same = distributed.gather(_seen(folder) == wanted)
+    if not all(same):
+        raise ConfigError(
+            f"Process {same.index(False)} does not see the files of {folder.path} that process 0 sees. All "
+            "processes need the same run folder: on several machines, choose one on a shared file system "
+            "with --out."
+        )
+
+
+def _seen(folder: RunFolder) -> bytes | None:
+    """Return what identifies the run in a folder; None if there is none."""
+    return folder.run.read_bytes() if folder.run.exists() else None
 
 
 def begin(

@@ -43,6 +43,7 @@ from longtail.runs.run_folders import (
     continued,
     default_folder,
     require_continues,
+    require_shared,
     threads_of,
 )
 from longtail.runs.scoring import evaluate
@@ -84,6 +85,7 @@ def train(
     distributed.start(place)
     log = (log or SilentLog()) if distributed.is_main() else SilentLog()
     folder = RunFolder(distributed.broadcast(out or default_folder(config)))
+    require_shared(folder)
     if resume:
         config = continued(config, folder)
     elif distributed.is_main():
@@ -145,7 +147,7 @@ def _train(
     elif identity is None:
         log.note(f"note: {OLD}")
     trainer.metadata = metadata.model_copy(update={"run": "" if identity is None else identity.run})
-    distributed.barrier()
+    require_shared(folder)
     run = Run(folder, config, identity)
     tracker = config.training.tracker if distributed.is_main() else "none"
     with open_tracker(tracker, _tracked(run), log.note) as tracking:
