@@ -169,9 +169,9 @@ def test_progressive_cycles_outlive_epochs_and_a_resume():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("form", ["published", "multinomial"])
 def test_any_number_of_processes_gives_one_global_order(name, form):
-    made, _ = sampler(name=name, form=form)
+    made, _ = sampler(name=name, form=form, batch_size=840)  # what 1 to 8 all divide
     joint = made.batches(2)
-    for world in (2, 4):
+    for world in range(1, 9):
         parts = [made.batches(2, rank, world) for rank in range(world)]
         rebuilt = np.stack(parts, axis=2).reshape(joint.shape)
         np.testing.assert_array_equal(rebuilt, joint)

@@ -70,7 +70,7 @@ def node(number, port, folder):
 
 def ended(nodes):
     try:
-        return [process.communicate(timeout=400) for process in nodes]
+        return [process.communicate(timeout=1200) for process in nodes]
     finally:
         for process in nodes:
             process.kill()
