@@ -2,7 +2,7 @@
 
     python docs/screenshots.py runs/first/report.html docs/figures/report.png [--width 1280 --height 900]
 
-Needs Chromium, its driver and selenium (the test extra). `tutorial_run.py` takes those of the tutorial.
+Needs Chromium, its driver and selenium (the test extra). `tutorial_run.py` takes those of `own-data.md`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Runs what docs/tutorial.md shows, writes the real output under each command, and takes its screenshots.
+"""Runs what docs/own-data.md shows, writes the real output under each command, and takes its screenshots.
 
     LONGTAIL_DATA=... sphinx-build -t tutorial docs docs/build     (or: python docs/tutorial_run.py)
 
-Needs CIFAR-100 in LONGTAIL_DATA, Chromium and the test extra; takes about two minutes of CPU time. A build
+Needs CIFAR-100 in LONGTAIL_DATA, Chromium and the test extra; takes about four minutes of CPU time. A build
 without the tag shows the committed output and screenshots.
 """
 
@@ -32,7 +32,10 @@ WIDTH = "100"
 
 SHOTS = [
     Shot("report", "runs/first/report.html", height=900),
-    Shot("mistakes", "runs/first/report.html", element="mistakes"),
+    Shot("labels", "labels/labels.html", element="section-1"),
+    Shot("copies", "inspection/near-duplicates.html", element="section-5"),
+    Shot("mistakes", "runs/first/report.html", element="mistakes", click="#show-regions"),
+    Shot("suggestions", "suggestions.html", height=900),
     Shot("class", "runs/first/report.html", element="table", click="#classes-table tbody tr"),
     Shot("map", "runs/first/report.html", element="map"),
     Shot("comparison", "comparison.html", height=900),
@@ -51,9 +54,11 @@ def play(page: Path, folder: Path, data: Path) -> str:
     (folder / "cifar").mkdir()
     (folder / "cifar" / "cifar-100-python").symlink_to((data / "cifar-100-python").resolve())
 
+    names: dict[str, object] = {"__name__": "__main__"}  # of all examples together
+
     def run(match: re.Match[str]) -> str:
         kind, source, shown = match[1], match[2], match[3]
-        lines = _python(source) if kind == "python" else _commands(source)
+        lines = _python(source, names) if kind == "python" else _commands(source)
         lines = [line.replace(str(folder / "longtail"), "~/.cache/longtail") for line in lines]
         if shown is None:
             return match[0]
@@ -66,10 +71,10 @@ def play(page: Path, folder: Path, data: Path) -> str:
         return BLOCK.sub(run, page.read_text(encoding="utf-8"))
 
 
-def _python(source: str) -> list[str]:
+def _python(source: str, names: dict[str, object]) -> list[str]:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        exec(compile(source, "tutorial.md", "exec"), {"__name__": "__main__"})
+        exec(compile(source, "own-data.md", "exec"), names)
     return said.getvalue().splitlines()
 
 
@@ -131,7 +136,7 @@ def main() -> None:
     data = os.environ.get("LONGTAIL_DATA")
     if not data or not Path(data, "cifar-100-python").is_dir():
         sys.exit("The tutorial runs on CIFAR-100: name its folder in LONGTAIL_DATA.")
-    page = DOCS / "tutorial.md"
+    page = DOCS / "own-data.md"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         text = play(page, folder, Path(data).resolve())

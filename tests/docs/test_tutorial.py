@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = DOCS / "tutorial.md"
+PAGE = DOCS / "own-data.md"
 sys.path.insert(0, str(DOCS))
 
 import tutorial_run  # noqa: E402 - found through the path above

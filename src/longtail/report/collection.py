@@ -52,7 +52,7 @@ class Section:
 
 
 def labels_page(data: DataSet, quality: LabelQuality, groups: ShotGroups) -> str:
-    """Return the page of the labels that are probably wrong, by shot group.
+    """Return the page of the labels that are probably wrong, by shot group, the group with most first.
 
     Args:
         data: The images.
@@ -61,7 +61,7 @@ def labels_page(data: DataSet, quality: LabelQuality, groups: ShotGroups) -> str
     """
     names, labels = data.manifest.classes, data.manifest.labels
     ranking = quality.ranking()
-    sections = []
+    found: list[tuple[int, Section]] = []
     for group in GROUP_NAMES:
         inside = groups.mask(group).numpy()[labels[ranking]]
         rows = ranking[inside & (quality.margin[ranking] < 0)]
@@ -80,7 +80,8 @@ def labels_page(data: DataSet, quality: LabelQuality, groups: ShotGroups) -> str
             f"{called:,} of {counted(int(inside.sum()), 'label is', 'labels are')} suspicious; the first "
             f"{len(entries):,} are shown, the most probably wrong first."
         )
-        sections.append(Section(f"Labelled as a {group}-shot class", text, entries))
+        found.append((called, Section(f"Labelled as a {group}-shot class", text, entries)))
+    sections = [section for _, section in sorted(found, key=lambda pair: -pair[0])]
     lead = [
         f"{int(quality.suspicious.sum()):,} of {counted(len(labels), 'label is', 'labels are')} suspicious.",
         "A classifier on frozen features, which never saw the image itself, finds another class ten times as "

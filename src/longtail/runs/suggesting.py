@@ -121,8 +121,8 @@ def suggest(
         unread = counted(len(broken), "image", "images")
         notes.append(f"{unread} could not be read: {broken[0]}{more}")
     if known := int(left_out.sum()):
-        what = counted(known, "image looks", "images look")
-        notes.append(f"{what} like a labelled one, and is not suggested.")
+        what = counted(known, "image that looks", "images that look")
+        notes.append(f"{what} like a labelled one {'is' if known == 1 else 'are'} not suggested.")
     if copies := len(alike) - len(np.unique(alike)):
         what = counted(copies, "image looks", "images look")
         notes.append(f"{what} like another unlabelled one; of such images one is suggested.")
