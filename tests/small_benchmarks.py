@@ -107,8 +107,13 @@ class FewSteps(EpochSampler):
 
 
 def thin_networks(patch):
-    """Build ResNets with a quarter of their channels."""
+    """Build ResNets with a quarter of their channels and one block where they have several."""
     whole = backbones.residual_network
+    shallow = {
+        name: replace(design, layers=(1, 1, 1, 1))
+        for name, design in backbones.IMAGENET_RESNETS.items()
+    }
+    patch.setattr(backbones, "IMAGENET_RESNETS", shallow)
 
     def quarter(name, channels=(64, 128, 256, 512)):
         return whole(name, tuple(width // 4 for width in channels))

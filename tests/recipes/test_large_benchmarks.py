@@ -13,6 +13,7 @@ from longtail.core import ShotGroups
 from longtail.core.errors import DataError
 from longtail.data.benchmark_facts import verify_imagenet
 from longtail.data.sources.imagenet import read_imagenet
+from longtail.models import build_backbone
 from longtail.recipes import recipe_names, resolve
 from tests import small_benchmarks
 
@@ -183,15 +184,22 @@ def test_two_steps_of_every_stage(recipe, tmp_path, monkeypatch, trained, counts
         method, lines = small_benchmarks.train(config, counts, tmp_path / "run", monkeypatch)
         with torch.inference_mode():
             logits = method.predict(torch.zeros(2, 3, small_benchmarks.SIDE, small_benchmarks.SIDE))
-        network = sum(isinstance(module, torch.nn.Conv2d) for module in method.modules())
-        trained[key] = (logits, [line["stage"] for line in lines], network)
-    logits, stages, convolutions = trained[key]
+        trained[key] = (logits, [line["stage"] for line in lines])
+    logits, stages = trained[key]
     assert logits.shape == (2, len(counts))
     assert logits.isfinite().all()
     assert stages
-    # the recipe's own depth: a ResNet-50 has 53 convolutions, one of 152 layers 155
-    depth = int(re.sub(r"\D", "", config.model.backbone.partition(".")[0].partition("_")[0]))
-    assert convolutions >= depth
+
+
+BACKBONES = sorted({resolve(name, ["root=x"]).model.backbone for name in LARGE})
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_backbones_have_the_depth_of_their_names(backbone):
+    """A ResNet-50 has 53 convolutions, one of 152 layers 155."""
+    network = build_backbone(backbone)
+    depth = int(re.sub(r"\D", "", backbone.partition(".")[0].partition("_")[0]))
+    assert sum(isinstance(module, torch.nn.Conv2d) for module in network.modules()) >= depth
 
 
 def test_hyper_parameters_of_the_specification():
