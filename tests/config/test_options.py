@@ -48,7 +48,7 @@ def test_values_and_limits_are_those_of_the_configuration():
     assert "of table: folder that relative paths refer to" in root
     assert root.startswith("of cifar10, cifar100: folder of the archive")
     assert {row.meaning.split(";")[0] for row in options_of_methods() if row.key == "method.train"} == {
-        "of single-head", "of mislas", "of paco",
+        "of single-head", "of mislas", "of oltr", "of paco",
     }  # fmt: skip
 
 
