@@ -38,6 +38,7 @@ class SubmittedTask(Checkpointable):
         from longtail.core.errors import LongtailError
         from longtail.engine.hardware import find_device
         from longtail.engine.log import SilentLog, default_log
+        from longtail.engine.terminal import Terminal
         from longtail.engine.threads import Threads
         from longtail.recipes import RunConfig
         from longtail.recipes.plugins import load_chosen
@@ -57,7 +58,7 @@ class SubmittedTask(Checkpointable):
                 log=default_log() if distributed.is_main() else SilentLog(),
             )
         except LongtailError as error:
-            print(f"error: {error}", file=sys.stderr)
+            Terminal(stderr=True).print(f"error: {error}")
             sys.exit(error.exit_status)
         finally:
             distributed.stop()
