@@ -119,6 +119,7 @@ def test_a_queue_stops_in_time_and_goes_on_to_the_same_result(longtail, tmp_path
     assert sums[0] == sums[1]
 
 
+@pytest.mark.slow
 def test_parallel_runs_stop_too_and_what_waits_for_them_is_left(tmp_path):
     first, second = tmp_path / "a/seed-0", tmp_path / "b/seed-0"
     configs = dict.fromkeys((first, second), resolve("digits-lt/cross-entropy", ["epochs=500"]))

@@ -14,6 +14,7 @@ def compared(longtail, image_folder):
     return lambda *more: longtail("compare", image_folder, *SMALL, *METHODS, *more)
 
 
+@pytest.mark.slow
 def test_methods_are_trained_compared_and_recommended(compared, longtail, tmp_path, monkeypatch):
     status, out, err = compared()
     assert status == 0, err

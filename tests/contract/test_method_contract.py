@@ -758,8 +758,16 @@ def test_every_option_has_an_alternative(name):
         assert keys - {"name"} <= covered
 
 
+SEVERAL_STAGES = {"do", "decoupling", "paco", "rsg", "oltr", "tsc", "cc-sam", "gcl"}
+
+
 @pytest.mark.parametrize(
-    ("name", "option"), [(name, option) for name, table in ALTERNATIVES.items() for option in table]
+    ("name", "option"),
+    [
+        pytest.param(name, option, marks=pytest.mark.slow if name in SEVERAL_STAGES else ())
+        for name, table in ALTERNATIVES.items()
+        for option in table
+    ],
 )
 def test_every_option_changes_something(name, option, predicted):
     base, changed = ALTERNATIVES[name][option]

@@ -508,6 +508,7 @@ def test_rules_of_the_search(rule, expected):
     assert choose_share(curve, rule) == expected
 
 
+@pytest.mark.slow
 def test_the_search_keeps_what_it_scored(tmp_path):
     method = tiny.build("do", {"release": "search", "retraining_steps": 2})
     val = tiny.data()
@@ -712,6 +713,7 @@ def test_a_run_that_takes_the_first_stage_of_another_keeps_its_own_options(chang
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [

@@ -37,6 +37,7 @@ def one_of_two(rank, store, out):
     distributed.stop()
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_statistics_and_gradients_of_the_joint_batch(tmp_path):
     expected = state_after_backward(network(), images())
     out = str(tmp_path / "rank")

@@ -316,6 +316,7 @@ def test_frozen_weights_never_move_and_resume_is_bit_equal(
     assert len(model.predict(str(image_folder))) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ssf", "vpt-deep"])
 def test_exports(weights, image_folder, tmp_path, longtail, kind):
     api.train(str(image_folder), arguments(weights, kind), out=tmp_path / "run", device="cpu")

@@ -119,6 +119,7 @@ def test_published_weights_see_images_as_in_their_own_training(folder, tmp_path,
     assert predicted["class_1"].tolist() == [stored.classes[label] for label in stored.predicted()]
 
 
+@pytest.mark.slow
 def test_any_batch_size_gives_the_same_predictions(runs, folder):
     model = longtail.load(runs["plain"].folder.path, device="cpu")
     whole = model.predict(folder, longtail.PredictOptions(batch_size=33))
