@@ -30,6 +30,8 @@ smartquotes_action = "qe"  # quotes and dots; --out is no dash
 # a cell may end in commands for the shell, which no lexer of Python reads
 suppress_warnings = ["ref.python", "misc.highlighting_failure"]
 autodoc_member_order = "bysource"
+# scikit-learn's, whose docstring refers to its own pages
+autodoc_default_options = {"exclude-members": "set_score_request, set_fit_request"}
 python_maximum_signature_line_length = 90
 
 if tags.has("tutorial"):  # noqa: F821 - Sphinx's, of `sphinx-build -t tutorial`
