@@ -41,6 +41,21 @@ def mixtures_table(
     return "\n".join(rows)
 
 
+def full_table(results: Results, name: str) -> str:
+    """Return the mixtures of DO as printed in its full schedule, on test."""
+    chosen = [line for line in results.lines(name) if line["recipe"] == "cifar100-lt/do"]
+    rows = ["| mixture | sees | all | many | medium | few |", "|---|---|---|---|---|---|"]
+    for of_one in zip(*(line["mixtures"] for line in chosen), strict=True):
+        cells = [
+            percent_of_seeds([mixture[key] for mixture in of_one])
+            for key in ("accuracy", "many", "medium", "few")
+        ]
+        rows.append(f"| {of_one[0]['name']} | {of_one[0]['sees']} | {' | '.join(cells)} |")
+    seeds, commits = len(chosen), ", ".join(line["commit"][:7] for line in chosen)
+    told = f"Macro accuracy in % on test, {seeds} seed{'s' * (seeds > 1)}, last epoch, commit {commits}."
+    return "\n".join([*rows, "", told])
+
+
 def earlier_of_do(results: Results, name: str) -> list[dict[str, Any]]:
     """Return the lines of a results file without those of DO as it is now, whose figures are others."""
     return [line for line in results.lines(name) if "test_views" not in line["config"]["method"]]

@@ -32,6 +32,7 @@ from longtail.reproduce.accuracy_pages import (
 from longtail.reproduce.do_pages import (
     do_earlier_table,
     figure_table,
+    full_table,
     left_out_table,
     mixtures_table,
     release_readings_table,
@@ -80,6 +81,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "reslt-gamma": lambda results: gamma_table(results, "reslt-gamma.jsonl"),
     "reslt-pooling": lambda results: gamma_table(results, "reslt-pooling.jsonl"),
     "do-ablations": do_earlier_table,
+    "do-full": lambda results: full_table(results, "reproduce-do-table-5.jsonl"),
     "do-mixtures": lambda results: mixtures_table(results, "do-mixtures.jsonl", "do"),
     "do-held-out": lambda results: mixtures_table(
         results,
