@@ -7,7 +7,7 @@ of the deviation). `hashes` compares 100,000 hashes exactly, `features-exact` 50
 each); `hashes-index` and `features-index` ask the index of usearch, which is used above 50,000 images.
 Recorded: seconds, peak memory of the process so far (so measure one case at a time), and which share of the
 copies was found.
-Time: 50 CPU seconds for the hashes; not measured for the others.
+Time: 50 CPU seconds for the hashes, 71 for 50,000 features, 6 minutes for 100,000 by the index.
 Appends a line per case to results/near-duplicates.jsonl.
 """
 
