@@ -169,11 +169,10 @@ def in_effect(config: RunConfig) -> dict[str, Any]:
     if plain["data"]["augmentation"] is None:
         plain["data"]["augmentation"] = OWN_VIEW.get(plain["data"]["name"])
     for key in without_effect(config):
-        *parents, last = key.split(".")
-        place = plain
-        for part in parents:
-            place = place[part]
-        del place[last]
+        above, _, last = key.rpartition(".")
+        # without effect as a whole, a part of the method is gone before its own keys come
+        if isinstance(place := value_of(plain, above), dict):
+            place.pop(last, None)
     return plain
 
 

@@ -62,6 +62,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "decoupling-norms": lambda results: norms_table(results, "decoupling-norms.jsonl"),
     "features": lambda results: features_table(results, "features.jsonl"),
     "pretrained": lambda results: pretrained_table(results, "pretrained.jsonl", "test"),
+    "foundation": lambda results: pretrained_table(results, "foundation.jsonl", "test", "seconds"),
     "pretrained-rates": lambda results: pretrained_table(results, "pretrained.jsonl", "val"),
     "low-rank": lambda results: low_rank_table(results, "low-rank.jsonl"),
     "network-cost": lambda results: cost_table(results, "network-cost.jsonl"),
