@@ -163,8 +163,37 @@ def test_what_changes_nothing_makes_no_other_experiment():
 def test_a_part_without_effect_goes_with_all_its_keys():
     trained = in_effect(resolve("cifar100-lt/foundation-small", []))
     assert "draws_per_class" not in trained["method"]["sampling"]
-    alone = in_effect(resolve("cifar100-lt/foundation-small", ["train=nothing"]))
+    alone = in_effect(
+        resolve("cifar100-lt/foundation-small", ["train=nothing", "head_start=class-means"])
+    )
     assert {"loss", "sampling"} <= set(trained["method"]) - set(alone["method"])
+
+
+def call(monkeypatch, capsys, *line):
+    monkeypatch.setattr(sys, "argv", ["longtail", "recipes", *map(str, line)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code or 0, capsys.readouterr()
+
+
+def test_the_command_shows_all_of_one_recipe(chain, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    status, out = call(monkeypatch, capsys, chain, "schedule=cosine")
+    assert status == 0
+    assert "Source: Somebody, 1999" in out.out
+    assert "no effect: no stage uses steps" in out.out
+    assert "] section 5" in out.out
+    assert "differs from its source: training: batches of 64 there" in out.out
+    assert "command line" in out.out
+    status, out = call(monkeypatch, capsys, chain, "--json")
+    values = {value["key"]: value for value in json.loads(out.out)["values"]}
+    assert values["training.epochs"]["value"] == 9
+    assert values["training.epochs"]["source"] == "section 5"
+    status, out = call(monkeypatch, capsys, "reslt", "--json")
+    assert "cifar100-lt/reslt" in [row["recipe"] for row in json.loads(out.out)]
+    status, out = call(monkeypatch, capsys, "cifar100-lt/resltt")
+    assert status == 2
+    assert "Did you mean cifar100-lt/reslt" in " ".join(out.err.split())
 
 
 @pytest.mark.parametrize("name", SAYING)
