@@ -9,7 +9,8 @@ those of fine-tuning after three epochs in place of ten. The others are trained 
 and scored on test. Appends a line per row and seed to results/foundation.jsonl, with the most memory that the
 process has used so far.
 
-Time: as recorded; a head a minute or two, a row of fine-tuning 20 to 60 minutes of one thread.
+Time: 3 to 6 seconds a head once the features are there, which takes minutes the first time; not measured for
+larger networks and fine-tuning.
 """
 
 from __future__ import annotations
