@@ -178,7 +178,7 @@ def test_variants_wait_for_the_stage_that_they_share(longtail, cluster):
             (*SLURM, "--slurm", "gpu"),
             "--slurm needs KEY=VALUE, for example partition=gpu, not 'gpu'",
         ),
-        (("--slurm", "time=3"), "--slurm is of --submit slurm"),
+        (("--slurm", "time=3"), "--slurm needs --submit slurm"),
         ((*SLURM, "--processes", "2"), "use --slurm ntasks-per-node=N"),
         (SLURM, "There is no srun here"),
     ],

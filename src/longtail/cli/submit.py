@@ -82,7 +82,7 @@ class Submission:
         """
         if cluster is None:
             if wishes:
-                raise ConfigError("--slurm is of --submit slurm.")
+                raise ConfigError("--slurm needs --submit slurm. Add it, or leave --slurm out.")
             return None
         if importlib.util.find_spec("submitit") is None:
             raise ConfigError(NEEDS)
