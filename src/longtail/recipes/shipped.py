@@ -199,12 +199,22 @@ def _find(source: str) -> tuple[Path, str]:
     part = _path(str(file)) if file.name.startswith("_") else None
     shared = part is not None and part.is_file()
     if source not in names and not shared:
-        near = _near_on_disk(source) or difflib.get_close_matches(source, names, n=3, cutoff=0.4)
+        near = _near_on_disk(source) or _near_recipes(source, names)
         hint = f" Did you mean {', '.join(near)}?" if near else ""
         raise ConfigError(
             f"There is no recipe, folder or table {source!r}.{hint} `longtail recipes` lists all recipes."
         )
     return file, source
+
+
+def _near_recipes(wanted: str, names: Sequence[str]) -> list[str]:
+    """Return up to three recipes of a similar name, with or without the benchmark before it."""
+    if "/" in wanted:
+        return difflib.get_close_matches(wanted, names, n=3)
+    ends = difflib.get_close_matches(
+        wanted, list(dict.fromkeys(name.rpartition("/")[2] for name in names)), n=3
+    )
+    return [name for end in ends for name in names if name.endswith(f"/{end}")][:3]
 
 
 def _near_on_disk(source: str) -> list[str]:
