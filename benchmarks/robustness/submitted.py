@@ -8,24 +8,31 @@ down; then the same command is given again). Every run must end with the weights
 of the same recipe and seed that nothing happened to. Anything else is a failure, and the status is 1. Appends
 one line to results/submitted.jsonl.
 
-Time: not recorded; every process imports everything, so it is far more than that of the trainings.
+submitit's controllers and tasks are forked from one process that has everything imported, where submitit
+would start new interpreters; all else is what submitit does.
+
+Time: not recorded yet.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
+import runpy
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
+import submitit.local.local
 import torch
 from kills import METHODS, SMALL, outcome
 
@@ -39,64 +46,103 @@ SEEDS = 2
 MOST_KILLS = 2
 MOST_COMMANDS = 8
 SIGNALS = (signal.SIGUSR2, signal.SIGKILL)
+TASK = "submitit.core._submit"
+FORK = multiprocessing.get_context("fork")
 
 
-class Killer(threading.Thread):
-    """Sends signals to the processes of one run, each at a random moment of a process's life."""
+class Forked:
+    """Run `python -m MODULE FOLDER` in a fork of this process: what submitit uses of Popen."""
 
-    def __init__(self, folder: Path, chance: random.Random, seconds: float) -> None:
-        super().__init__(daemon=True)
-        self.sent: list[str] = []
-        self.over = threading.Event()
-        self._folder, self._chance, self._seconds = folder, chance, seconds
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        stdout: IO[str] | None = None,
+        stderr: IO[str] | None = None,
+        **_: object,
+    ) -> None:
+        self._process = FORK.Process(target=_run, args=(command, env, stdout, stderr))
+        self._process.start()
+        self.pid = self._process.pid
 
-    def run(self) -> None:
-        """Wait for a process, then for a moment; until all signals are sent or the run is over."""
-        hit = set[int]()
-        for _ in range(self._chance.randint(1, MOST_KILLS)):
-            sent, wait = self._chance.choice(SIGNALS), self._chance.uniform(0, self._seconds)
-            while not (new := processes_of(self._folder) - hit):
-                if self.over.wait(0.02):
-                    return
-            hit |= new
-            if self.over.wait(wait):
-                return
-            for process in new & processes_of(self._folder):
-                os.kill(process, sent)
-                self.sent.append(sent.name)
+    def poll(self) -> int | None:
+        """Return the exit status, None while the process runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if the process still runs."""
+        if self.pid and self.poll() is None:
+            os.kill(self.pid, number)
 
 
-def processes_of(folder: Path) -> set[int]:
+def _run(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    stdout: IO[str] | None,
+    stderr: IO[str] | None,
+) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    for number, file in ((1, stdout), (2, stderr)):
+        if file is not None:
+            os.dup2(file.fileno(), number)
+    _, module, folder = command[-3:]
+    sys.argv[:] = [module, folder]
+    if module == TASK:
+        (Path(folder) / f"{os.getpid()}.task").touch()
+    runpy.run_module(module, run_name="__main__")
+
+
+def tasks_of(folder: Path) -> set[int]:
     """Return the processes that train for the jobs in `folder`."""
-    found = set()
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = file.read_bytes()
-        except OSError:
-            continue
-        if b"submitit.core._submit" in line and os.fsencode(folder) in line:
-            found.add(int(file.parent.name))
-    return found
+    return {int(file.stem) for file in folder.glob("submitted/*.task") if _is_alive(file.stem)}
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())  # empty for what has ended
+    except OSError:
+        return False
+
+
+def kill(folder: Path, chance: random.Random, seconds: float) -> None:
+    """Send signals to the tasks of one run, each at a random moment of a task's life."""
+    hit = set[int]()
+    for _ in range(chance.randint(1, MOST_KILLS)):
+        sent, wait = chance.choice(SIGNALS), chance.uniform(0, seconds)
+        while not (new := tasks_of(folder) - hit):
+            time.sleep(0.02)
+        hit |= new
+        time.sleep(wait)
+        for process in new & tasks_of(folder):
+            os.kill(process, sent)
+            with (folder / "sent").open("a") as file:
+                file.write(f"{sent.name}\n")
 
 
 def live(
-    config: RunConfig, folder: Path, chance: random.Random, seconds: float
+    config: RunConfig, folder: Path, chance: random.Random | None, seconds: float
 ) -> tuple[list[str], int]:
     """Submit one run until it ends; return the signals that hit it, and how many commands it took."""
-    killer = Killer(folder, chance, seconds)
-    killer.start()
+    folder.mkdir()
+    (folder / "sent").touch()
+    killer = FORK.Process(target=kill, args=(folder, chance, seconds), daemon=True)
+    if chance is not None:
+        killer.start()
     try:
         for command in range(1, MOST_COMMANDS + 1):
             submission = Submission("local", folder / "submitted", (), "cpu", None)
             try:
                 if list(submission.train({folder / "run": config}, {})):
-                    return killer.sent, command
+                    return (folder / "sent").read_text().split(), command
             except LongtailError as error:
                 if "did not end by itself" not in str(error):
                     raise
     finally:
-        killer.over.set()
-        killer.join()
+        if chance is not None:
+            killer.terminate()
+            killer.join()
     raise LongtailError(f"not finished after {MOST_COMMANDS} commands")
 
 
@@ -110,6 +156,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+    submitit.local.local.subprocess = SimpleNamespace(Popen=Forked)
     endings, signals, commands, failures = 0, Counter[str](), Counter[int](), list[str]()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
@@ -124,9 +171,9 @@ def main() -> None:
             api.train(config, out=folder, device="cpu")
             whole[key] = outcome(folder)
         first = time.monotonic()
-        live(next(iter(chances.values())), Path(place) / "timed", _Never(), 0)
+        live(next(iter(chances.values())), Path(place) / "timed", None, 0)
         seconds = time.monotonic() - first
-        print(f"a job takes {seconds:.0f} s undisturbed", flush=True)
+        print(f"a job takes {seconds:.1f} s undisturbed", flush=True)
         for number in range(arguments.runs):
             if arguments.minutes and time.monotonic() - begin > 60 * arguments.minutes:
                 break
@@ -157,14 +204,6 @@ def main() -> None:
     append_measurement(arguments.record, line)
     print(json.dumps(line, indent=1))
     sys.exit(bool(failures))
-
-
-class _Never(random.Random):
-    """Sends no signal."""
-
-    def randint(self, low: int, high: int) -> int:
-        """Return 0."""
-        return 0
 
 
 if __name__ == "__main__":
