@@ -91,16 +91,20 @@ def write_options(file: Path) -> None:
 
 def _as_list(text: str) -> Iterator[str]:
     """Yield the lines of a docstring as Markdown; `    name   text` becomes an item of a list."""
+    in_list = False
     for line in text.splitlines():
         item = re.match(r" {4}(\S[^.]{0,12}?) {2,}(\S.*)", line)
+        starts = bool(item) or line.startswith("- ")
+        listed = starts or (in_list and line.startswith(" "))
+        if listed != in_list and line:
+            yield ""  # between a list and a paragraph
+        in_list = listed
         if item:
             yield f"- **{item[1]}**: {item[2]}"
         elif line.startswith(" "):
             yield f"  {line.strip()}"
-        elif line.startswith("- ") or not line:
-            yield line
         else:
-            yield f"\n{line}" if line.endswith(":") else line
+            yield line
 
 
 def _sentence(text: str) -> str:

@@ -15,12 +15,12 @@ with the learning rate of expert i times N_i / N_1; only expert 1 trains the tru
 Prediction of class c: the mean over the experts with c in C_i of z_ic |W_1| / |W_i|.
 An expert whose classes would be none, or those of the one before, is left out.
 
-There is no published code that could be read here (jrcai/ACE was not to be had), and this is assumed:
-- the weight of the squared logits, 1, over the number C of all classes (a plain sum diverges at a rate of
-  .1), and that they are those of the expert's own images, for it is not to be disturbed by what it has never
-  seen;
-- the ratio of the norms of the classifiers, where the text can be read as that of their squares;
-- experts of full width, each with the last two groups of layers (CIFAR) for itself, as in RIDE;
+There is no published code that we could read (jrcai/ACE was not available). We assume:
+- the weight of the squared logits is 1, divided by the number C of all classes (with a plain sum, training
+  diverges at a learning rate of .1), and they are taken over the expert's own images, because an expert
+  should not be disturbed by what it has never seen;
+- the scale is the ratio of the norms of the classifiers, although the text could also mean their squares;
+- experts have full width, and each has its own last two groups of layers (CIFAR), as in RIDE;
 - the schedules.
 """
 
@@ -55,8 +55,10 @@ class ACE(Method):
     """See the head of this file."""
 
     Config = ACEOptions
-    summary = "experts on one trunk for all, for medium and few, and for few classes, each at its own pace"
-    advice = "one stage must do, and experts may cost twice as much"
+    summary = (
+        "experts on one trunk for all, for medium- and few-shot, and for few-shot classes only"
+    )
+    advice = "you want experts in a single stage and can pay twice the cost"
     citation = (
         "Cai et al., ACE: Ally Complementary Experts for Solving Long-Tailed Recognition, ICCV 2021"
     )

@@ -13,12 +13,11 @@ Symbols:
 Loss (one stage): alpha CE(z + log pi, y) + beta L(h, r), see `longtail.losses.contrastive.balanced`.
 Prediction is z.
 
-Where paper and released code disagree, and what happens here:
-- The code is of ImageNet-LT and iNaturalist; the values for CIFAR are the paper's as they are remembered
-  [assumed].
-- All three views pass the network as one batch, so BatchNorm sees them together. So here.
-- The projections have a BatchNorm, and that of the centres takes its statistics over the classes. So here.
-- The class counts of a batch are those of one process in the code (it trains in one). So here.
+Where paper and released code disagree, and what we do:
+- The code covers ImageNet-LT and iNaturalist. The values for CIFAR are the paper's, from memory [assumed].
+- As in the code, all three views pass the network as one batch, so BatchNorm sees them together.
+- As in the code, the projections have BatchNorm, and that of the centres takes its statistics over classes.
+- As in the code, which trains in one process, the class counts of a batch are those of one process.
 """
 
 from __future__ import annotations
@@ -65,9 +64,9 @@ class BCL(Method):
 
     Config = BCLOptions
     summary = (
-        "contrast in which every class counts the same and is always there, beside logit adjustment"
+        "contrastive learning in which all classes count the same, together with logit adjustment"
     )
-    advice = "one stage must do, and three views of an image may be paid for"
+    advice = "you want a single stage and can pay for three views of every image"
     citation = (
         "Zhu et al., Balanced Contrastive Learning for Long-Tailed Visual Recognition, CVPR 2022"
     )

@@ -20,17 +20,17 @@ Stages:
 e and G are constants of a step. Neither needs more than one pass: for a linear classifier g_c f(x_i) is a sum
 over the m images of the class, (1 / m) sum_j (p_j - target_j) <f(x_j), f(x_i)>.
 
-Where paper and released code disagree, and what happens here:
-- The paper moves all weights, which takes a backward pass for every class in a batch; the code moves the
-  classifier alone, and so does this. With the released `noise` a move is 1e-5 long: stage 1 is nearly CE.
-- W and b have a step of their own length each in the code. So here.
-- n_c - 1 of a class with one image is 0, and its step infinite; here at least 1 counts.
-- The released network builds two last blocks as BBN does and uses none of them: a ResNet-30. Here it is a
+Where paper and released code disagree, and what we do:
+- In the paper, all weights are moved, which takes a backward pass for every class in a batch. The code moves
+  only the classifier, and so do we. With the released `noise`, a move is 1e-5 long: stage 1 is nearly CE.
+- As in the code, W and b are moved separately, each by its own length.
+- For a class with one image, n_c - 1 is 0 and the move would be infinite; we use at least 1.
+- The released network builds two last blocks, as BBN does, and uses neither: it is a ResNet-30. Ours is a
   ResNet-32.
-- The frozen backbone's BatchNorm is in train mode in stage 2, so that its statistics follow class-balanced
-  batches (`second_bn=train`, the default). Stage 2 begins with the epoch that was best on test; here with the
-  last one.
-- The shipped configuration is of ratio 200 (`cifar_imb_ratio` .005); the paper's tables are of 100 and 50.
+- In stage 2, the BatchNorm of the frozen backbone is in train mode, so that its statistics follow
+  class-balanced batches (`second_bn=train`, the default).
+- In the code, stage 2 starts from the epoch that was best on test. Here, it starts from the last one.
+- The released configuration has ratio 200 (`cifar_imb_ratio` .005); the paper's tables have 100 and 50.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class CCSAM(Method):
 
     Config = CCSAMOptions
     summary = "each class trained on weights moved uphill for it, then a class-balanced classifier"
-    advice = "rare classes are fitted in training and lost in test; costs little more than a plain training"
+    advice = "rare classes are learnt in training but lost at test; costs little more than plain training"
     citation = (
         "Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed Recognition, "
         "CVPR 2023"

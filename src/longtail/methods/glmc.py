@@ -19,17 +19,17 @@ Loss (one stage), each term a mean over the batch and a sum over g and l, with p
   - gamma (cos(u_g, h_l) + cos(u_l, h_g)), h without gradient                                 consistency
 Prediction is r.
 
-Where paper and released code disagree, and what happens here:
-- The networks of the code's "ResNet-32" are four times as wide (model.width=4), with 7.4 million weights
-  instead of .5, and so is that of its recipes here.
-- Its first numbers (55.9 at ratio 100) were of images drawn with replacement when the set was cut; "updated"
-  ones (58.0) of images without. Here they are without, as in all recipes.
-- Its commands set a=.5 and its code draws from Beta(1, 1) all the same. Here `beta` is 1.
-- The labels of a cutmix pair have the shares that were drawn, not those of the clipped box; here, too.
-  The box's sides are rounded up in the code, and down here.
-- Mixup and cutmix pass the network one after the other, so BatchNorm sees each by itself. So here.
-- With MaxNorm, which the paper adds in further rows, the classifier is trained again as in weight balancing;
-  that is not here, nor the row "GLMC + BS", of which there is no code.
+Where paper and released code disagree, and what we do:
+- The "ResNet-32" of the code is four times as wide (model.width=4), with 7.4 million weights instead of .5.
+  The recipes have the same width.
+- The first published numbers (55.9 at ratio 100) used a subset drawn with replacement, the "updated" ones
+  (58.0) a subset without repeated images. Like all recipes, ours has no repeated images.
+- Its commands set a=.5, but its code draws from Beta(1, 1). Here, `beta` is 1.
+- As in the code, the labels of a CutMix pair have the shares that were drawn, not those of the clipped box.
+  The code rounds the sides of the box up; we round them down.
+- As in the code, the mixup and the CutMix images pass the network separately, so BatchNorm sees each alone.
+- The paper also has rows with MaxNorm, in which the classifier is trained again as in weight balancing, and a
+  row "GLMC + BS" without code. Neither is included.
 """
 
 from __future__ import annotations
@@ -77,10 +77,8 @@ class GLMC(Method):
     """See the head of this file."""
 
     Config = GLMCOptions
-    summary = (
-        "mixup and cutmix of the same pairs seen alike, while a reweighted classifier takes over"
-    )
-    advice = "one stage must do, and two passes of two streams of images may be paid for"
+    summary = "consistent features for mixup and CutMix of the same pairs; a reweighted classifier takes over"
+    advice = "you want a single stage and can pay for two views of two streams of images"
     citation = (
         "Du et al., Global and Local Mixture Consistency Cumulative Learning for Long-Tailed Visual "
         "Recognitions, CVPR 2023"

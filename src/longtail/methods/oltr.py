@@ -22,18 +22,19 @@ Prediction is z; before stage 3, W x + b.
 "cRT and memory" (Decoupling, figure 5) is this without attention and layer, on a backbone that stays as it is
 (attention=false layer=none train=added).
 
-Where paper and released code disagree, and what happens here:
-- The paper's margin loss compares sums of distances; the code has A and R, with the margin on one mean over
-  images and classes. So here.
-- The centroids' gradient of A is written by hand: sum over the class of (M_c - x_i) / (1 + images of it in
-  the batch), over B, without the weight. So here; cross-entropy sends them none, also as released.
-- On ImageNet-LT, the layer is new in stage 3 (`layer=second`), on Places-LT it is trained from the beginning
-  (`layer=both`), and the backbone stays there (`train=added`), its BatchNorm in train mode.
-- An error kept the attention of Places-LT frozen until March 2020. Here it is trained.
-- The code goes on from, and reports, the epoch that is best on val; here the last one (training.select).
-- The attention's layer takes maps of 7 x 7. Here maps of other sizes are brought to it, so that the method
-  runs on small images.
-- Images of unknown classes, which the paper rejects by a threshold, are no matter of the tables.
+Where paper and released code disagree, and what we do:
+- The paper's margin loss compares sums of distances. The code has A and R, with the margin on one mean over
+  images and classes. We follow the code.
+- The code computes the gradient of A for the centroids by hand: the sum over the class of (M_c - x_i) /
+  (1 + its images in the batch), divided by B, without the weight. We do the same. As released, cross-entropy
+  sends no gradient to the centroids.
+- On ImageNet-LT, the layer is new in stage 3 (`layer=second`). On Places-LT, it is trained from the beginning
+  (`layer=both`), and the backbone is frozen (`train=added`) with its BatchNorm in train mode.
+- Until March 2020, an error in the code kept the attention of Places-LT frozen. Here, it is trained.
+- The code continues from, and reports, the epoch that is best on val; we use the last one (training.select).
+- The attention layer takes 7 x 7 maps. We resize other maps, so that the method runs on small images.
+- The paper also rejects images of unknown classes by a threshold. That is not included; the tables do not
+  need it.
 """
 
 from __future__ import annotations

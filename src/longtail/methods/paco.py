@@ -30,15 +30,16 @@ views, and both are anchors, each with the other as its key and with gradient to
 three layers and no BatchNorm (`projection=deep`).
 
 Where paper and released code disagree, and what we do:
-- alpha on CIFAR is .02 in the paper and .01 in the code: .01. temperature divides the samples only.
-- The projection has a BatchNorm that MoCo v2 does not have: as the code. Centres have a bias.
+- alpha on CIFAR is .02 in the paper and .01 in the code; we use .01. The temperature divides only
+  the samples.
+- As in the code, the projection has a BatchNorm, which MoCo v2 does not have, and the centres have a bias.
 - The queue begins with random labels and short rows: `queue_start: published`.
 - Contrast sets are local to a process, the queue is global: `contrast: local`, the default.
-- With several processes the code shuffles key images among them, so that BatchNorm sees other images
-  with a key than with its query. Here they stay where they are; one process, as on CIFAR, has nothing
-  to shuffle.
-- GPaCo's code can smooth the label of the centres; its scripts for long tails do not, and it is not here.
-- SupCon's probe on a long tail is not described: plain cross-entropy, instance-balanced [assumed].
+- With several processes, the code shuffles key images among them, so that BatchNorm sees a key and its
+  query among different images. We do not; one process, as on CIFAR, has nothing to shuffle.
+- GPaCo's code can smooth the labels of the centres. Its long-tailed scripts do not, so it is not included.
+- SupCon's linear probe on long-tailed data is not described; we use plain cross-entropy with
+  instance-balanced sampling [assumed].
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ class PaCo(Method):
 
     Config = PaCoOptions
     summary = "contrastive learning with one learnable centre per class, two views and a queue"
-    advice = "there is time for hundreds of epochs and strong augmentation"
+    advice = "you have time for hundreds of epochs and strong augmentation"
     citation = (
         "Cui et al., Parametric Contrastive Learning, ICCV 2021; GPaCo: Cui et al., Generalized Parametric "
         "Contrastive Learning, TPAMI 2023"

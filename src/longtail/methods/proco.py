@@ -16,13 +16,13 @@ Loss (one stage), with pi the class frequencies:
 Means go on from those of the last epoch and, on the side, begin anew with each epoch; the new ones take the
 place of the old ones after it. Prediction is z.
 
-Where paper and released code disagree, and what happens here:
-- The code computes Bessel functions by a recurrence in float64 with checks that wait for the device; here by
-  the expansion for large orders, which agrees to 1e-9 at d = 128.
-- The code adds the batch to the means before its loss, one view before the other; here after the step, both
-  at once.
-- All three views pass the network as one batch, so BatchNorm sees them together. So here.
-- Classes that an epoch has not met have random directions of length .9 in the next, as released.
+Where paper and released code disagree, and what we do:
+- The code computes Bessel functions in float64 by a recurrence whose checks wait for the device. We use the
+  expansion for large orders, which agrees to 1e-9 at d = 128.
+- The code adds the batch to the means before its loss, one view after the other. We add both views together,
+  after the step.
+- As in the code, all three views pass the network as one batch, so BatchNorm sees them together.
+- As released, classes that were absent from an epoch have random directions of length .9 in the next.
 """
 
 from __future__ import annotations
@@ -70,9 +70,11 @@ class ProCo(Method):
     """See the head of this file."""
 
     Config = ProCoOptions
-    summary = "contrast with an estimated distribution of every class, beside logit adjustment"
+    summary = (
+        "contrastive learning with an estimated distribution of every class, and logit adjustment"
+    )
     advice = (
-        "one stage must do, batches are small beside the classes, and three views may be paid for"
+        "you want a single stage with three views, and have more classes than images in a batch"
     )
     citation = "Du et al., Probabilistic Contrastive Learning for Long-Tailed Visual Recognition, TPAMI 2024"
 

@@ -20,15 +20,16 @@ Loss (one stage), with the loss L of labels, and frequent the first share of the
 From `start` on, L is also that of the generated maps F' + T(delta), of a rare image F' and its label y'.
 Prediction is z.
 
-Where paper and released code disagree, and what happens here:
-- The sums of V are over rows of D values that the code cuts out of maps as they lie in memory, so they are no
-  vectors of channels, and what the text calls a cosine is a product of each value, less 1. So here.
-- All that the generator sees is without gradient, so the layers below learn from real images alone, and q is
-  not trained any more from the first generated map on. So here.
-- The code makes whole rounds of the rarer kind of image in a batch, a number that depends on the batch; here
-  as many maps as images, going through both kinds in turn.
-- On ImageNet-LT, the code does not weigh classes late, but draws them by effective number. So here.
-- The published number of ImageNet-LT is that of a ResNeXt-50.
+Where paper and released code disagree, and what we do:
+- The code sums V over rows of D values that it cuts out of the maps in memory order, so they are not channel
+  vectors, and what the text calls a cosine is the product of each value, minus 1. We follow the code.
+- As in the code, the generator's inputs carry no gradient: the layers below learn only from real images, and
+  q is no longer trained once maps are generated.
+- The code cycles through the rarer kind of image in a batch a whole number of times, which depends on the
+  batch. We generate as many maps as there are images, going through both kinds in turn.
+- On ImageNet-LT, the code does not reweight classes late in training, but samples them by effective number.
+  We do the same.
+- The number published for ImageNet-LT is that of a ResNeXt-50.
 """
 
 from __future__ import annotations
@@ -223,7 +224,7 @@ class RSG(Method):
 
     Config = RSGOptions
     summary = "late in training, feature maps of rare classes made from those of frequent ones"
-    advice = "one stage must do, and prediction must cost no more"
+    advice = "you want a single stage of training and no extra cost in prediction"
     citation = "Wang et al., RSG: A Simple but Effective Module for Learning Imbalanced Datasets, CVPR 2021"
 
     weights: Tensor | None

@@ -15,17 +15,17 @@ Stages:
     2   sum_e CE(z'_e + log n, y)                w' alone, images as they are
 Prediction is the mean of z'_e; before stage 2, of z_e.
 
-Where paper and released code disagree, and what happens here:
-- The code is of CIFAR-100-LT only. On ImageNet-sized networks the maps are aligned as its classes would align
-  them.
+Where paper and released code disagree, and what we do:
+- The code covers only CIFAR-100-LT. On ImageNet-sized networks, maps are aligned as its classes would do it.
 - Its divergences are means over images and classes (`share=element`, the default); means over images are a
   hundred times as large.
-- The teacher's logit of the label is 0, not left out, while the student's is -30. So here.
-- Nothing is detached: the teacher is pulled to its students, too. So here.
-- Its ResNet-32 has convolutions in the shortcuts (option B), ours none.
-- BatchNorm is in train mode in stage 2 (`second_bn=train`), and with the framework that it names the frozen
-  weights go on decaying: their gradients are zeros, not missing. Here they stay.
-- Its README wants seed 0 where its code has 123. The log that it ships ends at 56.34.
+- The teacher's logit of the label is 0 instead of being left out, while the student's is -30. We do the same.
+- Nothing is detached: the teacher is also pulled towards its students. We do the same.
+- Its ResNet-32 has convolutions in the shortcuts (option B); ours does not.
+- In stage 2, BatchNorm is in train mode (`second_bn=train`). In the PyTorch version that the code names, the
+  frozen weights still decay, because their gradients are zero rather than missing. Here, they
+  stay as they are.
+- Its README asks for seed 0, its code uses 123. The log that it ships ends at 56.34.
 """
 
 from __future__ import annotations

@@ -20,17 +20,17 @@ Stages; the loss is in `longtail.losses.contrastive.targeted`:
     4   linear classifier on the frozen backbone, class-balanced images
 KCL has stages 1 and 4 (`targeted=0`).
 
-Where paper and released code disagree, and what happens here:
-- A target is a positive like a key in the paper; the code counts it so and weighs its term by `tw`, .2 in the
-  released command. Other targets are negatives. The code draws positives among keys alone (`--sep_t`), and so
-  do we.
-- The code's targets of 1,000 classes come from a file of which it says "analytical", and 128 + 1 < 1,000 have
-  no such form; its script minimises eq. 3 by Adam, 10,000 steps, as we do. A simplex, where there is room, is
-  the optimum.
-- The code moves m and assigns before the loss of the same step, here before that of the next.
-- The comment above its linear stage says eval mode, the line below it train mode: `second_bn=train`.
-- With several processes the code shuffles key images among them for BatchNorm. Here they stay where they are.
-- Its code of CIFAR is not runnable as released (SimCLR-like, without a queue). Here CIFAR has a queue, too
+Where paper and released code disagree, and what we do:
+- In the paper, a target is a positive like a key. The code counts it as one, but weights its term by `tw` (.2
+  in the released command). Other targets are negatives. Its positives are drawn only from keys (`--sep_t`).
+  We follow the code.
+- The code loads its targets for 1,000 classes from a file that it calls "analytical", although 1,000 is more
+  than 128 + 1, so there is no such form. Its script minimises eq. 3 by Adam in 10,000 steps, and so do we.
+  Where there is room for a simplex, it is the optimum.
+- The code updates m and assigns targets before the loss of the same step; we do so before that of the next.
+- In its linear stage, a comment says eval mode, but the line below sets train mode: `second_bn=train`.
+- With several processes, the code shuffles key images among them for BatchNorm. We do not.
+- Its CIFAR code does not run as released (it resembles SimCLR and has no queue). Here, CIFAR has a queue, too
   [assumed].
 """
 
@@ -141,9 +141,11 @@ class TSC(Method):
 
     Config = TSCOptions
     summary = (
-        "contrast with K positives and a target for each class, then a class-balanced classifier"
+        "contrastive learning with K positives and class targets, then a class-balanced classifier"
     )
-    advice = "there is time for hundreds of epochs and classes crowd together; targeted=0 is KCL"
+    advice = (
+        "rare classes crowd together, and you have time for hundreds of epochs; targeted=0 is KCL"
+    )
     citation = (
         "Li et al., Targeted Supervised Contrastive Learning for Long-Tailed Recognition, CVPR 2022; "
         "KCL: Kang et al., Exploring Balanced Feature Spaces, ICLR 2021"
