@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -53,8 +54,12 @@ class StepFunction:
             nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
                 self._forward, constant_weights(self._forward)
             )
+            # parts of a method may rest: RSG's generator in its first epochs. PyTorch warns if none does
+            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
             self._forward = nn.parallel.DistributedDataParallel(
-                self._forward, device_ids=[device.index] if device.type == "cuda" else None
+                self._forward,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                find_unused_parameters=True,
             )
 
     def __call__(

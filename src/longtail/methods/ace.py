@@ -34,6 +34,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from longtail.config import Options
+from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.groups import ShotGroups
 from longtail.core.stage import Stage
@@ -133,4 +134,5 @@ def expert_loss(logits: Tensor, labels: Tensor, own: Tensor, weight: float) -> T
     losses = adjusted_cross_entropy(logits, labels)  # [B]
     outside = logits.to(losses.dtype).masked_fill(own, 0.0).square().mean(dim=1)
     here = own[labels].to(losses.dtype)
-    return (here * (losses + weight * outside)).sum() / here.sum().clamp_min(1)
+    images = distributed.mean(here.sum())  # below 1 where some processes have none
+    return (here * (losses + weight * outside)).sum() / images.where(images > 0, 1)

@@ -70,6 +70,7 @@ class BCL(Method):
     citation = (
         "Zhu et al., Balanced Contrastive Learning for Long-Tailed Visual Recognition, CVPR 2022"
     )
+    several_processes = "contrasts its own part with itself"
 
     def __init__(self, config: BCLOptions, setting: Setting) -> None:
         super().__init__()

@@ -100,6 +100,7 @@ class CCSAM(Method):
         "Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed Recognition, "
         "CVPR 2023"
     )
+    several_processes = "mixes the images of its own part and moves weights uphill for them"
 
     reach: Tensor
     weights: Tensor

@@ -81,6 +81,7 @@ class GCL(Method):
     citation = (
         "Li et al., Long-Tailed Visual Recognition via Gaussian Clouded Logit Adjustment, CVPR 2022"
     )
+    several_processes = "mixes the images of its own part and draws their noise"
 
     def __init__(self, config: GCLOptions, setting: Setting) -> None:
         super().__init__()

@@ -68,6 +68,9 @@ class Method(nn.Module):
         citation: Paper, for reports.
         begins_with: Modules that a run takes from the first stage of another one; empty means those that its
             first stage trains anything of.
+        several_processes: What each process does with its own part of a batch, so that several train
+            differently than one even with `training.joint_norm`; empty where they train the same, up to
+            rounding.
     """
 
     Config: ClassVar[type[Options]]
@@ -75,6 +78,7 @@ class Method(nn.Module):
     advice: ClassVar[str]
     citation: ClassVar[str]
     begins_with: ClassVar[tuple[str, ...]] = ()
+    several_processes: ClassVar[str] = ""
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -92,6 +92,7 @@ class MiSLAS(Method):
     summary = "mixup for the representation, then a classifier trained with smoothed labels"
     advice = "you also need calibrated probabilities; costs some accuracy in a short training"
     citation = "Zhong et al., Improving Calibration for Long-Tailed Recognition, CVPR 2021"
+    several_processes = "mixes the images of its own part"
 
     def __init__(self, config: MiSLASOptions, setting: Setting) -> None:
         super().__init__()

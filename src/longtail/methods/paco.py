@@ -169,6 +169,7 @@ class PaCo(Method):
         "Cui et al., Parametric Contrastive Learning, ICCV 2021; GPaCo: Cui et al., Generalized Parametric "
         "Contrastive Learning, TPAMI 2023"
     )
+    several_processes = "contrasts its own part with itself (not with `method.contrast=joint`)"
 
     key: MomentumCopy | None
     log_prior: Tensor

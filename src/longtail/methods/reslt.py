@@ -53,6 +53,7 @@ from torch import Tensor, nn
 
 from longtail.adjust import tau_normalize
 from longtail.config import ByName, Options
+from longtail.core import distributed
 from longtail.core.batch import Batch, Position, StepOutput
 from longtail.core.counts import ClassCounts
 from longtail.core.figure import FigureData, accuracy_by_group, class_accuracy
@@ -201,9 +202,10 @@ class ResLT(Method):
         mask = self.masks[:, labels]  # [G, B]
         each = label_losses(logits, labels, capped=self.config.capped) * mask  # [G, B]
         if self.config.branch_loss == "pooled":
-            terms = each.sum(dim=1) / mask.sum()
+            terms = each.sum(dim=1) / distributed.mean(mask.sum())
         else:
-            terms = each.sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+            images = distributed.mean(mask.sum(dim=1))  # below 1 where some processes have none
+            terms = each.sum(dim=1) / images.where(images > 0, 1)
         whole = logits.sum(dim=0) if self.config.fusion == "sum" else logits[0]
         branch, alpha = terms.sum(), self.config.alpha
         fused = label_losses(whole[None], labels, capped=self.config.fused_capped).mean()

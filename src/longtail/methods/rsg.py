@@ -226,6 +226,7 @@ class RSG(Method):
     summary = "late in training, feature maps of rare classes made from those of frequent ones"
     advice = "you want a single stage of training and no extra cost in prediction"
     citation = "Wang et al., RSG: A Simple but Effective Module for Learning Imbalanced Datasets, CVPR 2021"
+    several_processes = "pairs the images of its own part to generate maps"
 
     weights: Tensor | None
 

@@ -151,6 +151,7 @@ class TSC(Method):
         "KCL: Kang et al., Exploring Balanced Feature Spaces, ICLR 2021"
     )
     begins_with = ("backbone", "projection", "key", "queue")
+    several_processes = "draws the positives of its own part"
 
     def __init__(self, config: TSCOptions, setting: Setting) -> None:
         super().__init__()

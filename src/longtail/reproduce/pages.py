@@ -41,6 +41,7 @@ from longtail.reproduce.do_pages import (
 )  # fmt: skip
 from longtail.reproduce.figure import dots_of
 from longtail.reproduce.headline import headline
+from longtail.reproduce.processes_page import several_processes_table
 from longtail.reproduce.results import Results
 from longtail.reproduce.speed_pages import (
     compiled_table,
@@ -64,6 +65,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "pretrained": lambda results: pretrained_table(results, "pretrained.jsonl", "test"),
     "foundation": lambda results: pretrained_table(results, "foundation.jsonl", "test", "seconds"),
     "pretrained-rates": lambda results: pretrained_table(results, "pretrained.jsonl", "val"),
+    "several-processes": lambda _: several_processes_table(),
     "low-rank": lambda results: low_rank_table(results, "low-rank.jsonl"),
     "network-cost": lambda results: cost_table(results, "network-cost.jsonl"),
     "images": lambda results: images_table(results, "images.jsonl"),
