@@ -11,7 +11,7 @@ one line to results/submitted.jsonl.
 submitit's controllers and tasks are forked from one process that has everything imported, where submitit
 would start new interpreters; all else is what submitit does.
 
-Time: not recorded yet.
+Time: 20 minutes for 100 runs, on a core that other programs used too.
 """
 
 from __future__ import annotations
