@@ -42,6 +42,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "two branches (BBN)": ("bbn", {}),
     "three networks (NCL)": ("ncl", {}),
     "normalised heads (TDE)": ("tde", {}),
+    "side exits (ELF)": ("elf", {}),
 }
 TARGETS = {"inference": 1.05, "training": 1.15}
 

@@ -43,7 +43,7 @@ def test_values_and_limits_are_those_of_the_configuration():
     assert found["method.loss.max_margin"].meaning.startswith("of ldam: ")
     assert found["data.keep_together"].meaning.startswith("of folder, table: ")
     epochs = rows_of(explained(METHODS["decoupling"].Config))["classifier.epochs"]
-    assert (epochs.default, epochs.meaning) == ("10 or 5 or 20", "of crt, lws, los")
+    assert (epochs.default, epochs.meaning) == ("10 or 5 or 20", "of crt, lws, los, h2t")
     root = found["data.root"].meaning
     assert "of table: folder that relative paths refer to" in root
     assert root.startswith("of cifar10, cifar100: folder of the archive")

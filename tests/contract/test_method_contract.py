@@ -76,6 +76,7 @@ VARIANTS |= {
         "joint": "joint",
         "lws": "lws",
         "los": "los",
+        "h2t": "h2t",
         "tau": "tau",
         "ncm": "ncm",
         "cached crt": {"name": "crt", "augment": False, "stage2_bn": "eval"},
@@ -93,6 +94,7 @@ VARIANTS |= {
 }
 VARIANTS |= {
     "rsg": ("rsg", {"loss": "cross-entropy", "class_weights": None, "start": 1}),
+    "elf": ("elf", {"loss": "cross-entropy", "class_weights": None, "threshold": 0.2}),
     "oltr added": ("oltr", {"layer": "both", "layer_width": 24, "train": "added", "second": 2}),
     "crt and memory": (
         "oltr",
@@ -112,7 +114,7 @@ VARIANTS |= {
     }.items()
 }
 # a release and second stages of the default length are most of the time of these tests
-TWO_STAGES = ("gcl", "mislas", "weight-balancing", "cc-sam", "shike", "tsc", "oltr")
+TWO_STAGES = ("gcl", "mislas", "weight-balancing", "cc-sam", "shike", "tsc", "oltr", "fslwf")
 SHORT_SECOND = {name: {"second": 3} for name in TWO_STAGES}
 SHORT = SHORT_SECOND | {"do": QUICK}
 VARIANTS |= {f"{name}, defaults": (name, SHORT.get(name, {})) for name in METHODS}
@@ -331,6 +333,28 @@ ALTERNATIVES = {
         "weight": ({}, {"weight": 1.0}),
         "transfer": ({"start": 0}, {"start": 0, "transfer": 1.0}),
     },
+    "fslwf": {
+        "scale": ({}, {"scale": 4.0}),
+        "attention_scale": ({}, {"attention_scale": 3.0}),
+        "shots": ({}, {"shots": 2}),
+        "dropout": ({}, {"dropout": 0.0}),
+        "second": ({}, {"second": 2}),
+        "second_rate": ({}, {"second_rate": 0.1}),
+        "second_schedule": ({}, {"second_schedule": "cosine"}),
+    },
+    "elf": {
+        "loss": ({}, {"loss": "cross-entropy"}),
+        "max_margin": ({}, {"max_margin": 0.2}),
+        "scale": ({}, {"scale": 10.0}),
+        "class_weights": ({}, {"class_weights": None}),
+        "class_weights.name": (
+            {"class_weights": {}},
+            {"class_weights": {"name": "inverse"}},
+        ),
+        "class_weights.beta": ({"class_weights": {}}, {"class_weights": {"beta": 0.9}}),
+        "class_weights.start": ({"class_weights": {}}, {"class_weights": {"start": 2}}),
+        "threshold": ({}, {"threshold": 0.2}),
+    },
     "glmc": {
         "beta": ({}, {"beta": 0.5}),
         "resampling": ({}, {"resampling": 0.5}),
@@ -462,6 +486,8 @@ ALTERNATIVES = {
     | {option: (AIMED | base, AIMED | changed) for option, (base, changed) in SAMPLING.items()},
     "decoupling": {
         "representation": ({}, {"representation": {"sampling": "square-root"}}),
+        "classifier.fused": ({"classifier": "h2t"}, {"classifier": {"name": "h2t", "fused": 0.75}}),
+        "representation.mixing": ({}, {"representation": {"mixing": "mixup"}}),
         "representation.train": ({}, {"representation": {"train": "last-block"}}),
         "representation.backbone_rate": ({}, {"representation": {"backbone_rate": 0.1}}),
         "representation.frozen_bn": (
@@ -542,7 +568,9 @@ LOSSES += ("vector-scaling", "softmax-equalization", "gaussian-clouded")
 LOSS_OPTIONS = [{"loss": name} for name in LOSSES]
 
 START_OPTIONS = [{"head_start": name} for name in ("class-means", "probe", "vectors")]
-CLASSIFIER_OPTIONS = [{"classifier": name} for name in ("crt", "lws", "los", "tau", "ncm", "joint")]
+CLASSIFIER_OPTIONS = [
+    {"classifier": name} for name in ("crt", "lws", "los", "h2t", "tau", "ncm", "joint")
+]
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 # for what trains once more or exports: of each method its defaults quickly, its other variants slowly
@@ -758,7 +786,7 @@ def test_every_option_has_an_alternative(name):
         assert keys - {"name"} <= covered
 
 
-SEVERAL_STAGES = {"do", "decoupling", "paco", "rsg", "oltr", "tsc", "cc-sam", "gcl"}
+SEVERAL_STAGES = {"do", "decoupling", "paco", "rsg", "oltr", "fslwf", "tsc", "cc-sam", "gcl"}
 
 
 @pytest.mark.parametrize(

@@ -461,3 +461,38 @@ def test_a_malformed_each_is_explained(each, monkeypatch, capsys):
         main()
     assert ended.value.code == 2
     assert "--each needs KEY=A,B" in capsys.readouterr().err
+
+
+def test_a_representation_trained_with_mixup_is_that_of_mislas():
+    """Both are cross-entropy of a linear classifier on mixed pairs."""
+    one = tiny.build("decoupling", {"representation": {"mixing": "mixup"}, "classifier": "lws"})
+    other = tiny.build("mislas")
+    other.load_state_dict(one.state_dict(), strict=False)
+    losses = [method.training_step([batch()], position()).loss for method in (one, other)]
+    torch.testing.assert_close(*losses)
+    plain = tiny.build("decoupling", {"classifier": "lws"}).training_step([batch()], position())
+    assert float((losses[0] - plain.loss).detach()) != 0
+    second = one.training_step([batch()], position(stage=1)).loss  # no mixing any more
+    torch.testing.assert_close(second, F.cross_entropy(one.predict(batch().images), batch().labels))
+
+
+def test_h2t_replaces_a_share_of_the_features_for_the_whole_batch():
+    method = tiny.build("decoupling", {"classifier": {"name": "h2t", "fused": 0.25}})
+    assert [s.name for s in method.stages()[1].samplings] == ["class-balanced", "instance"]
+    one, other = torch.zeros(3, 64), torch.ones(3, 64)
+    fused = [method.classifier.fused([one, other], position(step=n, stage=1)) for n in range(2)]
+    for each in fused:
+        assert each.sum(dim=1).tolist() == [16.0] * 3
+        assert torch.equal(each[0], each[1])
+    assert not torch.equal(*fused)  # other features in the next step
+    assert torch.equal(fused[0], method.classifier.fused([one, other], position(stage=1)))
+
+
+def test_h2t_trains_the_classifier_of_stage_1_on_labels_of_balanced_images():
+    method = tiny.build("decoupling", {"classifier": "h2t"}).eval()
+    balanced, plain = batch(), batch(seed=1)
+    features = [method.backbone(each.images) for each in (balanced, plain)]
+    x = method.classifier.fused(features, position(stage=1))
+    loss = method.training_step([balanced, plain], position(stage=1)).loss
+    torch.testing.assert_close(loss, F.cross_entropy(method.head(x), balanced.labels))
+    assert (method.stages()[1].reset, method.stages()[1].trainable) == ((), ("head",))

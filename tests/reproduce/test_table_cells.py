@@ -12,7 +12,7 @@ from longtail.reproduce.tables import FOLDER
 FILE = Path(__file__).parents[1] / "published" / "table-cells.yaml"
 WRITTEN = yaml.safe_load(FILE.read_text())
 MISSING = WRITTEN["missing"]
-NUMBER_MISSING = 11  # may only become smaller
+NUMBER_MISSING = 1  # may only become smaller
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from longtail.methods.bcl import BCL
 from longtail.methods.cc_sam import CCSAM
 from longtail.methods.decoupling import Decoupling
 from longtail.methods.do import DO
+from longtail.methods.elf import ELF
 from longtail.methods.experts import MultiExpert
+from longtail.methods.fslwf import FSLwF
 from longtail.methods.gcl import GCL
 from longtail.methods.glmc import GLMC
 from longtail.methods.method import Method, Setting
@@ -31,9 +33,11 @@ METHODS: dict[str, type[Method]] = {
     "weight-balancing": WeightBalancing,
     "cc-sam": CCSAM,
     "oltr": OLTR,
+    "fslwf": FSLwF,
     "tde": TDE,
     "bbn": BBN,
     "rsg": RSG,
+    "elf": ELF,
     "experts": MultiExpert,
     "ace": ACE,
     "ncl": NCL,

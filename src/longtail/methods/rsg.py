@@ -56,7 +56,7 @@ from longtail.methods.ingredients import (
 )
 from longtail.methods.method import Method, Setting
 from longtail.models.heads import CosineHead, LinearHead
-from longtail.models.residual_groups import DividedBackbone
+from longtail.models.residual_groups import DividedBackbone, channels_of
 
 
 class RSGOptions(Options):
@@ -248,7 +248,7 @@ class RSG(Method):
         )
         weighting = config.class_weights
         self.register_buffer("weights", weighting.build(self.counts) if weighting else None)
-        channels = _channels(self.backbone.below)
+        channels = channels_of(self.backbone.below)
         self.generator = Generator(
             self.counts, config.frequent, channels, config.centres, config.hidden
         )
@@ -348,9 +348,3 @@ def _rows(maps: Tensor, channels: int) -> Tensor:
 
 def _unit(maps: Tensor, channels: int) -> Tensor:
     return F.normalize(_rows(maps, channels), dim=1)
-
-
-def _channels(below: nn.Module) -> int:
-    """Return the number of channels that the layers below the cut end with."""
-    widths = [m.num_features for m in below.modules() if isinstance(m, nn.BatchNorm2d)]
-    return int(widths[-1])

@@ -33,6 +33,38 @@ def residual_groups(backbone: Backbone, what: str) -> tuple[nn.Sequential, list[
     return stem, [network.get_submodule(name) for name in names]
 
 
+def channels_of(group: nn.Module) -> int:
+    """Return the number of channels of the maps that a group of layers, or several in a row, end with."""
+    widths = [m.num_features for m in group.modules() if isinstance(m, nn.BatchNorm2d)]
+    return int(widths[-1])
+
+
+class SideExits(nn.Module):
+    """A residual network that can be left after every group of layers.
+
+    Args:
+        backbone: See `residual_groups`.
+        what: Likewise.
+
+    Attributes:
+        widths: Of the features at each exit, D_1 to D_E; the last is the network's own.
+    """
+
+    def __init__(self, backbone: Backbone, what: str) -> None:
+        super().__init__()
+        self.stem, groups = residual_groups(backbone, what)
+        self.groups = nn.ModuleList(groups)
+        self.widths = tuple(channels_of(group) for group in groups)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map normalised images [B, 3, H, W] to the mean of each group's maps, E times [B, D_e]."""
+        maps, pooled = self.stem(images), []
+        for group in self.groups:
+            maps = group(maps)
+            pooled.append(maps.mean(dim=(2, 3)))
+        return pooled
+
+
 class DividedBackbone(nn.Module):
     """A residual network, cut at the input of its last group of layers.
 

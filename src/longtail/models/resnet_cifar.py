@@ -15,7 +15,11 @@ DEPTHS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a parameter-free shortcut."""
+    """Two 3x3 convolutions and a parameter-free shortcut.
+
+    Attributes:
+        rectified: Whether a ReLU follows the sum of both.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -24,6 +28,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels_out)
         self.stride, self.missing = stride, channels_out - channels_in
+        self.rectified = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, channels_in, H, W] to [B, channels_out, H / stride, W / stride]."""
@@ -33,7 +38,7 @@ class BasicBlock(nn.Module):
             half = self.missing // 2
             x = x[:, :, :: self.stride, :: self.stride]
             x = F.pad(x, (0, 0, 0, 0, half, self.missing - half))
-        return F.relu(out + x)
+        return F.relu(out + x) if self.rectified else out + x
 
 
 class CifarResNet(nn.Module):

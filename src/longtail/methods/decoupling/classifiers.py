@@ -1,10 +1,11 @@
-"""The five classifiers of Decoupling, section 4, and LOS: each says its stage, its logits and what it
-assumes.
+"""The five classifiers of Decoupling, section 4, and two of later papers: each says its stage, its logits
+and what it assumes.
 
     joint   z = W f(x) + b as it was trained with the representation
     crt     the same W, b, drawn anew and trained on class-balanced images
     lws     z = s * (W f(x) + b), only the scales s are trained on class-balanced images
     los     the same W, b, trained on with over-smoothed labels               (Sun et al., ICLR 2025)
+    h2t     the same W, b, trained on with features that are fused from two images (Li et al., AAAI 2024)
     tau     z = W~ f(x), w~_j = w_j / ||w_j||^tau                                                 (eq. 3)
     ncm     z_j = nearness of f(x) to the mean feature of class j
 
@@ -31,9 +32,12 @@ from longtail.config import Options
 from longtail.core.batch import Position
 from longtail.core.figure import FigureData, measured_mean
 from longtail.core.groups import GROUP_NAMES
-from longtail.core.stage import Stage
+from longtail.core.rng import numpy_generator
+from longtail.core.stage import Sampling, Stage
+from longtail.core.to_device import send
 from longtail.losses import cross_entropy
 from longtail.methods.decoupling.options import (
+    FusedOptions,
     MeansOptions,
     OverSmoothedOptions,
     RetrainingOptions,
@@ -83,6 +87,11 @@ class Classifier:
         """Return the loss of the second stage, a scalar, for logits [B, C] and labels [B]."""
         return cross_entropy(logits, labels)
 
+    def fused(self, features: Sequence[Tensor], at: Position) -> Tensor:
+        """Return what the second stage classifies, [B, D], of the features of each stream."""
+        (own,) = features
+        return own
+
     def fit(self, method: Decoupling, features: Tensor, labels: Tensor, split: str) -> Facts:
         """Compute the classifier from the features [N, D] and labels [N] of a whole split."""
         raise AssertionError("it is trained, not computed")
@@ -101,7 +110,7 @@ class Classifier:
 
 
 class _Trained(Classifier):
-    """What cRT, LWS and LOS share: a second stage with a cosine and images of its own."""
+    """What cRT, LWS, LOS and H2T share: a second stage with a cosine and images of its own."""
 
     options: Stage2Options
 
@@ -119,6 +128,7 @@ class _Trained(Classifier):
         factor: float = 1.0,
         rates: tuple[tuple[str, float], ...] = (),
         weight_decay: float | None = None,
+        beside: tuple[Sampling, ...] = (),
     ) -> Stage:
         options, peak = self.options, self.options.learning_rate
         if peak is None:
@@ -126,7 +136,7 @@ class _Trained(Classifier):
         return Stage(
             name=name,
             epochs=options.epochs,
-            samplings=(options.sampling.build(options.epochs),),
+            samplings=(options.sampling.build(options.epochs), *beside),
             views=("default",) if options.augment else ("none",),
             features="backbone" if self.gets_features else None,
             trainable=trainable,
@@ -207,6 +217,36 @@ class OverSmoothed(_Trained):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return cross-entropy with over-smoothed labels."""
         return cross_entropy(logits, labels, label_smoothing=self.options.label_smoothing)
+
+
+class Fused(_Trained):
+    """H2T: W and b go on from stage 1, on class-balanced images whose features are partly those of others.
+
+    In each step some features, the same ones for the whole batch, are taken from a second batch, of images
+    drawn as they are; the label stays. So rows of rare classes are trained on features that vary as those
+    of frequent ones do.
+    """
+
+    options: FusedOptions
+    correction = "classifier trained on class-balanced images with fused features"
+
+    def stage(self, method: Decoupling) -> Stage:
+        """Train the classifier."""
+        return self._stage(
+            method,
+            "classifier",
+            ("head",),
+            weight_decay=self.options.weight_decay,
+            beside=(Sampling(),),
+        )
+
+    def fused(self, features: Sequence[Tensor], at: Position) -> Tensor:
+        """Return features of the balanced images, some of them replaced."""
+        balanced, others = features
+        width = balanced.shape[1]
+        order = numpy_generator(at.seed, "fused features", at.stage, at.epoch, at.step)
+        replaced = order.permutation(width) < int(self.options.fused * width)
+        return torch.where(send(replaced, balanced.device), others, balanced)
 
 
 class TauNormalised(Classifier):
@@ -318,6 +358,7 @@ CLASSIFIERS: Mapping[str, type[Classifier]] = {
     "crt": Retrained,
     "lws": Scaled,
     "los": OverSmoothed,
+    "h2t": Fused,
     "tau": TauNormalised,
     "ncm": ClassMeans,
 }

@@ -10,6 +10,7 @@ Symbols:
     crt     the same W, b, drawn anew and trained on class-balanced images               (sec. 4)
     lws     z = s * (W f(x) + b), only s [C] is trained on class-balanced images (final version)
     los     the same W, b, trained on with over-smoothed labels            (Sun et al., ICLR 2025)
+    h2t     the same W, b, trained on with features that are fused from two images (Li et al., AAAI 2024)
     tau     z = W~ f(x), w~_j = w_j / ||w_j||^tau; nothing is trained                       (eq. 3)
     ncm     z_j = nearness of f(x) to the mean feature of class j; nothing is trained
 Every loss is cross-entropy; of LOS, with a label of 1 - s + s / C for the class and s / C for the others.
@@ -24,6 +25,7 @@ Where paper and published code disagree, and what happens here:
   The defaults of `ncm` are the code's; centred=false unit_means=true metric=cosine is the paper's.
 - tau: the code prints a table and a person picks, on iNaturalist from test. Here it is the strength
   with the best class-averaged accuracy on val, or on train where there is no val. The bias is dropped.
+- H2T: its code replaces channels of the last map before they are averaged, which comes to the same.
 - LOS: its code keeps the epoch that was best on test, in both stages; here the last one.
 - The released stage 2 begins from the epoch that was best on val: training.select=best-validation.
 - Fine-tuning more than the classifier (table 1) was not released. Here the classifier is drawn anew in
@@ -46,7 +48,12 @@ from longtail.core.stage import Stage
 from longtail.losses import cross_entropy
 from longtail.methods.decoupling.classifiers import CLASSIFIERS
 from longtail.methods.decoupling.options import DecouplingOptions, JointOptions
-from longtail.methods.ingredients import assumed
+from longtail.methods.ingredients import (
+    assumed,
+    mixed_batch,
+    mixing_corrections,
+    mixing_streams,
+)
 from longtail.methods.method import Facts, FitBatches, Method, Setting
 from longtail.models.heads import LinearHead
 
@@ -55,7 +62,9 @@ class Decoupling(Method):
     """See the head of this file."""
 
     Config = DecouplingOptions
-    summary = "train jointly, then correct the classifier alone: cRT, LWS, LOS, tau or class means"
+    summary = (
+        "train jointly, then correct the classifier alone: cRT, LWS, LOS, H2T, tau or class means"
+    )
     advice = (
         "you have a trained network, or want to compare several classifiers on the same features"
     )
@@ -91,7 +100,7 @@ class Decoupling(Method):
         return Stage(
             name="representation",
             epochs=self.setting.epochs,
-            samplings=(first.sampling.build(self.setting.epochs),),
+            samplings=(first.sampling.build(self.setting.epochs), *mixing_streams(first.mixing)),
             trainable=(*trainable, "head"),
             rates=() if first.backbone_rate == 1 else (("backbone", first.backbone_rate),),
             update_norm=("backbone",) if not whole and first.frozen_bn == "train" else (),
@@ -100,15 +109,20 @@ class Decoupling(Method):
     # --- steps --------------------------------------------------------------------------------
 
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
-        """Return CE(z, y); z is the joint classifier's in the first stage."""
-        (batch,) = batches
+        """Return CE(z, y); z is the joint classifier's in the first stage, where images may be mixed."""
+        batch = batches[0]
         if at.stage == 0:
-            return StepOutput(cross_entropy(self.head(self.backbone(batch.images)), batch.labels))
+            mixed = mixed_batch(self.config.representation.mixing, batches, at)
+            logits = self.head(self.backbone(mixed.images if mixed else batch.images))
+
+            def label_loss(labels: Tensor) -> Tensor:
+                return cross_entropy(logits, labels)
+
+            return StepOutput(mixed.loss(label_loss) if mixed else label_loss(batch.labels))
         given = self.classifier.gets_features
-        features = batch.images if given else self.backbone(batch.images)
-        return StepOutput(
-            self.classifier.loss(self.classifier.logits(self, features), batch.labels)
-        )
+        features = [each.images if given else self.backbone(each.images) for each in batches]
+        logits = self.classifier.logits(self, self.classifier.fused(features, at))
+        return StepOutput(self.classifier.loss(logits, batch.labels))
 
     @torch.no_grad()
     def fit(self, stage: Stage, batches: FitBatches, split: str) -> Facts:
@@ -128,6 +142,7 @@ class Decoupling(Method):
         """Name the sampler of the representation and the corrected classifier."""
         sampling, correction = self.config.representation.sampling.name, self.classifier.correction
         named = [] if sampling == "instance" else [f"{sampling} sampling"]
+        named += mixing_corrections(self.config.representation.mixing)
         return (*named, correction) if correction else tuple(named)
 
     def assumed_prior(self, at: Position) -> Tensor | None:
@@ -137,8 +152,9 @@ class Decoupling(Method):
         """
         if at.stage > 0:
             return self.classifier.assumed_prior(self, at)
-        sampling = self.config.representation.sampling.build(self.setting.epochs)
-        return assumed(self.setting.class_counts, at, sampling=sampling)
+        first = self.config.representation
+        sampling = first.sampling.build(self.setting.epochs)
+        return assumed(self.setting.class_counts, at, sampling=sampling, mixing=first.mixing)
 
     @property
     def notes(self) -> tuple[str, ...]:

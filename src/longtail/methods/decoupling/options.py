@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from longtail.config import ByName, Options
-from longtail.methods.ingredients import SamplingOptions
+from longtail.methods.ingredients import MixingOptions, SamplingOptions
 
 BALANCED = SamplingOptions(name="class-balanced")
 
@@ -16,6 +16,7 @@ class RepresentationOptions(Options):
     """Stage 1: the network with its first classifier."""
 
     sampling: Annotated[SamplingOptions, ByName] = SamplingOptions()
+    mixing: Annotated[MixingOptions | None, ByName] = None
     train: Literal["all", "last-block"] = Field(
         "all",
         description="what is trained; last-block keeps the other layers as pretrained (Places-LT)",
@@ -37,7 +38,7 @@ class JointOptions(Options):
 
 
 class Stage2Options(Options):
-    """What cRT, LWS and LOS share."""
+    """What cRT, LWS, LOS and H2T share."""
 
     epochs: int = Field(10, ge=1)
     learning_rate: float | None = Field(
@@ -101,6 +102,20 @@ class OverSmoothedOptions(Stage2Options):
     weight_decay: float = Field(0.0, ge=0)
 
 
+class FusedOptions(Stage2Options):
+    """H2T: features of class-balanced images with some from images drawn as they are."""
+
+    name: Literal["h2t"] = "h2t"
+    learning_rate: float | None = Field(0.02, gt=0, description="with a cosine to zero")
+    sampling: Annotated[SamplingOptions, ByName] = SamplingOptions(
+        name="class-balanced", form="multinomial"
+    )
+    fused: float = Field(
+        0.25, ge=0, le=1, description="share of the features that are of images drawn as they are"
+    )
+    weight_decay: float = Field(0.0005, ge=0)
+
+
 class TauOptions(Options):
     """tau-normalisation."""
 
@@ -130,6 +145,7 @@ ClassifierOptions = Annotated[
         | RetrainingOptions
         | ScalingOptions
         | OverSmoothedOptions
+        | FusedOptions
         | TauOptions
         | MeansOptions,
         Field(discriminator="name"),
