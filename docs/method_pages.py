@@ -15,6 +15,7 @@ from longtail.recipes.explain import Explained, explained, options_of_runs
 TITLES = {
     "single-head": "Single head: losses, class weights, sampling and mixing",
     "decoupling": "Decoupling: cRT, LWS, tau-normalisation and nearest class mean",
+    "balms": "BALMS: balanced meta-softmax",
     "mislas": "MiSLAS: mixup shifted label-aware smoothing",
     "gcl": "GCL: Gaussian clouded logit adjustment",
     "weight-balancing": "WB: weight balancing",

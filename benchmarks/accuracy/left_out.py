@@ -11,6 +11,9 @@ Time: not recorded.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import of_runs
 import torch
@@ -44,28 +47,38 @@ def left_out(run: Run) -> DataSet:
     return whole.take(np.array(chosen))
 
 
+def scored(path: Path, benchmark: str) -> dict[str, Any]:
+    """Return the line of a record: what a run scores on its `left_out` images.
+
+    Args:
+        path: Of the run's folder.
+        benchmark: Name of the record's line.
+    """
+    run, model = Run.open(path), api.load(path, device="cpu")
+    training = run.config.training
+    precision = resolve_precision(training.precision, CPU)
+    predictions = predict_split(
+        model.method, left_out(run), "left out", device=CPU, precision=precision,
+        checkpoint=model.metadata.weights_sha256,
+    )  # fmt: skip
+    scores = score(
+        predictions, ClassCounts(model.metadata.class_counts, model.metadata.classes),
+        rule=run.config.data.groups, selection="last epoch", recipe=run.config.recipe,
+        seed=training.seed,
+    )  # fmt: skip
+    return {
+        **of_runs.facts(benchmark, run, model.metadata.weights_sha256),
+        "split": "left out",
+        "images": len(predictions.labels),
+        **headlines(scores),
+    }
+
+
 def main() -> None:
     """Score the runs that are given."""
     arguments = of_runs.parser(__doc__, "left-out.jsonl").parse_args()
     for path in arguments.runs:
-        run, model = Run.open(path), api.load(path, device="cpu")
-        training = run.config.training
-        precision = resolve_precision(training.precision, CPU)
-        predictions = predict_split(
-            model.method, left_out(run), "left out", device=CPU, precision=precision,
-            checkpoint=model.metadata.weights_sha256,
-        )  # fmt: skip
-        scores = score(
-            predictions, ClassCounts(model.metadata.class_counts, model.metadata.classes),
-            rule=run.config.data.groups, selection="last epoch", recipe=run.config.recipe,
-            seed=training.seed,
-        )  # fmt: skip
-        line = {
-            **of_runs.facts("left-out", run, model.metadata.weights_sha256),
-            "split": "left out",
-            "images": len(predictions.labels),
-            **headlines(scores),
-        }
+        line = scored(path, "left-out")
         append_record(arguments.record, line)
         print(f"{path}: {line['macro_accuracy']:.3f}")
 

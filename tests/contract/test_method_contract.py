@@ -114,7 +114,17 @@ VARIANTS |= {
     }.items()
 }
 # a release and second stages of the default length are most of the time of these tests
-TWO_STAGES = ("gcl", "mislas", "weight-balancing", "cc-sam", "shike", "tsc", "oltr", "fslwf")
+TWO_STAGES = (
+    "gcl",
+    "mislas",
+    "weight-balancing",
+    "cc-sam",
+    "shike",
+    "tsc",
+    "oltr",
+    "fslwf",
+    "balms",
+)
 SHORT_SECOND = {name: {"second": 3} for name in TWO_STAGES}
 SHORT = SHORT_SECOND | {"do": QUICK}
 VARIANTS |= {f"{name}, defaults": (name, SHORT.get(name, {})) for name in METHODS}
@@ -193,6 +203,7 @@ ALTERNATIVES = {
         "class_weights.start": ({"class_weights": {}}, {"class_weights": {"start": 2}}),
         "mixing": ({}, {"mixing": "mixup"}),
         **MIXING,
+        "plain_loss": (MIXUP, MIXUP | {"plain_loss": 1.0}),
         "reduction": ({"class_weights": {}}, {"class_weights": {}, "reduction": "mean"}),
         "feature_loss": ({"sampling": "class-balanced"}, LIFTED),
         "feature_loss.name": (LIFTED, RANGE),
@@ -332,6 +343,13 @@ ALTERNATIVES = {
         "hidden": ({}, {"hidden": 16}),
         "weight": ({}, {"weight": 1.0}),
         "transfer": ({"start": 0}, {"start": 0, "transfer": 1.0}),
+    },
+    "balms": {
+        "second": ({}, {"second": 2}),
+        "second_rate": ({}, {"second_rate": 0.3}),
+        "second_bn": ({}, {"second_bn": "eval"}),
+        "rare_first": ({}, {"rare_first": 1.0}),
+        "meta_rate": ({}, {"meta_rate": 2.0}),
     },
     "fslwf": {
         "scale": ({}, {"scale": 4.0}),
@@ -786,7 +804,18 @@ def test_every_option_has_an_alternative(name):
         assert keys - {"name"} <= covered
 
 
-SEVERAL_STAGES = {"do", "decoupling", "paco", "rsg", "oltr", "fslwf", "tsc", "cc-sam", "gcl"}
+SEVERAL_STAGES = {
+    "do",
+    "decoupling",
+    "paco",
+    "rsg",
+    "oltr",
+    "fslwf",
+    "balms",
+    "tsc",
+    "cc-sam",
+    "gcl",
+}
 
 
 @pytest.mark.parametrize(

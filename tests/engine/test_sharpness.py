@@ -94,7 +94,7 @@ def test_batch_statistics_follow_the_first_pass_only():
     assert method.norm.track_running_stats
 
 
-LONG = ("do", "tsc", "shike", "gcl", "cc-sam", "oltr", "fslwf")  # many stages
+LONG = ("do", "tsc", "shike", "gcl", "cc-sam", "oltr", "fslwf", "balms")  # many stages
 
 
 @pytest.mark.parametrize(

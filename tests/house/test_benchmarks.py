@@ -47,3 +47,25 @@ def test_the_one_for_two_gpus_runs_through_on_a_cpu(tmp_path):
 
 def test_no_two_share_a_name():
     assert len({file.stem for file in FILES}) == len(FILES)
+
+
+def test_the_search_for_strong_recipes_keeps_what_is_better(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER / "accuracy"))
+    strong = importlib.import_module("strong")
+    asked = []
+
+    def accuracy(setting):
+        asked.append(setting)
+        worth = {
+            "autoaugment-cutout": 3,
+            "2.0e-4": -1,
+            "1.0e-3": 1,
+            "5.0e-3": 1,
+            "sam": 2,
+            "step": -2,
+        }
+        return sum(worth.get(value, 0) for value in setting.values())
+
+    best, highest = strong.search(accuracy)
+    assert (list(best.values()), highest) == (["autoaugment-cutout", "1.0e-3", "sam", "cosine"], 6)
+    assert len(asked) == 7

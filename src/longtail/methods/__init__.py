@@ -1,6 +1,7 @@
 """One paper, one file, or a folder where it needs several; and the table of all. The loop is not here."""
 
 from longtail.methods.ace import ACE
+from longtail.methods.balms import BALMS
 from longtail.methods.bbn import BBN
 from longtail.methods.bcl import BCL
 from longtail.methods.cc_sam import CCSAM
@@ -28,6 +29,7 @@ from longtail.methods.weight_balancing import WeightBalancing
 METHODS: dict[str, type[Method]] = {
     "single-head": SingleHead,
     "decoupling": Decoupling,
+    "balms": BALMS,
     "mislas": MiSLAS,
     "gcl": GCL,
     "weight-balancing": WeightBalancing,
