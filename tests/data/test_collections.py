@@ -12,13 +12,13 @@ from PIL import Image
 
 from longtail.core.errors import DataError
 from longtail.core.names import printable, same_to_people, shown
+from longtail.data.images.below import located
 from longtail.data.images.decode import IMAGE_SUFFIXES
 from longtail.data.images.file_checks import check_images
 from longtail.data.inspection import inspect_prepared
 from longtail.data.options import FolderData
 from longtail.data.preparation import prepare
 from longtail.data.source_to_batch import open_data
-from longtail.data.sources.file_set import located
 from longtail.data.sources.folder import read_folder
 from longtail.data.sources.folder_contents import Reason, describe_left_out, list_images
 

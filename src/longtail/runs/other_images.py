@@ -123,8 +123,7 @@ def open_elsewhere(
     if absent := [metadata.classes[label] for label in np.flatnonzero(tested == 0).tolist()]:
         what = counted(len(absent), "class of the model has", "classes of the model have")
         notes.append(f"{what} no image here: {_some(absent)}.")
-    own = tuple(files[row] for row in rows.tolist())
-    images = FileImages(own, metadata.image_size, metadata.fit, metadata.bit_depth)
+    images = FileImages(files.take(rows), metadata.image_size, metadata.fit, metadata.bit_depth)
     (a, b, c), (d, e, f) = metadata.mean, metadata.std
     digests = tuple(checked[row].digest for row in rows.tolist())
     data = DataSet(manifest, images, (a, b, c), (d, e, f), digests=digests)

@@ -21,11 +21,12 @@ from longtail.data.images.file_checks import Checked
 
 def copies(checked: Sequence[Checked]) -> list[list[int]]:
     """Return groups of rows whose files decode to the same pixels, largest group first."""
-    by_pixels: dict[str, list[int]] = {}
+    first: dict[str, int] = {}
+    groups: dict[int, list[int]] = {}  # by their first row; most images have no copy, and no list
     for row, found in enumerate(checked):
-        if not found.reason:
-            by_pixels.setdefault(found.pixels, []).append(row)
-    return sorted((rows for rows in by_pixels.values() if len(rows) > 1), key=len, reverse=True)
+        if not found.reason and (one := first.setdefault(found.pixels, row)) != row:
+            groups.setdefault(one, [one]).append(row)
+    return sorted((groups[one] for one in sorted(groups)), key=len, reverse=True)
 
 
 def with_copies(

@@ -10,21 +10,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
-from functools import partial
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from longtail.core.names import printable
 from longtail.core.paths import cache_folder
+from longtail.data.images.below import FilesBelow
 from longtail.data.images.colour_modes import PLAIN, Facts
 from longtail.data.images.decode import BadImageError, ImageFile
 from longtail.data.images.perceptual_hash import perceptual_hash
 
+UNKNOWN = ("",) * 8  # in place of a row without its path
+ASKED_AT_ONCE = 500  # SQLite took 999 values once
 EVEN = 3  # difference of pixels that an image of one colour may have (compression)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Checked:
     """What is known of one file.
 
@@ -128,28 +132,37 @@ class _Memory:
             self._file = Path(os.devnull)
 
     def recall(self, files: Sequence[Path]) -> list[Checked | None]:
-        known: dict[str | bytes, tuple[str, Checked]] = {}
+        found: list[Checked | None] = []
+        paths = (
+            files.texts() if isinstance(files, FilesBelow) else (str(f.absolute()) for f in files)
+        )
         try:
             with self._open() as store:
-                for row in store.execute("SELECT * FROM images_4"):
-                    path, stamp, reason, width, height, digest, pixels, facts, coarse = row
-                    even, *others = json.loads(facts)
-                    seen = Checked(
-                        reason, width, height, digest, Facts(*others), even, pixels, coarse
-                    )
-                    known[path] = (stamp, seen)
+                # only these: the memory may hold millions of other files
+                while some := list(islice(paths, ASKED_AT_ONCE)):
+                    found += self._recall(store, some)
         except (sqlite3.Error, ValueError, TypeError):
             return [None] * len(files)
-        found: list[Checked | None] = []
-        for file in files:
-            stamp, checked = known.get(_key(file), ("", None))
-            found.append(checked if checked and stamp == self._stamp(file) else None)
         return found
+
+    def _recall(self, store: sqlite3.Connection, paths: Sequence[str]) -> Iterator[Checked | None]:
+        keys = [_key(path) for path in paths]
+        marks = ", ".join("?" * len(keys))
+        rows = store.execute(f"SELECT * FROM images_4 WHERE path IN ({marks})", keys)
+        known = {path: others for path, *others in rows}
+        for path, key in zip(paths, keys, strict=True):
+            stamp, reason, width, height, digest, pixels, facts, coarse = known.get(key, UNKNOWN)
+            if stamp and stamp == self._stamp(path):
+                facts_and_even = _read_facts(facts)
+                yield Checked(reason, width, height, digest, *facts_and_even, pixels, coarse)
+            else:
+                yield None
 
     def remember(self, fresh: Sequence[tuple[Path, Checked]]) -> None:
         rows = [
             (
-                _key(file), self._stamp(file), c.reason, c.width, c.height, c.digest, c.pixels,
+                _key(str(file.absolute())), self._stamp(file),
+                c.reason, c.width, c.height, c.digest, c.pixels,
                 json.dumps([c.even, *astuple(c.facts)]), c.hash,
             )
             for file, c in fresh
@@ -168,15 +181,21 @@ class _Memory:
         with closing(sqlite3.connect(self._file, timeout=10)) as store, store:
             yield store
 
-    def _stamp(self, file: Path) -> str:
+    def _stamp(self, file: Path | str) -> str:
         try:
-            state = file.stat()
+            state = os.stat(file)  # noqa: PTH116 - half a million paths are texts
         except OSError:
             return "absent"
         return f"{state.st_size}:{state.st_mtime_ns}:{self._bit_depth}"
 
 
-def _key(file: Path) -> str | bytes:
-    """Return the full path, as bytes where it is no UTF-8, which SQLite does not take as text."""
-    path = str(file.absolute())
+@lru_cache(maxsize=256)  # most files of a set have the same ones
+def _read_facts(text: str) -> tuple[Facts, bool]:
+    even, *others = json.loads(text)
+    facts = Facts(*others)
+    return PLAIN if facts == PLAIN else facts, even
+
+
+def _key(path: str) -> str | bytes:
+    """Return an absolute path, as bytes where it is no UTF-8, which SQLite does not take as text."""
     return path if printable(path) == path else os.fsencode(path)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from longtail.core.words import counted
+from longtail.data.images.colour_modes import PLAIN
 from longtail.data.images.file_checks import Checked
 from longtail.data.images.resize import Fit, shown_share
 
@@ -32,7 +33,12 @@ def pixel_findings(
         fit: How images become squares.
         bit_depth: As the user said it.
     """
-    rows = [(path, c) for path, c in zip(paths, checked, strict=True) if not c.reason]
+    readable = [c for c in checked if not c.reason]
+    rows = [
+        (path, c)
+        for path, c in zip(paths, checked, strict=True)
+        if not c.reason and (c.even or c.facts is not PLAIN)  # few, of many
+    ]
 
     def some(is_so: Callable[[Checked], bool], one: str, several: str) -> str:
         found = [path for path, c in rows if is_so(c)]
@@ -74,7 +80,7 @@ def pixel_findings(
             "image has a colour profile other than sRGB, which is not applied",
             "images have a colour profile other than sRGB, which is not applied",
         ),
-        _long([c for _, c in rows], size, fit),
+        _long(readable, size, fit),
     ]
     return tuple(sentence for sentence in sentences if sentence)
 

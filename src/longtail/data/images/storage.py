@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longtail.data.images.below import FilesBelow
 from longtail.data.images.decode import read_crop, read_view
 from longtail.data.images.resize import SMALL_SIDE, Fit
 
@@ -56,7 +57,7 @@ class FileImages:
         bit_depth: As of `ImageFile`.
     """
 
-    paths: tuple[Path, ...]
+    paths: Sequence[Path]
     size: int
     fit: Fit = "crop"
     bit_depth: int | None = None
@@ -67,7 +68,9 @@ class FileImages:
 
     def take(self, rows: NDArray[np.int64]) -> FileImages:
         """Return the images at `rows`."""
-        return replace(self, paths=tuple(self.paths[row] for row in rows.tolist()))
+        below = isinstance(self.paths, FilesBelow)
+        kept = self.paths.take(rows) if below else tuple(self.paths[row] for row in rows.tolist())
+        return replace(self, paths=kept)
 
     def decode(self, row: int) -> NDArray[np.uint8]:
         """Return the test view of image `row`, uint8 [3, size, size]."""

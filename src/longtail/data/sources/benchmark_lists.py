@@ -57,7 +57,7 @@ def read_lists(name: str, root: Path, lists: dict[str, Path]) -> FileSet:
     for split, path in lists.items():
         entries = list_entries(path)
         dropped = _prefix_to_drop(entries[0][0], root, path)
-        rows += [("/".join(file.split("/")[dropped:]), label, split) for file, label in entries]
+        rows += [(file.split("/", dropped)[-1], label, split) for file, label in entries]
     names = class_names_of(rows)
     labels = np.array([label for _, label, _ in rows])
     splits = np.array([SPLITS.index(split) for _, _, split in rows], dtype=np.int8)
@@ -78,12 +78,10 @@ def list_entries(path: Path) -> list[tuple[str, int]]:
         raise DataError(f"{path} cannot be read ({error}).") from error
     entries = []
     for number, line in enumerate(lines, start=1):
-        file, _, label = line.strip().rpartition(" ")
+        file, _, label = line.rpartition(" ")
         if not file or not label.isdigit():
-            raise DataError(
-                f"{path}, line {number}: expected `path label`, but got {line.strip()!r}."
-            )
-        entries.append((file.strip(), int(label)))
+            raise DataError(f"{path}, line {number}: expected `path label`, but got {line!r}.")
+        entries.append((file.rstrip(), int(label)))
     if not entries:
         raise DataError(f"{path} is empty.")
     return entries
@@ -98,8 +96,9 @@ def class_names_of(rows: Iterable[tuple[str, int, str]]) -> tuple[str, ...]:
     folders: dict[int, set[str]] = {}
     for file, label, split in rows:
         if split == "train" or label not in folders:
-            parts = PurePosixPath(file).parts
-            folders.setdefault(label, set()).add("/".join(parts[1:-1]))
+            folders.setdefault(label, set()).add(file.rpartition("/")[0])
+    for label, found in folders.items():
+        folders[label] = {"/".join(PurePosixPath(folder).parts[1:]) for folder in found}
     num_classes = max(folders) + 1
     names = [min(folders.get(label, {""})) for label in range(num_classes)]
     clear = all(len(found) == 1 for found in folders.values()) and len(set(names)) == num_classes
@@ -109,8 +108,10 @@ def class_names_of(rows: Iterable[tuple[str, int, str]]) -> tuple[str, ...]:
 def _lines(path: Path) -> list[str]:
     if path.suffix == ".gz":
         with gzip.open(path, "rt", encoding="utf-8") as stream:
-            return [line for line in stream if line.strip()]
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = stream.read().splitlines()
+    else:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    return [stripped for line in lines if (stripped := line.strip())]
 
 
 def _prefix_to_drop(file: str, root: Path, source: Path) -> int:

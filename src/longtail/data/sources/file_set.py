@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,8 @@ import numpy as np
 
 from longtail.core.errors import DataError
 from longtail.core.manifest import SPLITS, Manifest
-from longtail.core.names import alike, from_printable, same_to_people, shown
+from longtail.core.names import alike, same_to_people, shown
+from longtail.data.images.below import FilesBelow
 from longtail.data.images.file_checks import Checked
 from longtail.data.sources.folder_contents import LeftOut, describe_left_out
 
@@ -50,22 +50,13 @@ class FileSet:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def files(self) -> tuple[Path, ...]:
-        """Return the full path of every image."""
-        return tuple(located(self.root, path) for path in self.manifest.paths)
+    def files(self) -> FilesBelow:
+        """Return the file of every image."""
+        return FilesBelow(self.root, self.manifest.paths)
 
     def describe(self) -> tuple[str, ...]:
         """Return what a user should know of the files: one sentence per kind."""
         return (*self.notes, *describe_left_out(self.left_out, self.root))
-
-
-def located(root: Path, path: str) -> Path:
-    """Return the file of a path in a manifest, whose name may not be UTF-8."""
-    file = root / path
-    if "\\x" in path and not os.path.lexists(file):
-        raw = root / from_printable(path)
-        return raw if os.path.lexists(raw) else file
-    return file
 
 
 def file_set(
