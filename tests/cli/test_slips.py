@@ -2,6 +2,7 @@
 
 import pytest
 
+from longtail.cli.verbs import on_ctrl_c, say_what_is_loaded
 from tests.cli.test_verbs import SHORT
 
 
@@ -12,6 +13,9 @@ from tests.cli.test_verbs import SHORT
         (["train", "digits-lt/cross-entropy", "--lr=0.1"], "here learning_rate=0.1."),
         (["train", "digits-lt/cross-entropy", "--batch-size", "8"], "here batch_size=8."),
         (["adjust", "nowhere", "--by", "tua"], "--by must be one of tau"),
+        (["evaluate", "nowhere", "--split", "tets"], "one of train, val, test, but got 'tets'."),
+        (["export", "nowhere", "--format=onxx"], "--format must be one of onnx"),
+        (["ensemble", "a", "b", "--split", "x"], "--split must be one of train, val, test"),
         (["adjust", "nowhere", "--by", "prior"], "--by prior needs --prior FILE"),
         (["adjust", "nowhere", "--by", "tau", "--prior", "uniform"], "--prior belongs to"),
         (["train", "digits-lt/cross-entropy", "--resume"], "--out RUN."),
@@ -21,6 +25,30 @@ def test_slips_are_answered(longtail, words, told):
     status, out, err = longtail(*words)
     assert status == 2
     assert told in out + err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["calibrate", "run"], "interrupted; nothing was written"),
+        (["train", "images"], "longtail train --resume --out RUN"),
+        (["compare", "images"], "interrupted; the same command continues"),
+        (["evaluate", "run"], "interrupted"),
+        (["serve", "run"], "ended"),
+        ([], "interrupted"),
+    ],
+)
+def test_ctrl_c_names_a_way_on_only_where_there_is_one(words, told):
+    assert on_ctrl_c(words).endswith(told)
+    assert ("resume" in on_ctrl_c(words)) == (words[:1] == ["train"])
+
+
+def test_what_is_loaded_is_told_on_a_terminal_before_pytorch_is_imported(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    say_what_is_loaded("serve", ["--port", "8123", "runs/first"])
+    say_what_is_loaded("ensemble", ["a", "b", "--out", "c"])
+    say_what_is_loaded("methods", ["do"])
+    assert capsys.readouterr().err == "loading runs/first ...\nloading a, b ...\n"
 
 
 def test_help_is_a_verb_too(longtail):

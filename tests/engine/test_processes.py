@@ -32,6 +32,16 @@ def test_ctrl_c_while_pytorch_is_imported_ends_quietly():
     assert (done.stdout, done.stderr) == ("", "interrupted before anything began\n")
 
 
+def test_a_misspelt_value_is_told_before_pytorch_is_imported():
+    words = ["longtail", "evaluate", "no-run", "--split", "tets"]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING.replace('["longtail", "report", "no-run"]', repr(words))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: --split must be one of train, val, test, but got 'tets'.\n"
+
+
 @pytest.mark.slow
 def test_the_package_gives_its_names_without_importing_pytorch_first():
     program = (

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 import longtail
-from longtail.cli.verbs import Verbs
+from longtail.cli.verbs import Verbs, on_ctrl_c
 from longtail.core.errors import LongtailError
 
 LONGEST_MESSAGE = 5000  # characters
@@ -66,7 +66,7 @@ def main() -> None:
         # typer turns Ctrl-C into this status and its own usage errors into 2
         status = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
     if status == INTERRUPTED:
-        told = "interrupted; continue the run with --resume"
+        told = on_ctrl_c(sys.argv[1:])
     _end(told, everywhere=status != INTERRUPTED)
     sys.exit(status)
 

@@ -69,8 +69,6 @@ def calibrate(
             raise ConfigError(
                 f"--{name} must be a share between 0 and 1, such as 0.9, but got {value:g}."
             )
-    if sets not in SCORES:
-        raise ConfigError(f"--sets must be one of {', '.join(SCORES)}, but got {sets!r}.")
     opened = Run.open(run)
     parents = None if hierarchy is None else read_hierarchy(hierarchy)
     wish = Wish(precision, coverage, alarm, "aps" if sets == "aps" else "lac", parents)

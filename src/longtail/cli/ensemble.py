@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from longtail.cli.lines import console, say
-from longtail.cli.show import print_notes
-from longtail.core.errors import ConfigError
+from longtail.cli.lines import completing, console, say
+from longtail.cli.show import checking, print_notes
 from longtail.core.groups import GROUP_NAMES
 from longtail.core.manifest import SPLITS
 from longtail.core.words import counted
@@ -36,7 +35,9 @@ def ensemble(
     runs: Annotated[
         list[Path], typer.Argument(help="Run folders; several are combined into one ensemble.")
     ],
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="train, val or test.", autocompletion=completing(SPLITS))
+    ] = "test",
     views: Annotated[
         str, typer.Option(help="mirror: each image and its mirror image; sade: two random views.")
     ] = several_runs.MIRROR,
@@ -72,14 +73,14 @@ def ensemble(
 
       longtail ensemble runs/do --all
     """
-    if split not in SPLITS:
-        raise ConfigError(f"--split must be one of {', '.join(SPLITS)}, but got {split!r}.")
     if record is not None:
         require_writable(record)
     opened = [Run.open(run) for run in runs]
-    line = several_runs.ensemble(
-        opened, split, views=views, out=out, combination=combination, device=device
-    )
+    with checking("predicting") as progress:
+        line = several_runs.ensemble(
+            opened, split, views=views, out=out, combination=combination, device=device,
+            progress=progress,
+        )  # fmt: skip
     print_notes(runs)
     say(_recommendation(line))
     console().print(_table(line, everything=everything))

@@ -81,8 +81,6 @@ def evaluate(
 
       longtail evaluate runs/my-run --data field-season.csv --prior estimate
     """
-    if split is not None and split not in SPLITS:
-        raise ConfigError(f"--split must be one of {', '.join(SPLITS)}, but got {split!r}.")
     opened = Run.open(run)
     if data is not None or prior is not None:
         if root is not None and data is None:

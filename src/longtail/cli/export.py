@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from longtail.cli.lines import completing, say
-from longtail.cli.show import print_notes
+from longtail.cli.show import checking, print_notes
 from longtail.core.errors import ConfigError
 from longtail.export import ADAPTER_FORMATS, FORMATS, export_adapter, export_run
 
@@ -54,7 +54,8 @@ def export(
         print_notes([run])
         say(f"written: {export_adapter(run, form, out)}")
         return
-    done = export_run(run, form, out, sub_models=sub_models)
+    with checking() as progress:
+        done = export_run(run, form, out, sub_models=sub_models, progress=progress)
     print_notes([run])
     for text in (
         f"written: {done.path}",

@@ -127,7 +127,8 @@ def _training_images(run: Path, model: LoadedModel) -> TrainingImages | None:
     try:
         with checking() as progress:
             data = Run.open(run).open_data(progress).split("train")
-            data = data.normalised_by(model.metadata.mean, model.metadata.std)
+        data = data.normalised_by(model.metadata.mean, model.metadata.std)
+        with checking("features of the training images") as progress:
             return TrainingImages(model, data, note=say, progress=progress)
     except LongtailError as error:
         say(f"note: no nearest training images are shown: {error}")

@@ -160,8 +160,8 @@ def comparison_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
 
 
 @contextmanager
-def checking() -> Iterator[DataProgress]:
-    """Yield a callback that shows a bar on a terminal while image files are read."""
+def checking(what: str = "reading images") -> Iterator[DataProgress]:
+    """Yield a callback that shows a bar on a terminal, while image files are read if nothing else is said."""
     out = Terminal(stderr=True, soft_wrap=False)
     with Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
         task = None
@@ -169,7 +169,7 @@ def checking() -> Iterator[DataProgress]:
         def report(done: int, size: int) -> None:
             nonlocal task
             if task is None:
-                task = bar.add_task("reading images", total=size)
-            bar.update(task, completed=done)
+                task = bar.add_task(what, total=size)
+            bar.update(task, completed=done, total=size)
 
         yield report

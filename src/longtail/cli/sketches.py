@@ -62,6 +62,28 @@ def option_of_a_run(verb: str, rest: Sequence[str]) -> str:
     return ""
 
 
+def value_of_an_option(verb: str, rest: Sequence[str]) -> str:
+    """Say which values an option takes, if it was given another one; empty if every value fits."""
+    sketch = sketches()[verb]
+    for word in rest:
+        sketch = sketch.get("commands", {}).get(word, sketch)
+    options: Mapping[str, list[str] | None] = sketch.get("options", {})
+    for place, word in enumerate(rest):
+        option, equals, value = word.partition("=")
+        given = [value] if equals else rest[place + 1 : place + 2]
+        known = options.get(option)
+        # a path or a number is completed to nothing
+        if given and known and "" not in known and given[0] not in known:
+            return f"{option} must be one of {', '.join(known)}, but got {given[0]!r}."
+    return ""
+
+
+def arguments(options: Mapping[str, list[str] | None], given: Sequence[str]) -> list[str]:
+    """Return those of the words after a verb that are no option and no value of one."""
+    return [word for before, word in zip(["", *given], given, strict=False)
+            if options.get(before) is None and not word.startswith("-")]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Completion:
     """What the shell is told, by the names that typer asks for."""
@@ -104,11 +126,10 @@ def completed(sketch: Mapping[str, Any], given: Sequence[str], incomplete: str) 
         return _beginning(options[given[-1]] or (), incomplete)
     if incomplete.startswith("-"):
         return _beginning(options, incomplete)
-    values = [word for word, next_one in zip(["", *given], given, strict=False)
-              if options.get(word) is None and not next_one.startswith("-")]  # fmt: skip
-    arguments = sketch.get("arguments", [])
-    if arguments:
-        return _beginning(arguments[min(len(values), len(arguments) - 1)], incomplete)
+    expected = sketch.get("arguments", [])
+    if expected:
+        place = min(len(arguments(options, given)), len(expected) - 1)
+        return _beginning(expected[place], incomplete)
     return _beginning(sketch.get("commands", {}), incomplete)
 
 
@@ -137,9 +158,9 @@ def _sketched(command: Any, path: str, parent: Any = None) -> dict[str, Any]:  #
         return sketch
     sketch["options"], sketch["arguments"] = {}, []
     for parameter in command.get_params(context):
-        values = sorted(item.value for item in parameter.shell_complete(context, ""))
+        values = [item.value for item in parameter.shell_complete(context, "")]
         if parameter.param_type_name == "argument":
-            sketch["arguments"].append(values)
+            sketch["arguments"].append(sorted(values))
         else:
             flag = getattr(parameter, "is_flag", False)
             sketch["options"] |= dict.fromkeys(parameter.opts, None if flag else values)

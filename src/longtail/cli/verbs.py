@@ -6,7 +6,8 @@ import functools
 import importlib
 import inspect
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from longtail.cli import sketches
 from longtail.core.errors import ConfigError
 from longtail.core.interrupts import ending_quietly
+from longtail.core.names import visible
 
 # verb -> first sentence of its docstring; the file of the same name holds the function of the same name
 SUMMARIES = {
@@ -41,6 +43,15 @@ SUMMARIES = {
     "demo": "Train seven methods on long-tailed digits; takes one to three minutes on a CPU.",
     "data": "Inspect images before you train on them.",
 }
+# what is true of a verb that Ctrl-C ends; of the others nothing is said
+CONTINUED = {
+    "train": "continue the run with: longtail train --resume --out RUN",
+    "reproduce": "the same command continues",
+    "compare": "the same command continues",
+}
+# in one step, so that nothing is left behind
+WRITE_LAST = ("adjust", "calibrate", "ensemble", "predict")
+LOAD_RUNS = ("adjust", "calibrate", "ensemble", "evaluate", "export", "predict", "serve")
 ELSEWHERE = {"methods": "lists", "options": "lists", "text-head": "text_head"}  # verb -> file
 
 
@@ -80,6 +91,9 @@ class Verbs(TyperGroup):
             if told is not None:
                 typer.echo(told)
                 ctx.exit()
+        if slip := sketches.value_of_an_option(name, rest):
+            raise ConfigError(slip)
+        say_what_is_loaded(name, rest)
         return name, _imported(name), rest
 
 
@@ -91,6 +105,29 @@ def written_sketches() -> str:
 def write_sketches() -> None:
     """Render `sketches.json`."""
     sketches.FILE.write_text(written_sketches(), encoding="utf-8")
+
+
+def on_ctrl_c(words: Sequence[str]) -> str:
+    """Return what is said when Ctrl-C ends a command.
+
+    Args:
+        words: After `longtail`.
+    """
+    verb = words[0] if words else ""
+    if verb == "serve":
+        return "ended"
+    if verb in WRITE_LAST:
+        return "interrupted; nothing was written"
+    return "interrupted" + (f"; {CONTINUED[verb]}" if verb in CONTINUED else "")
+
+
+def say_what_is_loaded(verb: str, rest: Sequence[str]) -> None:
+    """Tell on a terminal what takes long, before PyTorch is imported."""
+    given = sketches.arguments(sketches.sketches()[verb].get("options", {}), rest)
+    if verb not in LOAD_RUNS or not given or not sys.stderr.isatty():
+        return
+    runs = given if verb in ("adjust", "ensemble") else given[:1]
+    typer.echo(f"loading {visible(', '.join(runs))} ...", err=True)
 
 
 def _imported(verb: str) -> Any:  # noqa: ANN401 - typer's own

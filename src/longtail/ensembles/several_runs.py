@@ -17,6 +17,7 @@ from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError
 from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.manifest import SPLITS
+from longtail.data import Progress
 from longtail.data.data_set import DataSet
 from longtail.engine.hardware import describe_environment, find_device
 from longtail.engine.identity import images_differ
@@ -49,6 +50,7 @@ def ensemble(
     out: Path | None = None,
     combination: str | None = None,
     device: str | None = None,
+    progress: Progress = lambda done, size: None,
 ) -> dict[str, Any]:
     """Score every way to combine several runs, or the sub-models of one; recommend one, and write it.
 
@@ -64,6 +66,8 @@ def ensemble(
         combination: What is written there, by its name in `mixtures`; the recommended one if not given, and
             nothing if a single model is better on val than all of them.
         device: As for `train`.
+        progress: Called while a split is predicted, with the number of images that are done, by all models
+            and of all views, and of all.
 
     Returns:
         A line for a results file; `mixtures` is the list of `longtail.ensembles.compare_mixtures`, and
@@ -85,7 +89,7 @@ def ensemble(
     rule = runs[0].config.data.groups
     counts = ClassCounts(models[0].metadata.class_counts, classes)
     groups = ShotGroups.from_counts(counts, rule)
-    scored = _on(split, runs, models, data, views)
+    scored = _on(split, runs, models, data, views, progress)
     if scored.logits.clean.shape[1] == 1:
         raise ConfigError(
             f"{runs[0].folder.path} has no sub-models (method {models[0].metadata.method}); to make an "
@@ -93,7 +97,7 @@ def ensemble(
         )
     held_out = None
     if data.manifest.has("val") and split != "val":
-        held_out = _on("val", runs, models, data, views)
+        held_out = _on("val", runs, models, data, views, progress)
     val = None if held_out is None else held_out.logits
     names = _names(runs, models, scored.logits.clean.shape[1])
     recommended = recommend(
@@ -196,20 +200,32 @@ def _names(runs: Sequence[Run], models: Sequence[LoadedModel], count: int) -> li
 
 
 def _on(
-    split: str, runs: Sequence[Run], models: Sequence[LoadedModel], data: DataSet, views: str
+    split: str,
+    runs: Sequence[Run],
+    models: Sequence[LoadedModel],
+    data: DataSet,
+    views: str,
+    progress: Progress,
 ) -> Scored:
     part = data.split(split)
     seen = ("none", "none", "mirror") if views == MIRROR else ("none", views, views)
-    clean, one, other = _each_view(models, part, seen, runs[0].config.training)
+    clean, one, other = _each_view(models, part, seen, runs[0].config.training, progress)
     labels = torch.from_numpy(part.manifest.labels.copy())
     return Scored(SubModelLogits(clean, one, other, labels, _bias(models), views), part.together)
 
 
 def _each_view(
-    models: Sequence[LoadedModel], part: DataSet, views: Sequence[str], training: TrainingConfig
+    models: Sequence[LoadedModel],
+    part: DataSet,
+    views: Sequence[str],
+    training: TrainingConfig,
+    progress: Progress,
 ) -> Iterator[Tensor]:
     """Yield the logits of all sub-models for each view, [N, T, C]; a view is seen once."""
     known: dict[str, Tensor] = {}
+    images = len(part.manifest)
+    passes, done = len(models) * (len(views) - 1), 0  # the plain view is seen once
+    progress(0, passes * images)
     for seed, view in enumerate(views):
         if view == "none" and view in known:
             yield known[view]
@@ -227,6 +243,8 @@ def _each_view(
             )
             order = order_of(model.metadata.classes, models[0].metadata.classes)
             each.append(logits.index_select(2, order))
+            done += images
+            progress(done, passes * images)
         known[view] = torch.cat(each, dim=1)
         yield known[view]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from longtail.core.errors import ConfigError, LongtailError
 from longtail.core.manifest import SPLITS
 from longtail.core.rng import torch_generator
+from longtail.data import Progress
 from longtail.data.images.storage import ArrayImages
 from longtail.engine.run_folder import require_writable, writing
 from longtail.export import formats
@@ -78,7 +79,12 @@ class Predictor(nn.Module):
 
 
 def export_run(
-    run: Path, form: str, out: Path | None = None, *, sub_models: bool = False
+    run: Path,
+    form: str,
+    out: Path | None = None,
+    *,
+    sub_models: bool = False,
+    progress: Progress = lambda done, size: None,
 ) -> Exported:
     """Export the model of a finished run, or an ensemble, and check the written file.
 
@@ -88,6 +94,7 @@ def export_run(
         out: File; `<run>/export/model.<suffix>` if not given.
         sub_models: Write the logits of every sub-model [B, T, C] instead of the mixture, for test-time
             learning elsewhere; onnx and torch-export only.
+        progress: Called while files are checked.
 
     Raises:
         ConfigError: If there is no such format, a package is missing, or the model does not fit it.
@@ -112,7 +119,7 @@ def export_run(
     members = [Run.open(folder) for folder in member_folders(run)]
     opened = members[0]
     predictor = Predictor(model, sub_models=sub_models).eval()
-    images, source = _images(opened, model)
+    images, source = _images(opened, model, progress)
     if sub_models:
         _require_sub_models(predictor, images, form)
     with writing(target) as file:
@@ -183,11 +190,11 @@ def compare(expected: Tensor, exported: Callable[[Tensor], Tensor], images: Tens
     return float(torch.maximum(whole, single))
 
 
-def _images(run: Run, model: LoadedModel) -> tuple[Tensor, str]:
+def _images(run: Run, model: LoadedModel, progress: Progress) -> tuple[Tensor, str]:
     """Return 64 images in 0..1: the run's own where its data opens, noise otherwise."""
     size = model.metadata.image_size
     try:
-        data = run.open_data()
+        data = run.open_data(progress)
     except LongtailError:
         shape = (IMAGES, 3, size, size)
         noise = torch.rand(shape, generator=torch_generator(0, "export"))
