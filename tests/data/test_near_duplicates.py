@@ -337,7 +337,7 @@ def test_the_page_shows_pairs(tmp_path, longtail):
     make_folder(tmp_path / "set", ("train", "test"))
     done = longtail("data", "inspect", tmp_path / "set", "--out", tmp_path / "out")
     assert done[0] == 0
-    page = (tmp_path / "out" / "near-duplicates.html").read_text()
+    page = (tmp_path / "out" / "near-duplicates.html").read_text().replace("<wbr>", "")
     assert "Across splits, by bits" in page
     assert page.count("data:image/jpeg;base64,") >= 24
     assert "test/fox/00-small.png" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -109,11 +110,16 @@ def inspect_data(
         if by_features and prepared.drawn and len(near[-1].pairs):
             _write_together(found, near[-1], out / "together.csv")
             start = path if isinstance(config, FolderData) else root or path.parent
+            command = ["longtail", "train", str(out / "together.csv"), f"data.root={start}"]
             say(
-                "the split above does not know what only features find; to keep that together, too: longtail "
-                f"train {shown(str(out / 'together.csv'))} data.root={shown(str(start))} "
-                "data.keep_together=together"
+                "the split above ignores what only the features find; to keep those images together as "
+                f"well: {shlex.join([*command, 'data.keep_together=together'])}"
             )
+            return
+    command = ["longtail", "train", str(path)]
+    command += [f"data.root={root}"] if root is not None else []
+    command += ["--on-bad-image", "skip"] if found.damaged else []
+    say(f"to train: {shlex.join(command)}")
 
 
 @app.command("labels")
@@ -162,13 +168,12 @@ def labels(
         f"{manifest.name}: {int(quality.suspicious.sum()):,} of "
         f"{counted(len(manifest), 'label is', 'labels are')} suspicious, by features of {found.backbone}"
     )
-    for row in ranking[:MOST_SHOWN].tolist():
-        if quality.margin[row] < 0:
-            given, other = manifest.labels[row], quality.other[row]
-            say(
-                f"  {shown(_where(data, row))}: {shown(manifest.classes[given])}, rather "
-                f"{shown(manifest.classes[other])}"
-            )
+    for row in ranking[quality.suspicious[ranking]][:MOST_SHOWN].tolist():
+        given, other = manifest.labels[row], quality.other[row]
+        say(
+            f"  {shown(_where(data, row))}: labelled {shown(manifest.classes[given])}, more likely "
+            f"{shown(manifest.classes[other])}"
+        )
     if left := len(manifest) - len(ranking):
         say(
             f"note: {counted(left, 'label', 'labels')} of classes with a single image cannot be judged"
@@ -257,6 +262,8 @@ def _print(found: Inspection, *, drawn: bool) -> None:
     out.print(table)
     for warning in found.warnings():
         say(f"warning: {warning}")
+    if found.damaged:
+        say("longtail train stops at such files; with --on-bad-image skip, it leaves them out")
     if not found.warnings():
         out.print("nothing suspicious found")
 

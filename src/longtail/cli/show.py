@@ -108,7 +108,10 @@ def _worst(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
     if not known:
         return f"worst class: not measurable, because no class has {LEAST_IMAGES} images"
     if len(rows) == 1:
-        return f"worst class: {visible(known[0]['name'])}, {known[0]['test_count']:,} images"
+        return (
+            f"worst class (of those with at least {LEAST_IMAGES} images): "
+            f"{visible(known[0]['name'])}, {known[0]['test_count']:,} images"
+        )
     least = min(worst["test_count"] for worst in known)
     return (
         f"worst class: among those with at least {LEAST_IMAGES} images; here each has at least "

@@ -108,7 +108,7 @@ def train(
     folder = out or distributed.broadcast(default_folder(config))
     plan = _plan(variants, folder, seeds)
     if resume:
-        _say_what_is_new(plan)
+        _say_what_stands(plan)
     results: dict[str, list[Run]] = {label: [] for label in plan}
     if submission := Submission.asked(submit, slurm, folder / FOLDER, device, parallel):
         done = _submit(plan, submission, resume=resume)
@@ -123,7 +123,7 @@ def train(
     finished = {label: runs for label, runs in results.items() if runs}
     if distributed.is_main() and finished:
         kept = [change for change in changes if not change.split("=")[0].endswith("seed")]
-        _show(finished, folder, shlex.join([source or config.recipe, *kept]))
+        _show(finished, folder, shlex.join([source or str(folder / "config.yaml"), *kept]))
 
 
 Plan = Mapping[str, Mapping[Path, RunConfig]]  # variant -> run folder -> what is trained into it
@@ -177,11 +177,16 @@ def _submit(plan: Plan, submission: Submission, *, resume: bool) -> Iterator[tup
         yield label_of[run.folder.path], run
 
 
-def _say_what_is_new(plan: Plan) -> None:
-    """Name the folders that `--resume` was given for and that hold no run: a slip costs a whole training."""
+def _say_what_stands(plan: Plan) -> None:
+    """Name the folders that `--resume` was given for and that hold no run or a finished one.
+
+    A slip would cost a whole training, and old scores would look like new ones.
+    """
     for place in (place for configs in plan.values() for place in configs):
         if not (place / "config.yaml").exists():
             say(f"{place} contains no run yet, so a new one starts.")
+        elif Run.open(place).evaluated_splits():
+            say(f"{place} is already finished; nothing is left to train.")
 
 
 def _train(

@@ -21,10 +21,10 @@ from longtail.runs.ensemble_folder import Note
 _SIGNS = re.compile(r"[\\`*_\[\]|~$]|^[-+#]")  # that mean something in Markdown
 LIMITS = """\
 - It knows the classes below and predicts one of them whatever the image shows.
-- Its probabilities assume the class distribution named above. For another one use `longtail adjust RUN --by
-  prior` or `longtail predict --prior`.
-- Accuracies are those of images like the ones it was tested on. Groups with few classes or few test
-  images are known less well than the digits suggest."""
+- Its probabilities assume the class distribution named above. For another one, use
+  `longtail adjust RUN --by prior` or `longtail predict --prior`.
+- The accuracies apply to images like those it was tested on. For groups with few classes or few test images,
+  they are less certain than the digits suggest; the report of the run shows confidence intervals."""
 
 
 def model_card(run: Run, model: LoadedModel, form: str, where: str) -> str:
@@ -182,7 +182,7 @@ def _assumed(metadata: CheckpointMetadata) -> str:
         return "not known"
     counts = ClassCounts(metadata.class_counts, metadata.classes)
     if torch.allclose(prior, torch.full_like(prior, 1 / len(prior)), atol=1e-9):
-        return "all classes alike"
+        return "all classes equally frequent"
     if torch.allclose(prior, counts.prior(torch.float64), atol=1e-9):
         return "that of training"
     most, least = int(prior.argmax()), int(prior.argmin())

@@ -54,41 +54,58 @@ class Section:
 def labels_page(data: DataSet, quality: LabelQuality, groups: ShotGroups) -> str:
     """Return the page of the labels that are probably wrong, by shot group, the group with most first.
 
+    Labels that are not called suspicious, but whose class is not the most probable one, come last.
+
     Args:
         data: The images.
         quality: Of their labels, row by row.
         groups: Shot groups of the classes.
     """
-    names, labels = data.manifest.classes, data.manifest.labels
+    labels = data.manifest.labels
     ranking = quality.ranking()
     found: list[tuple[int, Section]] = []
     for group in GROUP_NAMES:
         inside = groups.mask(group).numpy()[labels[ranking]]
-        rows = ranking[inside & (quality.margin[ranking] < 0)]
-        called = int(quality.suspicious[ranking[inside]].sum())
+        rows = ranking[inside & quality.suspicious[ranking]]
         if not len(rows):
             continue
-        entries = [
-            Entry(
-                (row,), names[labels[row]], f"rather {names[quality.other[row]]}",
-                f"{percent(quality.other_probability[row])} % against {percent(quality.own[row])} %",
-                (where(data, row),),
-            )
-            for row in rows[:SHOWN].tolist()
-        ]  # fmt: skip
-        text = (
-            f"{called:,} of {counted(int(inside.sum()), 'label is', 'labels are')} suspicious; the first "
-            f"{len(entries):,} are shown, the most probably wrong first."
-        )
-        found.append((called, Section(f"Labelled as a {group}-shot class", text, entries)))
+        total = counted(int(inside.sum()), "label is", "labels are")
+        text = f"{len(rows):,} of {total} suspicious{_first(len(rows))}, the most probably wrong first."
+        title = f"Labelled as a {group}-shot class"
+        found.append((len(rows), Section(title, text, _label_entries(data, quality, rows))))
     sections = [section for _, section in sorted(found, key=lambda pair: -pair[0])]
+    less = ranking[(quality.margin[ranking] < 0) & ~quality.suspicious[ranking]]
+    if len(less):
+        text = (
+            f"Another class is more probable, but less clearly: {len(less):,} "
+            f"{'label' if len(less) == 1 else 'labels'}{_first(len(less))}."
+        )
+        sections.append(Section("Less clear", text, _label_entries(data, quality, less)))
     lead = [
         f"{int(quality.suspicious.sum()):,} of {counted(len(labels), 'label is', 'labels are')} suspicious.",
-        "A classifier on frozen features, which never saw the image itself, finds another class ten times as "
-        "probable. It is no judge: look at each image. Where classes are hard to tell apart, many of these "
+        "For these, a classifier on frozen features that never saw the image itself finds another class at "
+        "least ten times as probable, and as probable as it usually is for images of that class. The "
+        "classifier can be wrong: look at each image. Where classes are hard to tell apart, many of these "
         "labels are right.",
     ]
     return _render(f"Labels of {data.manifest.name}", lead, sections, data)
+
+
+def _first(number: int) -> str:
+    return f"; the first {SHOWN:,} are shown" if number > SHOWN else ""
+
+
+def _label_entries(data: DataSet, quality: LabelQuality, rows: NDArray[np.int64]) -> list[Entry]:
+    names, labels = data.manifest.classes, data.manifest.labels
+    return [
+        Entry(
+            (row,), names[labels[row]], f"more likely {names[quality.other[row]]}",
+            f"{percent(quality.other_probability[row])}\u00a0% against "
+            f"{percent(quality.own[row])}\u00a0%",
+            (where(data, row),),
+        )
+        for row in rows[:SHOWN].tolist()
+    ]  # fmt: skip
 
 
 def near_page(data: DataSet, found: Sequence[NearDuplicates]) -> str:
@@ -165,7 +182,7 @@ def ranking_rows(data: DataSet, quality: LabelQuality) -> list[tuple[object, ...
         "path",
         "label",
         "suspicious",
-        "rather",
+        "more_likely",
         "probability",
         "probability_of_label",
         "split",

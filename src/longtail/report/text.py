@@ -50,10 +50,11 @@ def class_verdict(view: RunView) -> str:
     total = counted(len(found), "class", "classes")
     parts = []
     if numbers["missed"]:
-        parts.append(f"{numbers['missed']:,} are not (fewer than half)")
+        is_ = "is" if numbers["missed"] == 1 else "are"
+        parts.append(f"{numbers['missed']:,} {is_} missed (fewer than half)")
     if numbers["open"]:
         is_ = "is" if numbers["open"] == 1 else "are"
-        parts.append(f"{numbers['open']:,} {is_} open: too few {view.split} images to tell")
+        parts.append(f"{numbers['open']:,} {is_} open: the {view.split} images are too few to tell")
     if numbers["untested"]:
         parts.append(f"{numbers['untested']:,} have no {view.split} images")
     text = (
@@ -95,7 +96,7 @@ def next_actions(view: RunView) -> list[str]:
         rest = len(poor) - len(listed)
         more = f", and of {counted(rest, 'more class', 'more classes')}" if rest else ""
         actions.append(
-            "Label more images of the rarest classes that are not recognised (number of training "
+            "Label more images of the rarest classes that are missed or open (number of training "
             f"images in brackets): {listing(listed)}{more}."
         )
     actions += _about_confusion(view)

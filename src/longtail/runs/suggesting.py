@@ -96,7 +96,7 @@ def suggest(
         raise DataError(
             f"None of {counted(len(names), 'image', 'images')} can be read, for example {broken[0]}."
         )
-    data = run.open_data().split("train")
+    data = run.open_data()  # val and test, too: labelled for training, their images would be leaks
     kept = spread(data.manifest.labels, MOST_COMPARED, numpy_generator(0, "labelled, to compare"))
     alike, left_out = _looks_alike(hashed, data.take(kept))
     probabilities = special.softmax(logits.astype(np.float64), axis=1)
