@@ -95,7 +95,7 @@ def test_the_page_of_a_run_holds_every_section(runs, monkeypatch):
     scores = api.Run.open(runs["reslt"]).scores("test")
     for row in scores["per_class"]:
         assert f"<td>{row['name']}</td>" in text
-    assert f"{100 * scores['macro_accuracy']:.1f} %" in text
+    assert f"{100 * scores['macro_accuracy']:.1f}&nbsp;%" in text
     assert scores["checkpoint_sha256"][:12] in text
 
 

@@ -20,14 +20,14 @@ Stages:
             W, b follow the gradient of mean_i l_i
 Prediction is z.
 
-Where paper and released code disagree, and what happens here:
-- The paper draws classes by their rates; in the code, one of all training images is drawn with the rate of
-  its class, so that classes come with n_c q_c. So here, from a batch of candidates drawn as they are.
-- The gradient of l is written out: W' is linear in s, and no gradient of a gradient is needed. The step that
-  is tried has the stage's peak rate, without momentum and decay, which do not depend on psi.
-- The balanced set is train on CIFAR and val on large data sets, in the code. Here it is train: nothing is
-  trained on val.
-- Several processes draw and try each on their part of the batch, and move psi by the mean of their gradients.
+Where paper and released code disagree, and what we do:
+- The paper draws classes by their rates. The code draws from all training images, each with the rate of its
+  class, so that a class has a share of n_c q_c. We follow the code, with a batch of images as candidates.
+- The gradient of l is written out: W' is linear in s, and no gradient of a gradient is needed. The trial step
+  has the peak learning rate of the stage, without momentum and weight decay, which do not depend on psi.
+- In the code, the balanced set is train on CIFAR and val on large data sets. Here it is always train, because
+  nothing is trained on val.
+- Each process draws from, and tries, its own part of the batch; psi moves by the mean of the gradients.
 """
 
 from __future__ import annotations

@@ -23,14 +23,14 @@ Stages:
     3   w' of the classes that are really new, from all of their training images
 Prediction is z; before stage 3, with w of the new classes as they were drawn.
 
-Where paper and released code disagree, and what happens here:
-- Keys and Q u are of unit length in the code, and the bias is inside the scale. So here.
-- In the code, both stages draw classes evenly. So here. An episode of a large set has 250 new classes of 389,
-  with six queries each, and half as many queries of the others. Here new are those that a batch of support
-  images shows, a query is drawn from all base classes, and the two sums are weighed as in the code.
-- For large sets, stage 2 is on features of images without augmentation, with dropout. So here.
-- New are the few-shot classes, at most half of all, rarest first: the papers that print it for long tails
-  (Liu et al., CVPR 2019, and others after them) do not say which classes they took.
+Where paper and released code disagree, and what we do:
+- As in the code, keys and Q u have unit length, and the bias is inside the scale.
+- As in the code, both stages draw classes evenly. There, an episode of a large set has 250 new classes of
+  389, with six queries each, and half as many queries of the others. Here, the classes in a batch of support
+  images are new, a query is drawn from all base classes, and the two sums are weighted as in the code.
+- As in the code, stage 2 uses features of images without augmentation, with dropout, on large sets.
+- The few-shot classes are new, at most half of all, starting with the rarest. The papers that print this
+  method for long tails (Liu et al., CVPR 2019, and later ones) do not say which classes they took.
 """
 
 from __future__ import annotations
