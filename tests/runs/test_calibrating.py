@@ -15,7 +15,7 @@ from longtail.evaluation.metrics import softmax, wilson_interval
 from longtail.prediction import read_predictions
 from longtail.prediction.calibration import Calibration
 from longtail.runs import Run
-from longtail.runs.calibrating import Wish, calibrate
+from longtail.runs.calibrating import Wish, calibrate, describe
 from longtail.uncertainty import lower_bound
 
 SIZES = {"ant": 150, "bee": 60, "cow": 12, "dog": 12}
@@ -148,10 +148,12 @@ def test_features_far_from_all_of_training_are_unusual(trained):
 
 def test_the_verb_explains_itself(longtail, run, tmp_path):
     (tmp_path / "kinds.csv").write_text(HIERARCHY)
-    status, out, err = longtail("calibrate", run, "--precision", 0.8, "--hierarchy", "kinds.csv")
+    status, out, err = longtail("calibrate", run, "--precision", 0.97, "--hierarchy", "kinds.csv")
     assert status == 0, err
-    assert "few shot: no prediction is accepted; 80 % cannot be promised" in out
-    assert "right, of coarser names" in out
+    # .97^99 = .049
+    assert "To show that 97 % of the accepted predictions are correct takes 99 correctly" in out
+    assert "The highest precision that val shows there is" in out
+    assert "correct, if a coarser name" in out
     for wrong in (
         ["--precision", 1],
         ["--coverage", 0],
@@ -163,6 +165,34 @@ def test_the_verb_explains_itself(longtail, run, tmp_path):
     status, _, err = longtail("calibrate", run, "--hierarchy", "kinds.csv")
     assert status == 2
     assert "has no parent for: cow" in err
+
+
+def test_what_cannot_be_promised_comes_with_what_can_and_with_a_remedy(run):
+    told = Calibration.read(run / "calibration.safetensors").described
+    few = told.reject["few"]
+    assert told.reject["medium"].highest is None
+    text = "\n".join(describe(told))
+    assert "few shot: no prediction is accepted. No threshold on the" in text
+    assert text.count("data.validation_share") == 1
+    # 9 images take 14 correct ones: .8^14 = .044
+    short = few.model_copy(update={"images": 9, "needed": 14, "highest": 0.71})
+    off = {"share_covered": {"value": 0.59}, "share_unusual": {"value": 0.2}}
+    made = told.model_copy(
+        update={
+            "reject": {"few": short},
+            "set_pools": ("own", "few shot", "all small classes", "all small classes"),
+            "measured": {"few": off},
+        }
+    )
+    first, *rest = describe(made)
+    assert "takes 14 correctly classified val images, more than the 9 val images that are" in first
+    assert first.endswith("The highest precision that val shows there is 71 % (--precision 0.71).")
+    text = "\n".join(rest)
+    assert "at least 4 val images (1 of 4 classes)" in text
+    assert "1 class together (few shot) and 2 classes together (all groups)" in text
+    # coverage .8, alarm .1: more than twice the errors, but .2 is just twice
+    assert "On test: few shot, 59.0 % of the sets contain the class." in text
+    assert "flagged" not in text
 
 
 def test_without_val_nothing_is_chosen(longtail, image_folder, tmp_path):

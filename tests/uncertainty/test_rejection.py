@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from longtail.uncertainty import accuracy_by_coverage, lower_bound, reject_threshold
+from longtail.uncertainty import (
+    accuracy_by_coverage,
+    highest_precision,
+    lower_bound,
+    reject_threshold,
+)
 
 
 def test_the_bound_is_where_the_binomial_tail_is_the_error():
@@ -26,6 +31,16 @@ def test_too_few_images_show_nothing_and_it_says_how_many_would():
     found = reject_threshold(np.ones(59), np.ones(59, bool), 0.95)
     assert (found.value, found.accepted, found.right) == (-math.inf, 59, 59)
     assert found.bound == pytest.approx(0.05 ** (1 / 59))
+
+
+def test_the_highest_precision_is_the_last_that_has_a_threshold():
+    # nine right images in a row: .71^9 = .0458 and .72^9 = .0520, against an error of .05
+    confidence, right = np.linspace(0.5, 0.9, 9), np.ones(9, bool)
+    assert highest_precision(confidence, right) == 0.71
+    assert reject_threshold(confidence, right, 0.71).value is not None
+    assert reject_threshold(confidence, right, 0.72).value is None
+    assert highest_precision(confidence, ~right) is None
+    assert highest_precision(np.zeros(0), np.zeros(0, bool)) is None
 
 
 def test_a_threshold_lies_where_the_wrong_ones_begin():

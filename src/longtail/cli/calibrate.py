@@ -16,7 +16,7 @@ from longtail.core.groups import GROUP_NAMES
 from longtail.evaluation.scores import percent
 from longtail.prediction.calibration import ALL, SCORES, Described
 from longtail.runs import Run
-from longtail.runs.calibrating import MEASURED, Wish, describe
+from longtail.runs.calibrating import GROUPED, MEASURED, SET_SIZE, Wish, describe
 from longtail.runs.calibrating import calibrate as find_out
 
 
@@ -85,7 +85,7 @@ def _table(found: Described) -> Table:
     """Return what was measured on test, with intervals."""
     table = Table(
         title="measured on test, in %, with 95 % intervals",
-        caption="groups of the predicted class; for sets, of the true class",
+        caption=GROUPED,
     )
     groups = [name for name in (ALL, *GROUP_NAMES) if found.measured[name]["images"]]
     table.add_column("")
@@ -97,7 +97,7 @@ def _table(found: Described) -> Table:
         rows = [found.measured[name] for name in groups]
         table.add_row(what, *(f"{_cell(row[share])}\n{row[hits]:,} of {row[of]:,}" for row in rows))
     sizes = [found.measured[name]["set_size"] for name in groups]
-    table.add_row("classes in a set", *("-" if size is None else f"{size:.1f}" for size in sizes))
+    table.add_row(SET_SIZE, *("-" if size is None else f"{size:.1f}" for size in sizes))
     return table
 
 

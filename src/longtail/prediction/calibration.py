@@ -46,7 +46,8 @@ SCORES = {"lac": lac_scores, "aps": aps_scores}
 class KeptThreshold(Options):
     """A reject threshold, see `longtail.uncertainty.Threshold`.
 
-    A `value` of None rejects everything, one of -1 nothing.
+    A `value` of None rejects everything, one of -1 nothing; `highest` is then the highest precision that val
+    shows, in whole percent, if it shows any.
     """
 
     value: float | None
@@ -55,12 +56,13 @@ class KeptThreshold(Options):
     right: int
     bound: float | None
     needed: int
+    highest: float | None = None
 
     @classmethod
-    def of(cls, found: Threshold) -> KeptThreshold:
+    def of(cls, found: Threshold, highest: float | None = None) -> KeptThreshold:
         """Keep what was found."""
         value = None if found.value is None else max(found.value, -1.0)
-        return cls(**{**asdict(found), "value": value})
+        return cls(**{**asdict(found), "value": value, "highest": highest})
 
 
 class Described(Options):

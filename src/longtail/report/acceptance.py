@@ -15,7 +15,7 @@ from longtail.prediction.calibration import ALL, Described, read_described
 from longtail.report.distribution import COLOURS
 from longtail.report.figures import INK, new
 from longtail.report.view import RunView
-from longtail.runs.calibrating import MEASURED, describe
+from longtail.runs.calibrating import GROUPED, MEASURED, SET_SIZE, describe
 from longtail.uncertainty import accuracy_by_coverage
 
 LEAST = 10  # accepted images of which an accuracy is drawn
@@ -77,7 +77,13 @@ def calibrated(view: RunView) -> dict[str, Any] | None:
     told = read_described(file, view.scores["checkpoint_sha256"])
     groups = [name for name, found in told.measured.items() if found["labelled"] or found["images"]]
     rows = [] if not groups else _rows(told, groups)
-    return {"told": told, "sentences": describe(told), "groups": groups, "rows": rows}
+    return {
+        "told": told,
+        "sentences": describe(told),
+        "groups": groups,
+        "rows": rows,
+        "grouped": GROUPED,
+    }
 
 
 def _rows(told: Described, groups: list[str]) -> list[tuple[str, list[tuple[str, str, str]]]]:
@@ -89,7 +95,7 @@ def _rows(told: Described, groups: list[str]) -> list[tuple[str, list[tuple[str,
         if hits != "right_ancestors" or told.parents
     ]
     sizes = ["-" if one["set_size"] is None else f"{one['set_size']:.1f}" for one in found]
-    return [*rows, ("classes in a set", [(size, "", "") for size in sizes])]
+    return [*rows, (SET_SIZE, [(size, "", "") for size in sizes])]
 
 
 def _cell(share: dict[str, Any], hits: int, size: int) -> tuple[str, str, str]:

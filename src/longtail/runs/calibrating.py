@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from longtail.core.words import counted
 from longtail.data.data_set import DataSet
 from longtail.data.preparation import Progress
 from longtail.evaluation.metrics import softmax, wilson_interval
+from longtail.evaluation.scores import percent
 from longtail.prediction.calibration import (
     ALL,
     SCORES,
@@ -33,19 +35,24 @@ from longtail.uncertainty import (
     Hierarchy,
     NearestFeatures,
     class_thresholds,
+    highest_precision,
     reject_threshold,
     spread,
     unit,
 )
+from longtail.uncertainty.conformal import EVERY, NONE, OWN
 
 # what is measured, its share with interval, hits, out of
 MEASURED = (
-    ("accepted", "share_accepted", "accepted", "images"),
-    ("right, of those", "precision", "right", "accepted"),
-    ("right, of coarser names", "ancestor_precision", "right_ancestors", "ancestors"),
-    ("sets with the class", "share_covered", "covered", "labelled"),
-    ("called unusual", "share_unusual", "unusual", "images"),
+    ("accepted predictions", "share_accepted", "accepted", "images"),
+    ("correct, if accepted", "precision", "right", "accepted"),
+    ("correct, if a coarser name", "ancestor_precision", "right_ancestors", "ancestors"),
+    ("sets that contain the class", "share_covered", "covered", "labelled"),
+    ("flagged as unusual", "share_unusual", "unusual", "images"),
 )
+SET_SIZE = "mean classes per set"
+GROUPED = "Shot groups are those of the predicted class; in the rows on sets, of the true class."
+FAR_OFF = 2  # times the stated rate of errors
 MOST_KEPT = 10_000  # training images whose features are kept
 ERROR = 0.05  # probability of a threshold that misses the wished precision
 NEEDS_VAL = (
@@ -150,13 +157,11 @@ def chosen(
     probabilities = softmax(logits)
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right, groups = predicted == labels, np.array(names)[predicted]
-    reject = {ALL: reject_threshold(confidence, right, wish.precision, error=ERROR)}
+    everything = np.ones(len(labels), dtype=bool)
+    reject = {ALL: _reject(confidence, right, everything, wish.precision)}
     for name in GROUP_NAMES:
         if name in names:
-            inside = groups == name
-            reject[name] = reject_threshold(
-                confidence[inside], right[inside], wish.precision, error=ERROR
-            )
+            reject[name] = _reject(confidence, right, groups == name, wish.precision)
     accepted = np.zeros(len(labels), dtype=bool)
     for name in GROUP_NAMES:
         if name in reject and (value := reject[name].value) is not None:
@@ -168,9 +173,12 @@ def chosen(
         name: far[groups == name] for name in GROUP_NAMES if int((groups == name).sum()) >= least
     }
     notes = []
-    if metadata.selected_epoch is not None:
+    promised = any(own.value is not None for own in reject.values()) or any(
+        math.isfinite(value) for value in sets.values.tolist()
+    )
+    if metadata.selected_epoch is not None and promised:
         notes.append(
-            "Val also chose the epoch, so what is promised is a little too good; test shows by how much."
+            "The val split was also used to choose the epoch, so these figures are slightly optimistic."
         )
     if len(labels) < least:
         notes.append(f"{len(labels):,} val images are too few to call any image unusual.")
@@ -182,7 +190,7 @@ def chosen(
         coverage=wish.coverage,
         alarm=wish.alarm,
         images=len(labels),
-        reject={name: KeptThreshold.of(found) for name, found in reject.items()},
+        reject=reject,
         score=wish.score,
         set_thresholds=tuple(None if math.isinf(t) else t for t in sets.values.tolist()),
         set_pools=sets.pools,
@@ -192,6 +200,19 @@ def chosen(
         notes=tuple(notes),
     )
     return Calibration(described, nearest, distances)
+
+
+def _reject(
+    confidence: NDArray[np.float64],
+    right: NDArray[np.bool_],
+    inside: NDArray[np.bool_],
+    precision: float,
+) -> KeptThreshold:
+    """Choose a threshold on some of the images; where there is none, find out which precision has one."""
+    own = confidence[inside], right[inside]
+    found = reject_threshold(*own, precision, error=ERROR)
+    highest = highest_precision(*own, error=ERROR) if found.value is None else None
+    return KeptThreshold.of(found, highest)
 
 
 def _levels(
@@ -279,42 +300,83 @@ def _share(hits: int, size: int) -> dict[str, Any]:
 
 def describe(described: Described) -> list[str]:
     """Say in sentences what is promised, and of which groups or classes nothing can be."""
-    wished = f"{100 * described.precision:g} %"
-    lines = []
-    for name, own in described.reject.items():
-        if name == ALL:
-            continue
-        if own.value is None:
-            why = (
-                f"that takes {own.needed:,} right val images, and there are {own.images:,} images"
-                if own.images < own.needed
-                else f"not shown at any threshold on {counted(own.images, 'val image', 'val images')}"
-            )
-            lines.append(
-                f"{name} shot: no prediction is accepted; {wished} cannot be promised ({why})."
-            )
-        else:
-            above = "any confidence" if own.value < 0 else f"a confidence above {own.value:.3f}"
-            lines.append(
-                f"{name} shot: accepted with {above}; {own.right:,} of {own.accepted:,} such val images are "
-                f"right, which shows {100 * (own.bound or 0):.1f} % or more."
-            )
-    pools: dict[str, int] = {}
-    for pool in described.set_pools:
-        pools[pool] = pools.get(pool, 0) + 1
-    shared = [
-        f"{counted(size, 'class shares', 'classes share')} a threshold ({pool})"
-        for pool, size in pools.items()
-        if pool not in ("own", "none")
-    ]
-    covered = f"{100 * described.coverage:g} %"
-    text = (
-        f"prediction sets hold the right class of {covered} of the images of each class that has a "
+    groups = {name: own for name, own in described.reject.items() if name != ALL}
+    lines = [_about_group(name, own, described.precision) for name, own in groups.items()]
+    if any(own.value is None for own in groups.values()):
+        lines.append(
+            "More val images can show a higher precision: train again with a larger data.validation_share."
+        )
+    lines += [_about_sets(described), *described.notes]
+    return lines + _far_off(described)
+
+
+def _about_group(name: str, own: KeptThreshold, precision: float) -> str:
+    if own.value is not None:
+        above = "any confidence" if own.value < 0 else f"a confidence above {own.value:.3f}"
+        return (
+            f"{name} shot: predictions are accepted with {above}; {own.right:,} of {own.accepted:,} such val "
+            f"images are correctly classified, which shows a precision of {100 * (own.bound or 0):.1f} % or "
+            "more."
+        )
+    images = counted(own.images, "val image that is", "val images that are")
+    images = f"the {images} predicted as {name} shot"
+    wished = f"that {100 * precision:g} % of the accepted predictions are correct"
+    why = (
+        f"To show {wished} takes {own.needed:,} correctly classified val images, more than {images}"
+        if own.images < own.needed
+        else f"No threshold on {images} shows {wished}"
     )
-    text += f"threshold of its own ({pools.get('own', 0):,} of {len(described.classes):,})"
+    told = f"{name} shot: no prediction is accepted. {why}."
+    if own.highest is not None:
+        told += (
+            f" The highest precision that val shows there is {100 * own.highest:.0f} % "
+            f"(--precision {own.highest:g})."
+        )
+    return told
+
+
+def _about_sets(described: Described) -> str:
+    pools = Counter(described.set_pools)
+    covered = f"{100 * described.coverage:g} %"
+    least = math.ceil(1 / (1 - described.coverage) - 1 - 1e-9)
+    text = (
+        f"prediction sets contain the true class for {covered} of the images of each class with at least "
+        f"{counted(least, 'val image', 'val images')} ({pools[OWN]:,} of {len(described.classes):,} classes)"
+    )
+    shared = [
+        f"{counted(size, 'class', 'classes')} together ({'all groups' if pool == EVERY else pool})"
+        for pool, size in pools.items()
+        if pool not in (OWN, NONE)
+    ]
     if shared:
-        text += f"; {', '.join(shared)}, so that holds for them on average only"
-    if pools.get("none"):
-        text += f"; {counted(pools['none'], 'class is', 'classes are')} in every set, for want of val images"
-    lines.append(f"{text}.")
-    return lines + list(described.notes)
+        text += (
+            f"; the classes with fewer share thresholds, {' and '.join(shared)}, so that it holds for them "
+            "on average only"
+        )
+    if pools[NONE]:
+        text += f"; {counted(pools[NONE], 'class is', 'classes are')} in every set, for want of val images"
+    return f"{text}."
+
+
+def _far_off(described: Described) -> list[str]:
+    """Say of groups whose rates on test are far from the stated ones that these hold on average."""
+    missed, alarm = 1 - described.coverage, described.alarm
+    far = []
+    for name in GROUP_NAMES:
+        row = described.measured.get(name, {})
+        covered, unusual = (
+            row.get(key, {}).get("value") for key in ("share_covered", "share_unusual")
+        )
+        told = []
+        if covered is not None and 1 - covered > FAR_OFF * missed:
+            told.append(f"{percent(covered)} % of the sets contain the class")
+        if unusual is not None and unusual > FAR_OFF * alarm:
+            told.append(f"{percent(unusual)} % of the images are flagged as unusual")
+        if told:
+            far.append(f"{name} shot, {' and '.join(told)}")
+    if not far:
+        return []
+    return [
+        f"{100 * described.coverage:g} % (sets) and {100 * alarm:g} % (unusual) hold on average over all "
+        f"images, not within each group. On test: {'; '.join(far)}."
+    ]

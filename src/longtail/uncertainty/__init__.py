@@ -18,6 +18,7 @@ from longtail.uncertainty.distance import NearestFeatures, p_values, spread, uni
 from longtail.uncertainty.rejection import (
     Threshold,
     accuracy_by_coverage,
+    highest_precision,
     lower_bound,
     reject_threshold,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "class_thresholds",
     "conformal_quantile",
     "expected_gain",
+    "highest_precision",
     "lac_scores",
     "lower_bound",
     "p_values",

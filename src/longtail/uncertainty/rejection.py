@@ -85,6 +85,30 @@ def reject_threshold(
     return Threshold(None, size, 0, 0, None, needed)
 
 
+def highest_precision(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], *, error: float = 0.05
+) -> float | None:
+    """Return the highest precision, in whole percent, that `reject_threshold` finds a threshold for.
+
+    Args:
+        confidence: Of predictions for images that were not trained on, [N].
+        right: Whether they are right, [N].
+        error: As of `reject_threshold`.
+
+    Returns:
+        A share from 0.01 to 0.99; None if even 0.01 cannot be shown.
+    """
+    shares = (percent / 100 for percent in range(99, 0, -1))
+    return next(
+        (
+            p
+            for p in shares
+            if reject_threshold(confidence, right, p, error=error).value is not None
+        ),
+        None,
+    )
+
+
 def _needed(precision: float, error: float) -> int:
     """Return how many right images in a row show a precision: the n with precision^n <= error."""
     return math.ceil(math.log(error) / math.log(precision) - 1e-9)
