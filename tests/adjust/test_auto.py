@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from longtail.adjust import tau_normalize
 from longtail.adjust.tool import Classifier, Evidence, Outputs, Request, adjust
-from longtail.adjust.tool.choice import TRIED, _crossed, choose
+from longtail.adjust.tool.choice import TRIED, Choice, Tried, _crossed, choose
 from longtail.adjust.tool.corrections import CORRECTIONS, fitting
 from longtail.core import ClassCounts
 from longtail.core.errors import ConfigError, ProtocolError
@@ -129,6 +129,19 @@ def test_what_cannot_be_written_is_not_chosen():
     choice = choose(evidence(), fitting, no_bias)
     assert choice.name in ("tau", "crt", "ncm")
     assert choice.left_out["logit-adjust"] == "The last layer has no bias."
+
+
+def test_what_the_rows_do_not_show_is_explained_and_nothing_else():
+    rows = [
+        Tried("as it is", None, 0.66, 0.10, 0),
+        Tried("temperature", 1.01, 0.66, 0.08, 0),  # better: no more mistakes, less error
+        Tried("tau", 0.9, 0.63, 0.01, 16),
+        Tried("lws", None, 0.66, 0.10, 0),
+        Tried("ncm", None, 0.56, 0.47, 28),
+    ]
+    left_out = dict.fromkeys(("temperature", "ncm", "lws", "crt"), "It does not help.")
+    choice = Choice(None, 86, tuple(rows), left_out)
+    assert list(choice.unexplained()) == ["temperature", "crt"]
 
 
 def test_what_auto_needs():

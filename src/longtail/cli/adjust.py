@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from longtail.adjust.tool.checkpoints import CheckpointModel
 from longtail.adjust.tool.choice import AUTO, CRITERION, Choice, choose
 from longtail.adjust.tool.corrections import fitting
 from longtail.adjust.tool.delivery import Model, deliver, refuse_harm, require_same_format
+from longtail.adjust.tool.runs import RunModel
 from longtail.adjust.tool.tables import SUFFIXES
 from longtail.cli.lines import completing, console, say
 from longtail.cli.prior import read_assumed, read_columns, read_prior
@@ -172,8 +174,15 @@ def adjust(
     _show(done, described, getattr(model, "notes", ()))
     if "auto" not in described:  # which has judged on val already
         refuse_harm(done, force=force)
-    for path in deliver(model, done, target, described):
-        say(f"written: {path}")
+    paths = deliver(model, done, target, described)
+    for path in paths:
+        if path.parent not in paths:
+            say(f"written: {path}")
+    if isinstance(model, RunModel):
+        say(
+            f"to compare both: longtail report {shlex.quote(str(sources[0]))} {shlex.quote(str(target))}"
+        )
+        say(f"to use the corrected model: longtail predict {shlex.quote(str(target))} IMAGES")
 
 
 @dataclass(frozen=True)
@@ -217,7 +226,10 @@ def _chosen(model: Model, evidence: Evidence, epochs: int | None) -> Choice:
     choice = choose(evidence, fit, partial(require_same_format, model))
     table = Table(
         title=f"{choice.images:,} images of split val",
-        caption="each strength is chosen on one half of val and evaluated on the other",
+        caption=(
+            "strength: chosen on all of val; accuracy and error: with the strength that one half of val "
+            "chooses, on the other half"
+        ),
     )
     for column in ("correction", "strength", "macro\naccuracy, %", "calibration\nerror, %",
                    "predictions\nchanged"):  # fmt: skip
@@ -232,7 +244,7 @@ def _chosen(model: Model, evidence: Evidence, epochs: int | None) -> Choice:
         )
     out = console()
     out.print(table)
-    for name, why in choice.left_out.items():
+    for name, why in choice.unexplained().items():
         out.print(f"{name}: {why}", markup=False, highlight=False)
     if choice.name is None:
         say(f"Leave the model as it is: nothing is better by {CRITERION}. Nothing was written.")
@@ -254,7 +266,10 @@ def _show(done: Adjustment, described: dict[str, Any], notes: tuple[str, ...]) -
         out.print(f"{changed:,} of {counted(total, 'prediction changes', 'predictions change')}")
         interval = done.scores["groups"]["all"]["difference"]["interval"]
         if changed and interval is not None and interval[0] <= 0 <= interval[1]:
-            out.print("no clear difference in macro accuracy: the interval includes 0")
+            out.print(
+                "no clear difference in macro accuracy: the interval includes 0, so "
+                f"{done.measured_on} does not show which model is better"
+            )
     error = done.scores["calibration_error"]
     if "before" in error:
         out.print(

@@ -42,7 +42,7 @@ class Tried:
     Attributes:
         name: Of the correction; `as it is` for the model.
         strength: That all of val chooses; None where there is none.
-        accuracy: Class-averaged, on halves of val that chose nothing.
+        accuracy: Class-averaged, on the halves of val, each with the strength that the other half chooses.
         calibration_error: On the same.
         changed: Predictions that are other ones than the model's.
     """
@@ -52,6 +52,12 @@ class Tried:
     accuracy: float
     calibration_error: float
     changed: int
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The criterion, the smaller the better."""
+        # rounded: means of the same hits may differ in the last digit
+        return -round(self.accuracy, 9), round(self.calibration_error, 9)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,11 @@ class Choice:
         """Return everything as JSON."""
         rows = [vars(row) for row in self.rows]
         return {"criterion": CRITERION, "tried": rows, "left_out": self.left_out}
+
+    def unexplained(self) -> dict[str, str]:
+        """Return those of `left_out` whose reason no row shows: not tried, or better on the halves."""
+        worse = {row.name for row in self.rows if row.rank >= self.rows[0].rank}
+        return {name: why for name, why in self.left_out.items() if name not in worse}
 
 
 def choose(
@@ -125,8 +136,7 @@ def choose(
 
 def _best(rows: list[Tried], left_out: dict[str, str]) -> str | None:
     free = [row for row in rows if row.name not in left_out]
-    # rounded: means of the same hits may differ in the last digit; `min` keeps the first of equal ones
-    best = min(free, key=lambda r: (-round(r.accuracy, 9), round(r.calibration_error, 9)))
+    best = min(free, key=lambda row: row.rank)  # keeps the first of equal ones
     return None if best is rows[0] else best.name
 
 
