@@ -68,9 +68,9 @@ class FileImages:
 
     def take(self, rows: NDArray[np.int64]) -> FileImages:
         """Return the images at `rows`."""
-        below = isinstance(self.paths, FilesBelow)
-        kept = self.paths.take(rows) if below else tuple(self.paths[row] for row in rows.tolist())
-        return replace(self, paths=kept)
+        if isinstance(self.paths, FilesBelow):
+            return replace(self, paths=self.paths.take(rows))
+        return replace(self, paths=tuple(self.paths[row] for row in rows.tolist()))
 
     def decode(self, row: int) -> NDArray[np.uint8]:
         """Return the test view of image `row`, uint8 [3, size, size]."""

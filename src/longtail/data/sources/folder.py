@@ -18,6 +18,7 @@ from longtail.data.sources.folder_contents import (
     describe_left_out,
     list_images,
 )
+from longtail.data.sources.hugging_face import is_hugging_face, read_hugging_face
 
 
 def read_folder(
@@ -30,7 +31,8 @@ def read_folder(
     """Read `root/CLASS/...` or `root/{train,val,test}/CLASS/...`; classes are folder names.
 
     Without split folders everything is train; split it with `longtail.data.splits.hold_out`. A folder
-    that is called as a split but holds no folders is a class beside others (a train, say).
+    that is called as a split but holds no folders is a class beside others (a train, say). A folder of the
+    library `datasets` is read as such.
 
     Args:
         root: The folder.
@@ -43,6 +45,8 @@ def read_folder(
             a class that occurs in another split but not in train, or a file in two classes or splits.
     """
     _require_folder(root)
+    if is_hugging_face(root):
+        return read_hugging_face(root, similar_names=similar_names, for_training=for_training)
     top = list_images(root, deep=False)
     parts, notes = _split_folders(top.folders)
     if parts and "train" not in parts.values() and for_training:
