@@ -33,7 +33,7 @@ WIDTH = "100"
 SHOTS = [
     Shot("report", "runs/first/report.html", height=900),
     Shot("labels", "labels/labels.html", element="section-1"),
-    Shot("copies", "inspection/near-duplicates.html", element="section-5"),
+    Shot("copies", "inspection/near-duplicates.html", element="section-4"),
     Shot("mistakes", "runs/first/report.html", element="mistakes", click="#show-regions"),
     Shot("suggestions", "suggestions.html", height=900),
     Shot("class", "runs/first/report.html", element="table", click="#classes-table tbody tr"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import imagehash
@@ -19,6 +20,7 @@ from longtail.data.images.file_checks import Checked
 from longtail.data.images.perceptual_hash import as_unit_vectors, perceptual_hash
 from longtail.data.near_duplicates import neighbours
 from longtail.data.near_duplicates.found import (
+    RELATIVE,
     NearDuplicates,
     describe_near,
     near_by_features,
@@ -199,7 +201,7 @@ def test_copies_of_a_folder_stay_in_one_split_and_are_named(tmp_path):
         assert sorted(map(len, splits.values())) == [1] * 54 + [3] * 6
         assert all(len(set(found)) == 1 for found in splits.values())
     assert data.notes[0].startswith(
-        "18 images form 6 groups of near-duplicates (up to 24 of 144 bits differ"
+        "18 images form 6 groups of near-duplicates (perceptual hashes differ in at most 24 of 144 bits"
     )
     assert "each group stays in one split" in data.notes[0]
 
@@ -285,6 +287,10 @@ def test_near_duplicates_with_two_labels_are_named():
     found = NearDuplicates(np.array([[0, 1], [2, 3]]), np.array([2.0, 4]), 24.0, 0.01, "bits", 4)
     said = describe_near(manifest, found, drawn=True)
     assert said[-1] == "1 pair of near-duplicates has different labels: a.png ~ b.png."
+    found = replace(found, unit=RELATIVE, threshold=0.39)
+    said = describe_near(manifest, found, drawn=False)
+    assert said[-1] == "1 pair of images that look alike has different labels: a.png ~ b.png."
+    assert not any("near-duplicates" in sentence for sentence in said)
 
 
 def crowd(seed=0):
@@ -338,6 +344,10 @@ def test_the_page_shows_pairs(tmp_path, longtail):
     done = longtail("data", "inspect", tmp_path / "set", "--out", tmp_path / "out")
     assert done[0] == 0
     page = (tmp_path / "out" / "near-duplicates.html").read_text().replace("<wbr>", "")
-    assert "Across splits, by bits" in page
+    # 18 pairs, 12 of them across the splits, and none twice
+    assert "Across splits, by perceptual hash" in page
+    assert "12 pairs. One image is in another split" in page
+    assert "6 pairs. The most alike first. If these are no copies" in page
+    assert page.count("<figure>") == 18
     assert page.count("data:image/jpeg;base64,") >= 24
     assert "test/fox/00-small.png" in page

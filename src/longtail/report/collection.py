@@ -20,6 +20,20 @@ from longtail.report.page import environment
 
 SHOWN = 48  # images of a shot group
 EXAMPLES = 24  # pairs of a section
+# whether the hash has found them -> what to think of them
+WHAT_IT_MEANS = {
+    True: "Nearly all of these are copies.",
+    False: "Some of these are copies, others only look alike: judge for yourself.",
+}
+OF_TWO_LABELS = {
+    True: "At least one label is wrong, or the classes cannot be told apart.",
+    False: "Compare the labels. If the images show different things, both may be right.",
+}
+IF_NOT_ALIKE = {
+    True: "If these are no copies, ignore them: a drawn split keeps them together, and none is removed.",
+    False: "If these do not show the same thing, ignore them: none is removed, and they are kept in one "
+    "split only if you train on together.csv with data.keep_together=together.",
+}
 SMALL = 64  # pixels: such images are shown enlarged, with visible pixels
 
 
@@ -109,7 +123,7 @@ def _label_entries(data: DataSet, quality: LabelQuality, rows: NDArray[np.int64]
 
 
 def near_page(data: DataSet, found: Sequence[NearDuplicates]) -> str:
-    """Return the page of near-duplicates: those across splits, those nearest to the threshold, all others.
+    """Return the page of near-duplicates: those across splits, those with different labels, all others.
 
     Args:
         data: The images.
@@ -118,33 +132,36 @@ def near_page(data: DataSet, found: Sequence[NearDuplicates]) -> str:
     sections, lead = [], []
     for near in found:
         lead.append(
-            f"{counted(len(near.pairs), 'pair', 'pairs')} by {near.unit} among {near.compared:,} images: "
-            f"{near.describe_threshold()}."
+            f"{counted(len(near.pairs), 'pair', 'pairs')} by {near.means} among {near.compared:,} images: "
+            f"{near.describe_threshold()}. {WHAT_IT_MEANS[near.by_hash] if len(near.pairs) else ''}"
         )
-        across = near.across_splits(data.manifest)
-        kinds = [
-            ("Across splits", "One image is in another split than the other: leakage.", across),
-            (
-                "Different labels",
-                "At least one label is wrong, or the classes cannot be told apart.",
-                near.across_labels(data.manifest),
-            ),
-            (
-                "Nearest to the threshold",
-                "If these are no copies of each other, the threshold is too wide for your images.",
-                np.arange(len(near.pairs))[::-1],
-            ),
-            ("Most alike", "The nearest pairs.", np.arange(len(near.pairs))),
-        ]
-        for title, text, numbers in kinds:
+        for title, text, numbers in _kinds(data, near):
             entries = [_pair(data, near, number) for number in numbers[:EXAMPLES].tolist()]
             if entries:
                 many = counted(len(numbers), "pair", "pairs")
                 shown = "" if len(numbers) == len(entries) else f", {len(entries)} of them shown"
                 sections.append(
-                    Section(f"{title}, by {near.unit}", f"{many}{shown}. {text}", entries)
+                    Section(f"{title}, by {near.means}", f"{many}{shown}. {text}", entries)
                 )
     return _render(f"Near-duplicates in {data.manifest.name}", lead, sections, data)
+
+
+def _kinds(data: DataSet, near: NearDuplicates) -> list[tuple[str, str, NDArray[np.int64]]]:
+    """Return title, sentence and pairs of each section."""
+    across, labels = near.across_splits(data.manifest), near.across_labels(data.manifest)
+    others = np.setdiff1d(np.arange(len(near.pairs)), np.union1d(across, labels))
+    kinds = [
+        ("Across splits", "One image is in another split than the other: leakage.", across),
+        ("Different labels", OF_TWO_LABELS[near.by_hash], labels),
+        ("The others", f"The most alike first. {IF_NOT_ALIKE[near.by_hash]}", others),
+    ]
+    if len(others) > EXAMPLES:
+        farthest = others[EXAMPLES:][::-1]
+        kinds[2:] = [
+            ("Nearest to the threshold", IF_NOT_ALIKE[near.by_hash], farthest),
+            ("Most alike", "The nearest pairs.", others[:EXAMPLES]),
+        ]
+    return kinds
 
 
 def where(data: DataSet, row: int) -> str:
@@ -162,7 +179,7 @@ def _pair(data: DataSet, near: NearDuplicates, number: int) -> Entry:
     distance = near.distances[number]
     return Entry(
         (one, other), labels[0], ", ".join(different),
-        f"{distance:.0f} bits" if near.unit == "bits" else f"{distance:.2f}",
+        f"{distance:.0f} bits" if near.by_hash else f"{distance:.2f}",
         (where(data, one), where(data, other)),
     )  # fmt: skip
 

@@ -59,6 +59,16 @@ class NearDuplicates:
     unit: str
     compared: int
 
+    @property
+    def by_hash(self) -> bool:
+        """Say whether the perceptual hash has found them: copies, where features find what looks alike."""
+        return self.unit == "bits"
+
+    @property
+    def means(self) -> str:
+        """What has found them, for people."""
+        return "perceptual hash" if self.by_hash else "features"
+
     def groups(self) -> list[list[int]]:
         """Return rows that a chain of pairs joins, largest group first."""
         rows, ends = np.unique(self.pairs, return_inverse=True)
@@ -84,17 +94,17 @@ class NearDuplicates:
     def describe_threshold(self) -> str:
         """Say up to which distance a pair counts, and what chance leaves there."""
         if self.threshold < 0:
-            return f"the images are too alike to tell copies by their {self.unit}"
-        if self.unit != "bits":
+            return f"the images are too alike to tell copies by their {self.means}"
+        if not self.by_hash:
             return (
-                f"features nearer than {self.threshold:g} of the usual distance around both images, as one "
-                "image in a thousand is by chance"
+                f"features at most {self.threshold:g} times as far apart as is usual around both images; by "
+                "chance, one image in a thousand has such a neighbour"
             )
-        value = f"{self.threshold:g} of {BITS} bits"
+        value = f"perceptual hashes differ in at most {self.threshold:g} of {BITS} bits"
         if math.isnan(self.by_chance):
             return f"{value}, the usual threshold, as there are too few images to estimate chance"
         expected = max(self.by_chance, 0.001)
-        return f"up to {value} differ, where at most {expected:.1g} pairs are expected by chance"
+        return f"{value}, and by chance at most {expected:.1g} pairs would"
 
 
 def near_by_hash(checked: Sequence[Checked]) -> NearDuplicates:
@@ -180,14 +190,17 @@ def describe_near(manifest: Manifest, found: NearDuplicates, *, drawn: bool) -> 
     if not len(found.pairs):
         return ()
     sentences = []
+    kind, how = "near-duplicates", "saved again, resized or slightly changed"
+    if not found.by_hash:
+        kind, how = "images that look alike", "found by features: crops, bursts, the same scene"
     leaking = found.across_splits(manifest)
     if len(leaking):
         rows = np.unique(found.pairs[leaking])
         scored = int((manifest.splits[rows] > 0).sum())
         names = " and ".join(SPLITS[s] for s in np.unique(manifest.splits[rows]).tolist())
         sentences.append(
-            f"LEAKAGE: {counted(len(leaking), 'pair', 'pairs')} of near-duplicates (saved again, resized or "
-            f"slightly changed) {'is' if len(leaking) == 1 else 'are'} divided between {names}, which "
+            f"LEAKAGE: {counted(len(leaking), 'pair', 'pairs')} of {kind} ({how}) "
+            f"{'is' if len(leaking) == 1 else 'are'} divided between {names}, which "
             f"concerns {counted(scored, 'image', 'images')} of val or test: "
             f"{_show(manifest, found, leaking)}."
         )
@@ -195,14 +208,14 @@ def describe_near(manifest: Manifest, found: NearDuplicates, *, drawn: bool) -> 
     members = sum(map(len, groups))
     stay = "; each group stays in one split" if drawn and not len(leaking) else ""
     sentences.append(
-        f"{members:,} images form {counted(len(groups), 'group', 'groups')} of near-duplicates "
+        f"{members:,} images form {counted(len(groups), 'group', 'groups')} of {kind} "
         f"({found.describe_threshold()}){stay}: {_show(manifest, found, np.arange(len(found.pairs)))}."
     )
     contradicting = found.across_labels(manifest)
     if len(contradicting):
         sentences.append(
-            f"{counted(len(contradicting), 'pair of near-duplicates has', 'pairs of near-duplicates have')} "
-            f"different labels: {_show(manifest, found, contradicting)}."
+            f"{counted(len(contradicting), f'pair of {kind} has', f'pairs of {kind} have')} different "
+            f"labels: {_show(manifest, found, contradicting)}."
         )
     return tuple(sentences)
 
