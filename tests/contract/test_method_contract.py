@@ -10,6 +10,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
 from longtail.core import Batch, ClassCounts, Position
 from longtail.engine import checkpoint as ckpt
@@ -69,7 +70,13 @@ BALPOE = {
     "narrow": False,
     "mixing": {"name": "mixup", "alpha": 0.4},
 }
+ROUTER = {"router": {"help_weight": 1.0, "epochs": 2, "learning_rate": 0.5}}
+TAUGHT = {"distillation": {"experts": 2}}
 VARIANTS |= {"ride": ("experts", RIDE), "balpoe": ("experts", BALPOE)}
+VARIANTS |= {
+    "ride, taught and routed": ("experts", RIDE | ROUTER | TAUGHT),
+    "routed": ("experts", ROUTER),
+}
 VARIANTS |= {
     f"decoupling {name}": ("decoupling", {"classifier": options})
     for name, options in {
@@ -125,7 +132,7 @@ TWO_STAGES = (
     "fslwf",
     "balms",
 )
-SHORT_SECOND = {name: {"second": 3} for name in TWO_STAGES}
+SHORT_SECOND = {name: {"second": 3} for name in TWO_STAGES} | {"lfme": {"teacher_epochs": 2}}
 SHORT = SHORT_SECOND | {"do": QUICK}
 VARIANTS |= {f"{name}, defaults": (name, SHORT.get(name, {})) for name in METHODS}
 
@@ -166,6 +173,14 @@ SAMPLING = {
 
 def crt(**options):
     return {"classifier": {"name": "crt"} | options}
+
+
+def routed(**options):
+    return {"router": ROUTER["router"] | options}
+
+
+def taught(**options):
+    return {"distillation": TAUGHT["distillation"] | options}
 
 
 def los(**options):
@@ -304,6 +319,27 @@ ALTERNATIVES = {
         "hidden": ({}, {"hidden": 16}),
         "projection_width": ({}, {"projection_width": 16}),
         "views": ({}, {"views": ("default", "crop", "crop")}),
+    },
+    "lfme": {
+        "teacher_epochs": ({}, {"teacher_epochs": 1}),
+        "temperature": ({}, {"temperature": 1.0}),
+        "weight": ({}, {"weight": 0.0}),
+        # by then, the student of few-shot classes is on its way to a teacher
+        "behind": ({"teacher_epochs": 6}, {"teacher_epochs": 6, "behind": 0.99}),
+    },
+    "mdcs": {
+        "strengths": ({}, {"strengths": (0.0, 2.0)}),
+        "weight": ({}, {"weight": 0.0}),
+        "rise": ({}, {"rise": 1}),
+        "head": ({}, {"head": "linear"}),
+        "head.name": ({}, {"head": {"name": "linear"}}),
+        "head.scale": ({}, {"head": {"name": "cosine", "scale": 10.0}}),
+        "head.initialisation": (
+            {"head": "linear"},
+            {"head": {"name": "linear", "initialisation": "kaiming"}},
+        ),
+        "narrow": ({}, {"narrow": False}),
+        "views": ({}, {"views": ("default", "crop")}),
     },
     "ace": {"weight": ({}, {"weight": 0.0})},
     "oltr": {
@@ -444,6 +480,18 @@ ALTERNATIVES = {
         "mixing": ({}, {"mixing": "mixup"}),
         **MIXING,
         "backbone_rate": ({}, {"backbone_rate": 0.1}),
+        "distillation": ({}, TAUGHT),
+        "distillation.experts": (TAUGHT, taught(experts=1)),
+        "distillation.temperature": (TAUGHT, taught(temperature=4.0)),
+        "distillation.weight": (TAUGHT, taught(weight=3.0)),
+        "distillation.warmup": (TAUGHT, taught(warmup=2)),
+        "distillation.bn": (TAUGHT, taught(bn="eval")),
+        "router": ({}, routed(help_weight=0.01)),
+        "router.top": (ROUTER, routed(top=2)),
+        "router.help_weight": (ROUTER, routed(help_weight=0.01)),
+        "router.epochs": (ROUTER, routed(epochs=1)),
+        "router.learning_rate": (ROUTER, routed(learning_rate=0.001)),
+        "router.weight_decay": (ROUTER, routed(weight_decay=0.5)),
     },
     "do": {
         option: (QUICK | base, QUICK | changed)
@@ -805,6 +853,7 @@ def test_every_option_has_an_alternative(name):
 
 
 SEVERAL_STAGES = {
+    "lfme",
     "do",
     "decoupling",
     "paco",
@@ -842,6 +891,8 @@ def predicted(tmp_path_factory):
             method = tiny.build(name, options)
             tiny.train(method, tmp_path_factory.mktemp("predicted"))
             known[key] = method.eval().predict(tiny.images(6))
+            if options.get("router"):  # it says yes or no: its weights tell more
+                known[key] = parameters_to_vector(method.router.parameters())
         return known[key]
 
     return train

@@ -16,6 +16,7 @@ from tests.contract.test_method_contract import QUICK, TWO_STAGES, VARIANTS
 
 # short, and with generated maps in the second of two epochs
 SHORT = {name: {"second": 1} for name in TWO_STAGES} | {"do": QUICK, "rsg": {"start": 1}}
+SHORT["lfme"] = {"teacher_epochs": 1}
 DEFAULTS = {name: (name, SHORT.get(name, {})) for name in METHODS}
 # what makes the difference in methods that differ by default, left out
 EQUAL = {
@@ -24,6 +25,7 @@ EQUAL = {
     "fslwf, nothing dropped": ("fslwf", {"dropout": 0.0, "second": 1}),
     "paco, one contrast": ("paco", {"contrast": "joint"}),
     "reslt, subset means": VARIANTS["reslt convolution"],
+    "ride, taught and routed": VARIANTS["ride, taught and routed"],
 }
 
 

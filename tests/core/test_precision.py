@@ -64,6 +64,7 @@ LOSSES = {
         z, LABELS, losses.reversed_prior(COUNTS).log())),
     "lade_regulariser": (LOGITS, lambda z: losses.lade_regulariser(z, LABELS, WIDE, quadratic=0.1)),
     "diversity": (EXPERTS, lambda z: losses.diversity(z, losses.diversity_temperature(COUNTS, 0.02))),
+    "distillation": (LOGITS, lambda z: losses.distillation(z, z.flip(0), 1.5)),
     "mutual_divergence": (EXPERTS, losses.mutual_divergence),
     "masked_logits": (EXPERTS, lambda z: losses.mutual_divergence(
         losses.masked_logits(z, losses.hard_categories(z[:, 0], LABELS, 3)[:, None]))),

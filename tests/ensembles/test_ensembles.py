@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from longtail.core import ClassCounts, ShotGroups
 from longtail.ensembles import (
+    Descent,
     Stacking,
     SubModelLogits,
     compare_mixtures,
@@ -18,6 +19,7 @@ from longtail.ensembles import (
     unbiased,
     weighted_sum,
 )
+from longtail.ensembles.weights import _shuffled
 
 DOUBLE = torch.float64
 P1 = torch.tensor([[0.9, 0.05, 0.05], [0.4, 0.3, 0.3], [0.1, 0.8, 0.1]], dtype=DOUBLE)[None]
@@ -151,14 +153,67 @@ def test_mixed_softmax_is_the_direct_search():
         torch.testing.assert_close(found, grid[value.argmax(1)])
 
 
-def test_group_weights_of_sade_stop_before_a_weight_vanishes():
+def released_weights(views, rate=0.1, weight_decay=5e-4):
+    """Learn weights as SADE's released code does, image orders apart; views are those of each pass."""
+    raw = torch.full((3,), 1 / 3, requires_grad=True)
+    optimizer = torch.optim.SGD([raw], rate, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    for passed, (first, second) in enumerate(views):
+        for chosen in _shuffled(len(first), passed):
+            w = raw.softmax(dim=0)
+            a, b = (sum(w[e] * x[chosen, e] for e in range(3)) for x in (first, second))
+            cosine = F.cosine_similarity(a.softmax(dim=1), b.softmax(dim=1), dim=1)
+            optimizer.zero_grad()
+            (-cosine.mean()).backward()
+            optimizer.step()
+        if min(round(float(w), 2) for w in raw.detach().softmax(dim=0)) < 0.05:
+            break
+    return raw.softmax(dim=0).detach()
+
+
+def test_group_weights_of_sade_are_those_of_its_procedure():
     logits = some_logits(3000)
     found = learn_group_weights(logits.first, logits.second)
     assert float(found.sum()) == pytest.approx(1)
-    assert float(found.min()) > 0.02
+    # its free numbers begin with 1/3 and decay, here with 0: the same weights, which do not mind a shift
+    same = released_weights([(logits.first, logits.second)] * 5)
+    torch.testing.assert_close(found, same, atol=1e-4, rtol=0)
     order = [2, 0, 1]
     permuted = learn_group_weights(logits.first[:, order], logits.second[:, order])
     torch.testing.assert_close(permuted, found[order])
+
+
+def test_every_pass_of_sade_draws_its_views_and_its_order_anew():
+    views = [(some_logits(300).first, some_logits(300, seed=p).second) for p in range(1, 6)]
+    asked = []
+
+    def redraw(number):
+        asked.append(number)
+        return views[number]
+
+    descent = Descent(rate=0.02, weight_decay=1e-3, redraw=redraw)
+    found = learn_group_weights(*views[0], descent=descent)
+    assert asked == [1, 2, 3, 4]
+    torch.testing.assert_close(found, released_weights(views, 0.02, 1e-3), atol=1e-4, rtol=0)
+    orders = [torch.cat(list(_shuffled(300, number))) for number in range(2)]
+    assert not torch.equal(*orders)
+    assert all(torch.equal(o.sort().values, torch.arange(300)) for o in orders)
+    assert [len(c) for c in _shuffled(300, 0)] == [128, 128, 44]
+
+
+def test_sade_stops_after_the_pass_in_which_a_weight_vanished():
+    logits = some_logits(3000)
+    asked = []
+
+    def redraw(number):
+        asked.append(number)
+        return logits.first, logits.second
+
+    # an expert that never agrees with itself
+    second = logits.second.clone()
+    second[:, 2] = -10 * logits.first[:, 2]
+    found = learn_group_weights(logits.first, second, descent=Descent(rate=2.0, redraw=redraw))
+    assert float(found.min()) < 0.045
+    assert asked == []
 
 
 def test_19_labels_do_not_matter_to_weights_and_20_oracles_are_bounds():

@@ -15,6 +15,7 @@ from longtail.losses import (
     balanced_softmax,
     class_weights,
     cross_entropy,
+    distillation,
     diversity,
     diversity_temperature,
     inverse_bias,
@@ -22,11 +23,13 @@ from longtail.losses import (
     ldam_margins,
     logit_adjusted,
 )
+from longtail.methods import METHODS
 from longtail.models import build_backbone, build_experts
 from longtail.models.options import ModelConfig
+from longtail.models.router import would_help
 from longtail.recipes import resolve
 from tests import tiny
-from tests.contract.test_method_contract import BALPOE, RIDE
+from tests.contract.test_method_contract import BALPOE, RIDE, ROUTER
 
 TOY = ClassCounts([100, 10, 1])  # toy G
 Z = torch.tensor([[2.0, 1.0, 0.0]] * 3, dtype=torch.float64)
@@ -199,6 +202,161 @@ def test_the_figure_has_every_expert_by_group():
         "expert 1, cross-entropy", "expert 2, balanced-softmax", "expert 3, inverse-softmax", "mean",
     ]  # fmt: skip
     assert all(0 <= value <= 1 for values in figure.series.values() for value in values)
+
+
+# --- RIDE's distillation and router --------------------------------------------------------------
+
+
+def stage(number, epoch=0):
+    return Position(0, number, epoch, 0, 10)
+
+
+def test_the_golden_values_of_distillation():
+    first, second = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[0.0, 1.0, 2.0]])
+    # probabilities .090031 .244728 .665241, so 2 (.665241 - .090031)
+    assert distillation(first, second).item() == pytest.approx(1.150421, abs=1e-6)
+    assert distillation(first, first).item() == pytest.approx(0, abs=1e-7)
+    # at T = 2 the probabilities are .186324 .307196 .506480, and logits differ by half as much
+    assert distillation(first, second, 2.0).item() == pytest.approx(0.506480 - 0.186324, abs=1e-5)
+
+
+def test_no_gradient_reaches_the_teacher():
+    z, t = torch.randn(2, 4, 5).requires_grad_().unbind()
+    assert torch.autograd.grad(distillation(z, t).sum(), t, allow_unused=True) == (None,)
+
+
+def test_another_expert_would_help_where_the_mean_is_wrong_and_a_later_one_right():
+    right = torch.eye(2)[1]  # of label 1
+    wrong = torch.eye(2)[0]
+    cases = {
+        (0, 0, 0): (0, 0),
+        (0, 0, 1): (1, 1),
+        (0, 1, 0): (1, 0),
+        (1, 0, 1): (0, 1),
+        (1, 1, 1): (0, 0),
+    }
+    means = torch.stack([torch.stack([right if r else wrong for r in case]) for case in cases])
+    found = would_help(means, torch.ones(len(cases), dtype=torch.long))
+    assert found.int().tolist() == [list(expected) for expected in cases.values()]
+
+
+def test_the_teacher_learns_alone_and_then_teaches():
+    method, given = tiny.build("experts", RIDE | {"distillation": {"experts": 4}}), batch()
+    assert [s.name for s in method.stages()] == ["teacher", "joint"]
+    teacher = method.teacher(given.images)
+    assert teacher.shape == (12, 4, 7)
+    weights, margins = class_weights(tiny.COUNTS, "effective-number"), ldam_margins(tiny.COUNTS)
+
+    def ride(z):
+        label = sum(
+            ldam(z[:, e] / 30, given.labels, margins, class_weights=weights)
+            for e in range(z.shape[1])
+        )
+        return label - 0.45 * diversity(z, diversity_temperature(tiny.COUNTS, 0.05))
+
+    out = method.training_step([given], stage(0, 5))
+    torch.testing.assert_close(out.loss, ride(teacher))
+    out = method.training_step([given], stage(1, 5))
+    z = method.sub_model_logits(given.images)
+    apart = F.kl_div(
+        F.log_softmax(z.mean(dim=1) / 1.5, dim=1),
+        F.softmax(method.teacher(given.images).mean(dim=1) / 1.5, dim=1),
+        reduction="batchmean",
+    )
+    # the released code adds both for every expert
+    torch.testing.assert_close(out.loss, 3 * (ride(z) + 1.5**2 * apart))
+
+
+def test_the_router_learns_where_a_later_expert_helps():
+    method, given = tiny.build("experts", RIDE | {"router": {"top": 5}}), batch(40)
+    assert [s.name for s in method.stages()] == ["joint", "router"]
+    router = method.router
+    loss, total, features = 0.0, 0.0, method.backbone(given.images)
+    right = []
+    z = method.sub_model_logits(given.images)
+    for e in range(3):
+        total = total + z[:, e]
+        right.append(total.argmax(dim=1) == given.labels)
+    for e in range(2):
+        mean = z[:, : e + 1].mean(dim=1)
+        f = features[e].mean(dim=(2, 3))
+        seen = F.relu(router.hidden[e](f / f.norm(dim=1, keepdim=True)))
+        wanted = router.last(torch.cat([mean.sort(dim=1, descending=True).values[:, :5], seen], 1))
+        helped = ~right[e] & torch.stack(right[e + 1 :]).any(dim=0)
+        loss = loss + F.binary_cross_entropy_with_logits(
+            wanted[:, 0], helped.float(), pos_weight=torch.tensor(100.0)
+        )
+    out = method.training_step([given], stage(1))
+    torch.testing.assert_close(out.loss, loss / 2)
+    out.loss.backward()
+    assert router.last.weight.grad is not None
+
+
+def routed():
+    method = tiny.build("experts", ROUTER).eval()
+    method.router.trained.fill_(True)
+    return method
+
+
+def test_the_router_says_how_many_experts_are_averaged():
+    images, method = tiny.images(64), routed()
+    z = method.sub_model_logits(images)
+    with torch.no_grad():
+        for bias, experts in ((-1e4, 1), (1e4, 3)):
+            method.router.last.bias.fill_(bias)
+            torch.testing.assert_close(method.predict(images), z[:, :experts].mean(dim=1))
+        method.router.trained.fill_(False)  # before its stage nothing is left out
+        method.router.last.bias.fill_(-1e4)
+        torch.testing.assert_close(method.predict(images), z.mean(dim=1))
+
+
+def test_images_that_stop_are_not_computed_further_and_a_graph_says_the_same():
+    images, method, sizes = tiny.images(64), routed(), []
+    with torch.no_grad():  # half of the images go on, and a part of them once more
+        wanted = method._wanted(*method._means(images))
+        method.router.last.bias -= wanted[:, 0].median()
+        wanted = wanted - wanted[:, 0].median()
+        go_on = [64, int((wanted[:, 0] > 0).sum()), int((wanted > 0).all(dim=1).sum())]
+    for tail in method.backbone.tails:
+        tail.register_forward_hook(lambda _m, given, _o: sizes.append(len(given[0])))
+    predicted = method.predict(images)
+    assert sizes == [n for n in go_on if n]
+    assert 0 < sizes[1] < 64
+    means = method.sub_model_logits(images).cumsum(dim=1) / torch.arange(1, 4)[:, None]
+    number = (wanted > 0).cumprod(dim=1).sum(dim=1)
+    torch.testing.assert_close(predicted, means[torch.arange(64), number])
+
+    class Predictor(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.method = method
+
+        def forward(self, images):
+            return self.method.predict(images)
+
+    program = torch.export.export(Predictor(), (images,))
+    torch.testing.assert_close(program.module()(images), predicted)
+
+
+def test_a_router_needs_somebody_to_ask():
+    with pytest.raises(ValueError, match="at least two experts"):
+        tiny.build("experts", ROUTER | {"losses": ["ldam"]})
+
+
+def test_runs_share_the_teacher_or_the_experts_of_their_first_stage():
+    kind = METHODS["experts"]
+
+    def options(**more):
+        return kind.Config.model_validate(RIDE | more)
+
+    router, taught = {"router": {}}, {"distillation": {}}
+    assert kind.shares_first_stage(options(**router), options())
+    assert kind.shares_first_stage(options(**taught), options(distillation={"weight": 2.0}))
+    assert kind.shares_first_stage(options(**taught, **router), options(**taught))
+    assert not kind.shares_first_stage(options(**taught), options(**router))
+    assert not kind.shares_first_stage(options(**taught), options(distillation={"experts": 4}))
+    assert not kind.shares_first_stage(options(**router), options(tilt=0.1))
+    assert not kind.shares_first_stage(options(), options())
 
 
 # --- the network -------------------------------------------------------------------------------

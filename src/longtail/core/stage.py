@@ -62,7 +62,8 @@ class Stage:
         nesterov: Likewise.
         rates: Names of submodules and the factor of their learning rate, 1 for all others.
         steps: Steps of an epoch in place of floor(N / batch).
-        survey: Before each epoch, call `Method.fit` with every training image, class by class.
+        survey: Before each epoch, call `Method.fit` with every image of train, class by class, or of val (of
+            train if there is none).
         whole: Run all epochs and end with the last one, whatever val says of earlier ones.
         kind: `train` runs steps; `fit` calls `Method.fit` once with the train split; `select` calls
             it with the val split, or with train if there is none.
@@ -86,7 +87,7 @@ class Stage:
     nesterov: bool | None = None
     rates: tuple[tuple[str, float], ...] = ()
     steps: int | None = None
-    survey: bool = False
+    survey: Literal["train", "val"] | None = None
     whole: bool = False
     kind: Literal["train", "fit", "select"] = "train"
 

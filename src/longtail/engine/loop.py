@@ -161,10 +161,7 @@ class Trainer:
 
     def _fit(self, stage: Stage) -> None:
         """Run a stage without steps, which may look at every image of a split once."""
-        data, split = self.train_set, "train"
-        if stage.kind == "select" and self.selection_set is not None:
-            self.protocol.may_select_on("val")
-            data, split = self.selection_set, "val"
+        data, split = self._selecting() if stage.kind == "select" else (self.train_set, "train")
         self.log.note(f"stage {stage.name}: fitted on {split}")
         begin = time.perf_counter()
         seed = derive_seed(self.config.seed, "fit", self._at.stage)
@@ -186,9 +183,18 @@ class Trainer:
         with seeded(seed), uncompiled(self.config):  # a stage may draw fresh weights
             return self.method.fit(stage, everything(*parts, kept=kept), split)
 
+    def _selecting(self) -> tuple[DataSet, str]:
+        """Return the images that may choose something, and of which split they are."""
+        if self.selection_set is None:
+            return self.train_set, "train"
+        self.protocol.may_select_on("val")
+        return self.selection_set, "val"
+
     def _survey(self, stage: Stage, epoch: int) -> Facts:
-        """Show the method every training image before an epoch, class by class."""
+        """Show the method every training image before an epoch, class by class, or every image of val."""
         seed = derive_seed(self.config.seed, "survey", self._at.stage, epoch)
+        if stage.survey == "val":
+            return self._show_everything(stage, *self._selecting(), seed)
         by_class = np.argsort(self.train_set.manifest.labels, kind="stable")
         return self._show_everything(stage, self.train_set.take(by_class), "train", seed)
 

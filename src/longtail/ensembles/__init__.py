@@ -8,6 +8,7 @@ Methods that train sub-models are in `methods`.
 from longtail.ensembles.mixtures import SubModelLogits, compare_mixtures
 from longtail.ensembles.stacking import Stacking, fit_stacking
 from longtail.ensembles.weights import (
+    Descent,
     group_weights,
     instance_weights,
     learn_group_weights,
@@ -18,6 +19,7 @@ from longtail.ensembles.weights import (
 )
 
 __all__ = [
+    "Descent",
     "Stacking",
     "SubModelLogits",
     "compare_mixtures",

@@ -27,6 +27,7 @@ from longtail.core.groups import GROUP_NAMES, GroupRule, ShotGroups
 from longtail.ensembles.combination import WEIGHTED, fit_average
 from longtail.ensembles.stacking import fit_stacking
 from longtail.ensembles.weights import (
+    Descent,
     Objective,
     group_weights,
     instance_weights,
@@ -72,6 +73,7 @@ def compare_mixtures(
     rule: GroupRule = "threshold",
     held_out: SubModelLogits | None = None,
     only: Sequence[str] | None = None,
+    descent: Descent | None = None,
 ) -> list[dict[str, Any]]:
     """Score every mixture, or some of them and the oracles.
 
@@ -81,6 +83,7 @@ def compare_mixtures(
         rule: Of the groups.
         held_out: For labelled images on which a stacking may be fitted.
         only: Names of the mixtures that are wanted; sub-models alone are always shown.
+        descent: How the weights of `group, SADE` are learnt.
 
     Returns:
         For each: `name`, `sees` (see the head of this file), class-averaged `accuracy`, `many`, `medium` and
@@ -89,7 +92,7 @@ def compare_mixtures(
     """
     groups = ShotGroups.from_counts(counts, rule)
     rows = []
-    for name, sees, way in _ways(logits, groups, held_out):
+    for name, sees, way in _ways(logits, groups, held_out, descent):
         if only is not None and name not in only and not name.startswith(SUB_MODEL):
             continue
         begin = time.perf_counter()
@@ -106,7 +109,10 @@ Way = Callable[[], tuple[Tensor, Tensor | None]]  # scores [N, C] and weights [N
 
 
 def _ways(
-    logits: SubModelLogits, groups: ShotGroups, held_out: SubModelLogits | None
+    logits: SubModelLogits,
+    groups: ShotGroups,
+    held_out: SubModelLogits | None,
+    descent: Descent | None,
 ) -> list[tuple[str, str, Way]]:
     count, bias = logits.clean.shape[1], logits.bias
     ways: list[tuple[str, str, Way]] = [
@@ -154,7 +160,7 @@ def _ways(
         ways.append(
             (f"group, {o} of probabilities", "transductive", partial(_weighted, clean, of_all))
         )
-    sade = partial(learn_group_weights, *raw)
+    sade = partial(learn_group_weights, *raw, descent=descent)
     ways.append(("group, SADE", "transductive", partial(_weighted, logits.clean, sade)))
     if held_out is not None:
         fit = partial(fit_average, held_out.clean, held_out.labels)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError
-from longtail.core.groups import GROUP_NAMES, ShotGroups
+from longtail.core.groups import GROUP_NAMES, GroupRule, ShotGroups
 from longtail.core.manifest import SPLITS
 from longtail.data import Progress
 from longtail.data.data_set import DataSet
@@ -26,6 +26,7 @@ from longtail.ensembles.combination import OF_MIRROR, Combination
 from longtail.ensembles.combined_model import order_of
 from longtail.ensembles.mixtures import SubModelLogits, compare_mixtures
 from longtail.ensembles.recommendation import combine, recommend
+from longtail.ensembles.weights import Descent, Views
 from longtail.methods import Method
 from longtail.prediction import predict_sub_models
 from longtail.runs import LoadedModel, Run, load
@@ -36,10 +37,19 @@ MIRROR = "mirror"
 
 @dataclass(frozen=True)
 class Scored:
-    """Logits of a split and what belongs together in it, [N] or None."""
+    """Logits of a split, what belongs together in it, [N] or None, and how SADE learns its weights on it."""
 
     logits: SubModelLogits
     together: NDArray[np.int64] | None
+    descent: Descent
+
+    def mixtures(
+        self, counts: ClassCounts, rule: GroupRule, held_out: SubModelLogits | None
+    ) -> list[dict[str, Any]]:
+        """Score every mixture; see `compare_mixtures`."""
+        return compare_mixtures(
+            self.logits, counts, rule=rule, held_out=held_out, descent=self.descent
+        )
 
 
 def ensemble(
@@ -86,18 +96,16 @@ def ensemble(
     models = [load(run.folder.path, device=device) for run in runs]
     _require_one_task(runs, models)
     data, classes = runs[0].open_data(), models[0].metadata.classes
-    rule = runs[0].config.data.groups
     counts = ClassCounts(models[0].metadata.class_counts, classes)
-    groups = ShotGroups.from_counts(counts, rule)
+    groups = ShotGroups.from_counts(counts, runs[0].config.data.groups)
     scored = _on(split, runs, models, data, views, progress)
     if scored.logits.clean.shape[1] == 1:
         raise ConfigError(
             f"{runs[0].folder.path} has no sub-models (method {models[0].metadata.method}); to make an "
             "ensemble, name several runs."
         )
-    held_out = None
-    if data.manifest.has("val") and split != "val":
-        held_out = _on("val", runs, models, data, views, progress)
+    chooses = data.manifest.has("val") and split != "val"
+    held_out = _on("val", runs, models, data, views, progress) if chooses else None
     val = None if held_out is None else held_out.logits
     names = _names(runs, models, scored.logits.clean.shape[1])
     recommended = recommend(
@@ -112,7 +120,7 @@ def ensemble(
         "sub_models": names,
         "recommended": recommended,
         "images": _images(scored.logits.labels, groups),
-        "mixtures": compare_mixtures(scored.logits, counts, rule=rule, held_out=val),
+        "mixtures": scored.mixtures(counts, groups.rule, val),
         "checkpoints_sha256": [model.metadata.weights_sha256 for model in models],
         **describe_environment(find_device(device)),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -211,7 +219,29 @@ def _on(
     seen = ("none", "none", "mirror") if views == MIRROR else ("none", views, views)
     clean, one, other = _each_view(models, part, seen, runs[0].config.training, progress)
     labels = torch.from_numpy(part.manifest.labels.copy())
-    return Scored(SubModelLogits(clean, one, other, labels, _bias(models), views), part.together)
+    logits = SubModelLogits(clean, one, other, labels, _bias(models), views)
+    return Scored(logits, part.together, _descent(runs, models, part, views, progress))
+
+
+def _descent(
+    runs: Sequence[Run],
+    models: Sequence[LoadedModel],
+    part: DataSet,
+    views: str,
+    progress: Progress,
+) -> Descent:
+    """Return how SADE learns its weights: at the rate of the training, of fresh random views in each pass."""
+    training = runs[0].config.training
+
+    def redraw(number: int) -> Views:
+        drawn, seed = (views, views), 1 + 2 * number
+        first, second = _each_view(models, part, drawn, training, progress, seed)
+        return first, second
+
+    fresh = None if views == MIRROR else redraw
+    if len(runs) > 1:
+        return Descent(redraw=fresh)
+    return Descent(training.learning_rate, training.weight_decay, fresh)
 
 
 def _each_view(
@@ -220,13 +250,15 @@ def _each_view(
     views: Sequence[str],
     training: TrainingConfig,
     progress: Progress,
+    first_seed: int = 0,
 ) -> Iterator[Tensor]:
     """Yield the logits of all sub-models for each view, [N, T, C]; a view is seen once."""
     known: dict[str, Tensor] = {}
     images = len(part.manifest)
-    passes, done = len(models) * (len(views) - 1), 0  # the plain view is seen once
+    repeated = max(0, views.count("none") - 1)  # the plain view is seen once
+    passes, done = len(models) * (len(views) - repeated), 0
     progress(0, passes * images)
-    for seed, view in enumerate(views):
+    for seed, view in enumerate(views, start=first_seed):
         if view == "none" and view in known:
             yield known[view]
             continue

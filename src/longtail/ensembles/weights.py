@@ -19,7 +19,8 @@ cosine rewards sub-models that predict the same for both views, also when they k
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -27,10 +28,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from longtail.core.precision import at_least_float32
+from longtail.core.rng import torch_generator
 
 Objective = Literal["cosine", "dot"]
 NUMBERS_AT_ONCE = 2**24  # of the weighted sums that `softmax` needs one by one
-SADE_RATE, SADE_PASSES, SADE_BATCH, SADE_FLOOR = 0.1, 5, 128, 0.05  # on CIFAR
+SADE_PASSES, SADE_BATCH, SADE_FLOOR = 5, 128, 0.05
+Views = tuple[Tensor, Tensor]  # outputs for two views, each [N, T, C]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How SADE learns one set of weights.
+
+    Attributes:
+        rate: Of SGD; in its configurations, the rate of the training (0.1 on CIFAR).
+        weight_decay: Likewise.
+        redraw: Returns the logits of two fresh views of all images for a pass, from 1 on; the views of
+            the first pass serve all of them if not given.
+    """
+
+    rate: float = 0.1
+    weight_decay: float = 5e-4
+    redraw: Callable[[int], Views] | None = None
 
 
 def simplex_grid(count: int, step: float = 0.05) -> Tensor:
@@ -116,23 +135,47 @@ def learn_instance_weights(
 
 
 def learn_group_weights(
-    first: Tensor, second: Tensor, *, objective: Objective = "cosine", softmax: bool = True
+    first: Tensor,
+    second: Tensor,
+    *,
+    objective: Objective = "cosine",
+    softmax: bool = True,
+    descent: Descent | None = None,
 ) -> Tensor:
     """Return one set of weights, [T], by the procedure of SADE's released code. Transductive.
 
-    Five passes over the images in batches of 128, SGD at 0.1 with Nesterov momentum 0.9 and weight decay
-    5e-4 on the free numbers, until a weight falls below 0.05. Arguments as for `instance_weights`.
+    Five passes over the images in batches of 128, each in an order of its own; SGD with Nesterov momentum 0.9
+    and weight decay on the free numbers. A pass is the last one if a weight, rounded to two decimals, is
+    below 0.05 after it. Other arguments as for `instance_weights`.
+
+    Args:
+        first: For the first view of the first pass, [N, T, C].
+        second: For the second view, [N, T, C].
+        objective: What is made largest.
+        softmax: Compare the softmax of the weighted sum.
+        descent: Rate, weight decay, and fresh views of later passes.
     """
-    first, second = at_least_float32(first), at_least_float32(second)
-    raw = torch.zeros_like(first[0, :, 0])
-    optimizer = torch.optim.SGD([raw], SADE_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    batches = zip(torch.split(first, SADE_BATCH), torch.split(second, SADE_BATCH), strict=True)
-    for a, b in list(batches) * SADE_PASSES:
-        if float(raw.softmax(dim=0).min()) < SADE_FLOOR:
+    descent = descent or Descent()
+    raw = torch.zeros_like(at_least_float32(first[0, :, 0]))
+    optimizer = torch.optim.SGD(
+        [raw], descent.rate, momentum=0.9, nesterov=True, weight_decay=descent.weight_decay
+    )
+    for number in range(SADE_PASSES):
+        if number and descent.redraw is not None:
+            first, second = descent.redraw(number)
+        for chosen in _shuffled(len(first), number):
+            a, b = (at_least_float32(x[chosen.to(x.device)]) for x in (first, second))
+            raw.grad = -_slope(raw, lambda w: _agree(w, a, b, objective, softmax).mean())  # noqa: B023
+            optimizer.step()
+        if float(raw.softmax(dim=0).min()) < SADE_FLOOR - 0.005:  # rounds to less
             break
-        raw.grad = -_slope(raw, lambda w: _agree(w, a, b, objective, softmax).mean())  # noqa: B023
-        optimizer.step()
     return raw.softmax(dim=0)
+
+
+def _shuffled(count: int, number: int) -> Sequence[Tensor]:
+    """Return the images of each batch of a pass, int64."""
+    generator = torch_generator(0, "learn_group_weights", number)
+    return torch.split(torch.randperm(count, generator=generator), SADE_BATCH)
 
 
 def weighted_sum(outputs: Tensor, weights: Tensor) -> Tensor:

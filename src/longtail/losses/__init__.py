@@ -12,6 +12,7 @@ from longtail.losses.contrastive.von_mises_fisher import (
     expected_similarity,
     log_bessel,
 )
+from longtail.losses.for_experts.distillation import distillation
 from longtail.losses.for_experts.diversity import diversity, diversity_temperature
 from longtail.losses.for_experts.knowledge_excavation import knowledge_excavation
 from longtail.losses.for_experts.mutual_distillation import (
@@ -89,6 +90,7 @@ __all__ = [
     "concentration",
     "contrast",
     "cross_entropy",
+    "distillation",
     "diversity",
     "diversity_temperature",
     "expected_similarity",

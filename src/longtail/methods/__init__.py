@@ -12,6 +12,8 @@ from longtail.methods.experts import MultiExpert
 from longtail.methods.fslwf import FSLwF
 from longtail.methods.gcl import GCL
 from longtail.methods.glmc import GLMC
+from longtail.methods.lfme import LFME
+from longtail.methods.mdcs import MDCS
 from longtail.methods.method import Method, Setting
 from longtail.methods.mislas import MiSLAS
 from longtail.methods.ncl import NCL
@@ -41,7 +43,9 @@ METHODS: dict[str, type[Method]] = {
     "rsg": RSG,
     "elf": ELF,
     "experts": MultiExpert,
+    "mdcs": MDCS,
     "ace": ACE,
+    "lfme": LFME,
     "ncl": NCL,
     "shike": SHIKE,
     "reslt": ResLT,

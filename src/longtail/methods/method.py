@@ -130,7 +130,7 @@ class Method(nn.Module):
         Args:
             stage: Which one.
             batches: Every image of the split once, not augmented, with its label.
-            split: `train`, or `val` for a stage that selects where there is a val split.
+            split: `train`, or `val` for a stage that selects, or surveys val, where there is a val split.
         """
         return {}
 

@@ -155,7 +155,7 @@ class DO(Method):
             classes = len(self.setting.class_counts)
             return Stage(
                 name=name, epochs=tenths_of(gamma_of(t, self.config)),
-                steps=self.config.retraining_steps, survey=True, whole=True,
+                steps=self.config.retraining_steps, survey="train", whole=True,
                 samplings=(retraining_of(self._samplings[t], t, classes, self.config),),
                 trainable=trains, learning_rate=later_rate, schedule="constant", warmup=0,
                 update_norm=("allotment.owner", "measured"),  # these follow, too
