@@ -104,7 +104,7 @@ def test_an_empty_group_is_none_and_said():
     assert scores["per_class"][2]["accuracy"] is None
     assert scores["num_classes_evaluated"] == 2
     assert any("medium or few shot" in note for note in scores["notes"])
-    assert any("1 class has no image" in note for note in scores["notes"])
+    assert "1 class has no images among those scored: c." in scores["notes"]
     summary = summarise([scores, scores])
     assert summary["few"]["mean"] is None
     assert summary["accuracy"]["std"] == 0

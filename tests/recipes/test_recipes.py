@@ -104,7 +104,10 @@ def test_order_of_overrides_does_not_matter():
             ["data.long_tail.imbalance_ratio", "greater than or equal to 1"],
         ),
         (["early_stopping=3"], ["early_stopping needs select=best-validation"]),
-        (["foo=1", "bar=2"], ["2 mistakes", "foo", "bar"]),
+        (
+            ["foo=1", "bar=2"],
+            ["2 mistakes in the options of digits-lt/cross-entropy:", "foo", "bar"],
+        ),
         (["epoch=4", "learning_rate=-1"], ["2 mistakes", "epoch is not a key", "greater than 0"]),
     ],
 )

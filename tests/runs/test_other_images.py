@@ -54,6 +54,15 @@ def other(trained, tmp_path):
     return root
 
 
+def test_that_most_images_are_left_out_is_said_before_the_accuracies(longtail, run, tmp_path):
+    write_images(tmp_path / "few", {"yak": 3, "cow": 1}, seed=2)
+    status, out, err = longtail("evaluate", run, "--data", "few")
+    assert status == 0, err
+    assert out.startswith("warning: only 1 image is scored; 3 of 4 were left out, see the notes\n")
+    assert "The worst class is not measurable: no class has 5 images." in out
+    assert out.count("worst class") == 1  # and not below the table, too
+
+
 def test_other_images_are_scored_by_name_and_what_is_left_out_is_named(longtail, run, other):
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     status, out, err = longtail("evaluate", run, "--data", other)
@@ -61,7 +70,9 @@ def test_other_images_are_scored_by_name_and_what_is_left_out_is_named(longtail,
     assert "3 images of 1 class that the model does not know were left out: yak (3)." in out
     assert "1 image left out (trained or selected on): ant/copy.png." in out
     assert "cow/bad.png" in out
-    assert "1 class of the model has no image here: bee." in out
+    assert out.count("no image") == 1
+    assert "1 class has no images among those scored: bee." in out
+    assert "warning: only" not in out  # 9 of 14 images are scored
     scores = json.loads((run / "elsewhere" / "other" / "scores.json").read_text())
     # an independent way to the same predictions
     files = [other / "ant" / f"{n}.png" for n in range(4)] + [

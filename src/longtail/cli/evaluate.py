@@ -16,6 +16,7 @@ from longtail.core import distributed
 from longtail.core.errors import ConfigError
 from longtail.core.manifest import SPLITS
 from longtail.core.paths import expanded
+from longtail.core.words import counted
 from longtail.engine.checkpoint import CheckpointMetadata
 from longtail.engine.checksums import json_text
 from longtail.engine.hardware import find_device
@@ -159,6 +160,12 @@ def _show(scores: dict[str, Any], target: Path, *, as_json: bool) -> None:
     if as_json:
         say(json_text(scores, indent=1))
         return
+    images, left_out = scores["num_images"], scores["left_out"]
+    if left_out > images:
+        say(
+            f"warning: only {counted(images, 'image is', 'images are')} scored; {left_out:,} of "
+            f"{images + left_out:,} were left out, see the notes"
+        )
     console().print(interval_table(scores))
     for note in scores["notes"]:
         say(f"note: {note}")

@@ -74,7 +74,8 @@ def interval_table(scores: dict[str, Any]) -> Table:
     images = image_counts(scores)
     table = Table(
         title=f"accuracy in %, {visible(scores['split'])}, {scores['selection']}",
-        caption=_worst([("", scores)]),
+        # that it is not measurable is among the notes
+        caption=None if worst_class(scores["per_class"]) is None else _worst([("", scores)]),
     )
     for name in ("", "classes", "images", "accuracy", "95 % interval"):
         table.add_column(name, justify="left" if not name else "right")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # what moves the cursor, changes the terminal, turns the direction of writing or is no character at all
 _UNSEEN = re.compile(
@@ -79,3 +79,9 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     for name in sorted(set(names)):
         groups.setdefault(same_to_people(name), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names of a list as they are shown, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(shown(name, 60) for name in names[:most]) + more

@@ -311,10 +311,17 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def _unchanged(file: Path, expected: str) -> bytes:
     content = read_bytes(file)
     if expected and checksum(content) != expected:
+        checkpoint, run = file.parent, file.parent.parent.parent
+        earlier = any(p != checkpoint for p in checkpoint.parent.glob("stage-*"))
+        again = (
+            f"delete the folder {checkpoint} and continue from the checkpoint before it: longtail train "
+            f"--resume --out {run}"
+            if earlier
+            else "train again"
+        )
         raise CheckpointError(
-            f"{file} was changed after it was written, or it is damaged. If {file.parent.name} is not "
-            "the end of the run, delete that folder and continue with --resume from the previous "
-            "checkpoint."
+            f"{file} was changed after it was written, or it is damaged. Restore the file from a copy, or "
+            f"{again}."
         )
     return content
 

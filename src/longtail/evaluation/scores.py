@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import DataError
 from longtail.core.groups import GROUP_NAMES, RULE_TEXT, GroupRule, ShotGroups
+from longtail.core.names import some
 from longtail.core.predictions import Predictions
 from longtail.core.words import counted
 from longtail.evaluation.bootstrap import paired_intervals
@@ -110,7 +111,7 @@ def score(
         "recipe": recipe,
         "seed": seed,
         "checkpoint_sha256": predictions.checkpoint,
-        "notes": [*notes, *_notes(main, measured, worst_is_known=worst is not None)],
+        "notes": [*notes, *_notes(main, rows, worst_is_known=worst is not None)],
     }
 
 
@@ -279,17 +280,14 @@ def _interval(
 
 
 def _notes(
-    groups: ShotGroups, measured: np.ndarray[Any, np.dtype[np.bool_]], *, worst_is_known: bool
+    groups: ShotGroups, per_class: Sequence[Mapping[str, Any]], *, worst_is_known: bool
 ) -> list[str]:
     notes = []
     if empty := groups.empty_groups():
         notes.append(f"No class is {' or '.join(empty)} shot according to the rule {groups.rule}.")
-    if not measured.all():
-        notes.append(
-            f"{counted(int((~measured).sum()), 'class has', 'classes have')} no images in this split."
-        )
+    if absent := [row["name"] for row in per_class if not row["test_count"]]:
+        what = counted(len(absent), "class has", "classes have")
+        notes.append(f"{what} no images among those scored: {some(absent)}.")
     if not worst_is_known:
-        notes.append(
-            f"The worst class is not measurable: no class has {LEAST_IMAGES} images in this split."
-        )
+        notes.append(f"The worst class is not measurable: no class has {LEAST_IMAGES} images.")
     return notes

@@ -128,7 +128,7 @@ def validate(raw: Mapping[str, Any], source: str, mistakes: Sequence[str] = ()) 
     if not lines:
         return config
     count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-    raise ConfigError("\n  ".join([f"{source} has {count}:", *lines]))
+    raise ConfigError("\n  ".join([f"{count} in {source}:", *lines]))
 
 
 def validate_stored(raw: Any, source: str) -> RunConfig:  # noqa: ANN401 - as read from a file

@@ -103,7 +103,7 @@ def trace(source: str, overrides: Sequence[str] = ()) -> Traced:
         if key not in before or before[key] != value:
             set_by[key] = COMMAND
     _drop_overruled(raw, set_by, [COMMAND, *(layer.name for layer in layers)])
-    told = source if not overrides else f"{source} with its overrides"
+    told = source if not overrides else f"the options of {source}"
     return Traced(validate(raw, told, mistakes), set_by, layers)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from longtail.core.errors import ConfigError, DataError, LongtailError
 from longtail.core.manifest import SPLITS, Manifest
-from longtail.core.names import normal_name, same_to_people, shown
+from longtail.core.names import normal_name, same_to_people, shown, some
 from longtail.core.paths import expanded
 from longtail.core.words import counted
 from longtail.data import Progress
@@ -116,13 +116,9 @@ def open_elsewhere(
         told = "; ".join(f"{count:,} {reason}" for reason, count in reasons.items())
         raise DataError(
             f"None of the images in {shown(str(source))} can be scored ({told}). The model knows: "
-            f"{_some(metadata.classes)}."
+            f"{some(metadata.classes)}."
         )
     manifest = listed.manifest.take(rows).restricted_to(metadata.classes)
-    tested = np.bincount(manifest.labels, minlength=len(metadata.classes))
-    if absent := [metadata.classes[label] for label in np.flatnonzero(tested == 0).tolist()]:
-        what = counted(len(absent), "class of the model has", "classes of the model have")
-        notes.append(f"{what} no image here: {_some(absent)}.")
     images = FileImages(files.take(rows), metadata.image_size, metadata.fit, metadata.bit_depth)
     (a, b, c), (d, e, f) = metadata.mean, metadata.std
     digests = tuple(checked[row].digest for row in rows.tolist())
@@ -218,14 +214,9 @@ def _described(
             others.setdefault(why, []).append(path)
     for why, paths in others.items():
         images = counted(len(paths), "image", "images")
-        notes.append(f"{images} left out ({why}): {_some(paths)}.")
+        notes.append(f"{images} left out ({why}): {some(paths)}.")
     return notes
 
 
 def _meant(name: str | None) -> str:
     return "" if name is None else f"; is it {shown(name, 60)}?"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(shown(name, 60) for name in names[:NAMED]) + more
