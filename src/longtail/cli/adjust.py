@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -174,15 +175,18 @@ def adjust(
     _show(done, described, getattr(model, "notes", ()))
     if "auto" not in described:  # which has judged on val already
         refuse_harm(done, force=force)
-    paths = deliver(model, done, target, described)
+    _say_what_is_written(deliver(model, done, target, described))
+    if isinstance(model, RunModel):
+        run, corrected = (shlex.quote(str(path)) for path in (sources[0], target))
+        say(f"to compare both: longtail report {run} {corrected}")
+        say(f"to use the corrected model: longtail predict {corrected} IMAGES")
+
+
+def _say_what_is_written(paths: Sequence[Path]) -> None:
+    """Name folders without the files in them."""
     for path in paths:
         if path.parent not in paths:
             say(f"written: {path}")
-    if isinstance(model, RunModel):
-        say(
-            f"to compare both: longtail report {shlex.quote(str(sources[0]))} {shlex.quote(str(target))}"
-        )
-        say(f"to use the corrected model: longtail predict {shlex.quote(str(target))} IMAGES")
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,7 @@ def predict(
     run as a formula (=1+1) starts with an apostrophe; .parquet and .jsonl contain it unchanged.
 
     After `longtail calibrate`, a row also says as what the image is accepted (empty: not known), which
-    classes it may be, and whether it is unusual. Each class has a threshold of its own for these sets, so a
-    class of low probability may be in a set that lacks a more probable one.
+    classes it may be (each by a threshold of its own, not by rank), and whether it is unusual.
 
     Examples:
 
