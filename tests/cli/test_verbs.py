@@ -356,7 +356,7 @@ MISTAKES = [
     (["train", "digits-lt/mixup", "epochs=three"], ["valid integer", "'three'"]),
     (["train", "digits-lt/mixup", "--device", "tpu"], ["Device 'tpu' cannot be used"]),
     (["train", "digits-lt/mixup", "--seeds", "0"], ["Invalid value for '--seeds'"]),
-    (["train", "digits-lt/mixup", "--on-bad-image", "ignore"], ["Invalid value"]),
+    (["train", "digits-lt/mixup", "--on-bad-image", "ignore"], ["--on-bad-image must be one of error, skip"]),
     (["train", "digits-lt/mixup", "--on-bad-image", "skip"], ["data.on_bad_image is not a key"]),
     (["train", "digits-lt/mixup", "batch_size=4000"], ["at most the number of training images"]),
     (["train", "digits-lt/mixup", "backbone=resnet33"], ["no backbone 'resnet33'"]),

@@ -617,6 +617,10 @@ ALTERNATIVES = {
     | {
         "representation.sampling": ({}, {"representation": {"sampling": "reversed"}}),
         "classifier.sampling": ({}, crt(sampling="instance")),
+    }
+    | {
+        f"representation.{option}": ({"representation": base}, {"representation": changed})
+        for option, (base, changed) in MIXING.items()
     },
 }
 for method, short in SHORT_SECOND.items():

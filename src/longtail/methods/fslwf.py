@@ -168,7 +168,7 @@ class FSLwF(Method):
     def stages(self) -> Sequence[Stage]:
         """Base classes, episodes, and the rows of the new classes."""
         config = self.config
-        even = Sampling(name="weights", weights=tuple((~self.new).double().tolist()))
+        even = Sampling(name="weights", weights=tuple((~self.new).float().tolist()))
         support = Sampling(name="class-balanced", draws_per_class=config.shots)
         return [
             Stage(
