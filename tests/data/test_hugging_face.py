@@ -1,7 +1,9 @@
 """Folders of the library `datasets` are read like folders of images."""
 
 import io
+from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +15,7 @@ from longtail.data.preparation import prepare
 from longtail.data.source_to_batch import open_data
 from longtail.data.sources.folder import read_folder
 from longtail.data.sources.hugging_face import is_hugging_face
+from longtail.recipes import resolve
 
 datasets = pytest.importorskip("datasets")
 NAMES = ["fox", "Käfer", "owl"]
@@ -53,6 +56,24 @@ def test_splits_classes_and_pixels(tmp_path):
     row = data.manifest.paths.index("train/00000002.png")
     wanted = np.array(Image.open(io.BytesIO(png(2)))).transpose(2, 0, 1)
     np.testing.assert_array_equal(data.images.pixels[row].numpy(), wanted)
+
+
+def test_a_set_in_the_cache_of_the_hub_has_its_name(tmp_path):
+    repository = tmp_path / "hub" / "datasets--me--beetles"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    (snapshot / "data").mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    part([0, 1, 2]).to_parquet(str(repository / "blobs" / "abc"))
+    (snapshot / "data" / "train-00000-of-00001.parquet").symlink_to(repository / "blobs" / "abc")
+    cached = huggingface_hub.snapshot_download(
+        "me/beetles", repo_type="dataset", cache_dir=tmp_path / "hub", local_files_only=True
+    )
+    found = read_folder(Path(cached))
+    assert found.manifest.name == "beetles"
+    assert found.manifest.histogram("train").tolist() == [1, 1, 1]
+    assert resolve(cached).recipe == "beetles"
 
 
 def test_parquet_files_of_a_hub_set(tmp_path):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from longtail.core.errors import ConfigError
+from longtail.core.names import printable
 
 
 def expanded(path: Path | str) -> Path:
@@ -16,6 +17,14 @@ def expanded(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise ConfigError(f"{path}: the home directory is unknown; write the full path") from None
+
+
+def set_name(root: Path) -> str:
+    """Return what a folder is called: its name, or that of the repository in the cache of the hub."""
+    folder = root.resolve()
+    if folder.parent.name == "snapshots" and "--" in folder.parent.parent.name:
+        return printable(folder.parent.parent.name.rpartition("--")[2])  # datasets--owner--name
+    return printable(folder.name)
 
 
 def data_root() -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 from longtail.config.yaml_text import read_yaml, values
 from longtail.core.errors import ConfigError
+from longtail.core.paths import set_name
 from longtail.data.sources.folder_contents import refuse_one_image
 from longtail.recipes.options import RunConfig, assign, validate
 from longtail.recipes.own_images import FROZEN, leaves, recipe_for
@@ -90,7 +91,7 @@ def trace(source: str, overrides: Sequence[str] = ()) -> Traced:
     raw, set_by = assemble(layers)
     if own_data and path is not None:
         kind = "folder" if path.is_dir() else "table"
-        data = {"data": {"name": kind, "path": str(path)}, "recipe": path.resolve().stem}
+        data = {"data": {"name": kind, "path": str(path)}, "recipe": Path(set_name(path)).stem}
         recipe, model = recipe_for(raw | data, overrides)
         layers = read_layers(recipe)
         raw, set_by = assemble(layers)

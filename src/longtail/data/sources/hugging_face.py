@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from longtail.core.errors import DataError
-from longtail.core.names import clean_name, printable, shown
-from longtail.core.paths import cache_folder
+from longtail.core.names import clean_name, shown
+from longtail.core.paths import cache_folder, set_name
 from longtail.data.images.decode import IMAGE_SUFFIXES
 from longtail.data.sources.file_set import SPLIT_NAMES, FileSet, OnSimilarNames, Row, file_set
 
@@ -69,8 +69,9 @@ def read_hugging_face(
                 f"{root}: there is a split {shown(split)!r}; splits must be called train, val or test."
             )
         rows += _rows(root, store, SPLIT_NAMES[split.lower()], part)
-    name = printable(root.resolve().name)
-    return file_set(store, name, rows, similar_names=similar_names, for_training=for_training)
+    return file_set(
+        store, set_name(root), rows, similar_names=similar_names, for_training=for_training
+    )
 
 
 def _splits(root: Path, store: Path) -> Mapping[str, Any]:
