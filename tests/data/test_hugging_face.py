@@ -76,6 +76,13 @@ def test_a_set_in_the_cache_of_the_hub_has_its_name(tmp_path):
     assert resolve(cached).recipe == "beetles"
 
 
+def test_two_splits_of_one_kind_are_refused(tmp_path):
+    both = datasets.DatasetDict(train=part([0, 1]), val=part([0, 1], 5), validation=part([1, 0], 9))
+    both.save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(DataError, match="'val' and 'validation' are both val; join them"):
+        read_folder(tmp_path / "set")
+
+
 def test_parquet_files_of_a_hub_set(tmp_path):
     (tmp_path / "set" / "data").mkdir(parents=True)
     part([0, 1]).to_parquet(str(tmp_path / "set/data/train-00000-of-00002.parquet"))

@@ -54,12 +54,14 @@ class StepFunction:
             nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
                 self._forward, constant_weights(self._forward)
             )
-            # parts of a method may rest: RSG's generator in its first epochs. PyTorch warns if none does
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+            if method.idle_parts:  # PyTorch warns in the steps in which none of them is idle
+                warnings.filterwarnings(
+                    "ignore", message="find_unused_parameters=True was specified"
+                )
             self._forward = nn.parallel.DistributedDataParallel(
                 self._forward,
                 device_ids=[device.index] if device.type == "cuda" else None,
-                find_unused_parameters=True,
+                find_unused_parameters=method.idle_parts,
             )
 
     def __call__(

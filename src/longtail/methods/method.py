@@ -71,6 +71,8 @@ class Method(nn.Module):
         several_processes: What each process does with its own part of a batch, so that several train
             differently than one even with `training.joint_norm`; empty where they train the same, up to
             rounding.
+        idle_parts: Whether some trained weights take no part in the loss of some steps. Several processes
+            then look for them in every step, which costs time.
     """
 
     Config: ClassVar[type[Options]]
@@ -79,6 +81,7 @@ class Method(nn.Module):
     citation: ClassVar[str]
     begins_with: ClassVar[tuple[str, ...]] = ()
     several_processes: ClassVar[str] = ""
+    idle_parts: ClassVar[bool] = False
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -227,6 +227,7 @@ class RSG(Method):
     advice = "you want a single stage of training and no extra cost in prediction"
     citation = "Wang et al., RSG: A Simple but Effective Module for Learning Imbalanced Datasets, CVPR 2021"
     several_processes = "pairs the images of its own part to generate maps"
+    idle_parts = True  # the generator, before `start`
 
     weights: Tensor | None
 

@@ -63,12 +63,19 @@ def read_hugging_face(
         )
     store = cache / "hugging-face" / _key(root)
     rows: list[Row] = []
+    found: dict[str, str] = {}
     for split, part in _splits(root, store).items():
         if split.lower() not in SPLIT_NAMES:
             raise DataError(
                 f"{root}: there is a split {shown(split)!r}; splits must be called train, val or test."
             )
-        rows += _rows(root, store, SPLIT_NAMES[split.lower()], part)
+        kind = SPLIT_NAMES[split.lower()]
+        if (other := found.setdefault(kind, split)) != split:
+            raise DataError(
+                f"{root}: the splits {shown(other)!r} and {shown(split)!r} are both {kind}; join them, or "
+                "leave one out."
+            )
+        rows += _rows(root, store, kind, part)
     return file_set(
         store, set_name(root), rows, similar_names=similar_names, for_training=for_training
     )
