@@ -67,7 +67,7 @@ class ELF(Method):
 
     Config = ELFOptions
     summary = "a classifier after every group of layers; easy images leave early and count less"
-    advice = "some images of a class are much harder than others, and one stage must do"
+    advice = "some images of a class are much harder than others, and you want a single stage of training"
     citation = "Duggal et al., ELF: An Early-Exiting Framework for Long-Tailed Classification, 2020"
 
     weights: Tensor | None

@@ -23,16 +23,17 @@ Stages:
 
 Groups without a class have no teacher. Without a val split, accuracies are those on train.
 
-Where paper and released code disagree, and what happens here:
-- The paper weighs the loss of an image by v_i, the code its logits, those that are distilled, too. So here.
-- The paper's v_i ends at 1, that of the code goes on to 2 - v_i(0). So here.
+Where paper and released code disagree, and what we do:
+- The paper weights the loss of an image by v_i; the code multiplies its logits, also the distilled ones. We
+  follow the code.
+- The paper's v_i ends at 1; that of the code goes on to 2 - v_i(0). We follow the code.
 - The code has no factor T^2 in the divergence.
-- Its scales 12 / 53 and 12 / 230 are n_few / n_g of ImageNet-LT. A class whose images are all alike to their
-  teacher has 0 / 0 in the code, and v_i = 1 here.
+- Its scales 12 / 53 and 12 / 230 are n_few / n_g of ImageNet-LT. If the teacher is equally confident in all
+  images of a class, the code divides 0 by 0; here, v_i is 1.
 - The code stores c_i; here it is computed again from a second view, the image as it is.
 - Its teachers have batches of 128, 64 and 32 and draw without replacement; here, all have the batch of the
   student and draw with replacement.
-- Its scheduler steps before the first epoch, so training begins with the rate of the second. So here.
+- As in the code, the scheduler steps before the first epoch, so training begins with the rate of the second.
 """
 
 from __future__ import annotations
@@ -131,7 +132,9 @@ class LFME(Method):
     summary = (
         "a teacher for each group of classes; a student learns from all of them at its own pace"
     )
-    advice = "the groups are far apart in size, and training four networks for one is affordable"
+    advice = (
+        "the class groups differ widely in size, and you can afford to train four networks for one"
+    )
     citation = (
         "Xiang et al., Learning From Multiple Experts: Self-paced Knowledge Distillation for Long-tailed "
         "Classification, ECCV 2020"

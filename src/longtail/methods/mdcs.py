@@ -16,9 +16,9 @@ Loss (one stage):
 
 Prediction is the mean of z_e.
 
-Where paper and released code disagree, and what happens here:
-- The code's batches of 64 images are 128 views, which normalise together. So here.
-- It has further heads, a small network and centres that nothing uses; here they are left out.
+Where paper and released code disagree, and what we do:
+- As in the code, a batch of 64 images has 128 views, which BatchNorm normalises together.
+- The code also has heads, a small network and centres that nothing uses; they are left out here.
 - Its README names no schedule; its configuration drops the rate at epochs 200, 320 and 380 of 400.
 """
 
@@ -68,7 +68,7 @@ class MDCS(Method):
     """See the head of this file."""
 
     Config = MDCSOptions
-    summary = "experts for class distributions far apart, each consistent in two views: MDCS"
+    summary = "experts for very different class distributions, each consistent over two views"
     advice = "accuracy matters more than four times the cost, in a long schedule"
     citation = (
         "Zhao et al., MDCS: More Diverse Experts with Consistency Self-distillation for Long-tailed "

@@ -15,7 +15,7 @@ Symbols:
     ncm     z_j = nearness of f(x) to the mean feature of class j; nothing is trained
 Every loss is cross-entropy; of LOS, with a label of 1 - s + s / C for the class and s / C for the others.
 
-Where paper and published code disagree, and what happens here:
+Where paper and published code disagree, and what we do:
 - "Fixed" representation: the code leaves BatchNorm in train mode in stage 2, so that its running
   statistics follow class-balanced batches. stage2_bn=train does so (default), eval does not.
 - The frozen layers of Places-LT's first stage: likewise (representation.frozen_bn).
