@@ -69,7 +69,9 @@ class MDCS(Method):
 
     Config = MDCSOptions
     summary = "experts for very different class distributions, each consistent over two views"
-    advice = "accuracy matters more than the cost of two views through three experts, in a long schedule"
+    advice = (
+        "accuracy matters more than the cost of two views through three experts, in a long schedule"
+    )
     citation = (
         "Zhao et al., MDCS: More Diverse Experts with Consistency Self-distillation for Long-tailed "
         "Recognition, ICCV 2023"
