@@ -110,7 +110,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, sent):
     assert status == (130 if sent == signal.SIGINT else -sent)
     said = (tmp_path / "out").read_text()
     assert "Traceback" not in said
-    assert ("continue the run with --resume" in said) == (sent == signal.SIGINT)
+    assert ("continue the run with: longtail train --resume" in said) == (sent == signal.SIGINT)
 
 
 @pytest.mark.parametrize(

@@ -323,9 +323,8 @@ class MultiExpert(Method):
         features, means = self._means(batch.images)
         helped = would_help(means, batch.labels)
         wanted = self._wanted(features, means)
-        loss = F.binary_cross_entropy_with_logits(
-            wanted, helped.float(), pos_weight=wanted.new_tensor(given.help_weight)
-        )
+        weights = torch.where(helped, given.help_weight, 1.0)
+        loss = F.binary_cross_entropy_with_logits(wanted, helped.float(), weights)
         asked = 1 + (wanted > 0).cumprod(dim=1).sum(dim=1).float()
         return StepOutput(loss, {"helped": helped.float().mean(), "experts_asked": asked.mean()})
 
