@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from longtail.core.host_memory import keeping_freed_memory
 from longtail.core.paths import cache_folder
 from longtail.core.words import counted
 from longtail.data.data_set import DataSet
@@ -93,14 +94,14 @@ def _computed(
     found: list[NDArray[np.float32]] = []
     done, begun = 0, time.monotonic()
     side = enlarged_side(backbone)
-    for images, _ in evaluation_batches(
-        data, device=device, workers=workers, everything=True, side=side
-    ):
-        found.append(backbone(images).float().cpu().numpy())
-        done += len(images)
-        if kept is not None:
-            kept.take(found[-1])
-        progress(done, len(data.manifest), time.monotonic() - begun)
+    batches = evaluation_batches(data, device=device, workers=workers, everything=True, side=side)
+    with keeping_freed_memory(device):
+        for images, _ in batches:
+            found.append(backbone(images).float().cpu().numpy())
+            done += len(images)
+            if kept is not None:
+                kept.take(found[-1])
+            progress(done, len(data.manifest), time.monotonic() - begun)
     if kept is not None:
         kept.flush()
     return np.concatenate(found)

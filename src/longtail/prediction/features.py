@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from longtail.core.host_memory import keeping_freed_memory
 from longtail.data.data_set import DataSet
 from longtail.data.sampling.loader import evaluation_batches
 from longtail.prediction.finite import require_finite
@@ -61,7 +62,7 @@ def outputs_of(
         workers: Decoding threads.
     """
     logits, features = [], []
-    with torch.inference_mode():
+    with keeping_freed_memory(device), torch.inference_mode():
         batches = evaluation_batches(data, device=device, workers=workers, everything=True)
         for images, _ in batches:
             one, other = logits_and_features(method, images)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from longtail.core import distributed
+from longtail.core.host_memory import keeping_freed_memory
 from longtail.core.predictions import Predictions
 from longtail.data.data_set import DataSet
 from longtail.data.sampling.loader import evaluation_batches
@@ -54,7 +55,7 @@ def predict_split(
         evaluation_batches(data, device=device, workers=workers, view=view, seed=seed, side=side)
         for view, seed in drawn
     ]
-    with torch.inference_mode(), autocast(precision, device):
+    with keeping_freed_memory(device), torch.inference_mode(), autocast(precision, device):
         for (images, places), *others in zip(*passes, strict=True):
             rows.append(places)
             seen = [other for other, _ in others]
@@ -127,7 +128,7 @@ def predict_sub_models(
         data, device=device, workers=workers, everything=True, view=view, seed=seed,
         side=enlarged_side(method),
     )  # fmt: skip
-    with torch.inference_mode(), autocast(precision, device):
+    with keeping_freed_memory(device), torch.inference_mode(), autocast(precision, device):
         found = [method.sub_model_logits(images).float().cpu() for images, _ in batches]
     logits = torch.cat(found)  # outside, so that weights may be learnt on it
     return require_finite(logits, "The model")

@@ -14,6 +14,7 @@ import torch
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import CheckpointError, ConfigError
 from longtail.core.groups import ShotGroups
+from longtail.core.host_memory import keeping_freed_memory
 from longtail.core.prior import written
 from longtail.core.rng import derive_seed
 from longtail.engine import checkpoint as ckpt
@@ -88,11 +89,12 @@ class LoadedModel:
             OutputError: If the model predicts numbers that are not finite.
         """
         inputs = images if isinstance(images, ImageInputs) else collect(images)
-        return predict_images(
-            self.method, self.metadata, self.groups, inputs,
-            options or PredictOptions(), device=self.device, calibration=self.calibration,
-            progress=progress, note=note,
-        )  # fmt: skip
+        with keeping_freed_memory(self.device):
+            return predict_images(
+                self.method, self.metadata, self.groups, inputs,
+                options or PredictOptions(), device=self.device, calibration=self.calibration,
+                progress=progress, note=note,
+            )  # fmt: skip
 
 
 def load(run: Path | str, *, device: str | None = None, stage: int | None = None) -> LoadedModel:

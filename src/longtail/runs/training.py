@@ -13,6 +13,7 @@ import torch
 
 from longtail.core import distributed
 from longtail.core.groups import ShotGroups
+from longtail.core.host_memory import keeping_freed_memory
 from longtail.core.paths import expanded
 from longtail.core.protocol import Protocol
 from longtail.data.data_set import DataSet
@@ -93,7 +94,7 @@ def train(
     own = threads_of(folder, place, threads, resume=resume)
     if own.note:
         log.note(f"note: {own.note}")
-    with computing_with(own.number):
+    with computing_with(own.number), keeping_freed_memory(place):
         return _train(
             config, folder, place, log, progress, report, resume=resume, deadline=deadline
         )
