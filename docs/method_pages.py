@@ -33,6 +33,7 @@ TITLES = {
     "ncl": "NCL: nested collaborative learning",
     "shike": "SHIKE: self-heterogeneous integration with knowledge excavation",
     "reslt": "ResLT: residual learning for long-tailed recognition",
+    "sure": "SURE: mixed images, a cosine classifier and images weighted by uncertainty",
     "glmc": "GLMC: global and local mixture consistency cumulative learning",
     "paco": "PaCo: parametric contrastive learning",
     "bcl": "BCL: balanced contrastive learning",

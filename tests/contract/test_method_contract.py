@@ -108,6 +108,7 @@ VARIANTS |= {
         {"attention": False, "layer": "none", "train": "added", "second": 2},
     ),
 }
+VARIANTS |= {"sure, first stage": ("sure", {"second": 0})}
 VARIANTS |= {"kcl": ("tsc", {"targeted": 0, "queue": 32, "second": 2})}
 NOISY = {"tsc, defaults", "kcl", "gaussian-clouded", "softmax-equalization", "gcl, defaults"}
 QUICK = {"retraining_steps": 1, "test_views": "crop"}
@@ -131,6 +132,7 @@ TWO_STAGES = (
     "oltr",
     "fslwf",
     "balms",
+    "sure",
 )
 SHORT_SECOND = {name: {"second": 3} for name in TWO_STAGES} | {"lfme": {"teacher_epochs": 2}}
 SHORT = SHORT_SECOND | {"do": QUICK}
@@ -218,7 +220,6 @@ ALTERNATIVES = {
         "class_weights.start": ({"class_weights": {}}, {"class_weights": {"start": 2}}),
         "mixing": ({}, {"mixing": "mixup"}),
         **MIXING,
-        "plain_loss": (MIXUP, MIXUP | {"plain_loss": 1.0}),
         "reduction": ({"class_weights": {}}, {"class_weights": {}, "reduction": "mean"}),
         "feature_loss": ({"sampling": "class-balanced"}, LIFTED),
         "feature_loss.name": (LIFTED, RANGE),
@@ -416,6 +417,15 @@ ALTERNATIVES = {
         "consistency": ({}, {"consistency": 0.0}),
         "initialisation": ({}, {"initialisation": "uniform"}),
         "projection_width": ({}, {"projection_width": 16}),
+    },
+    "sure": {
+        "scale": ({}, {"scale": 4.0}),
+        "alpha": ({}, {"alpha": 0.2}),
+        "mixed": ({}, {"mixed": 0.5}),
+        "second": ({}, {"second": 2}),
+        "second_rate": ({}, {"second_rate": 0.1}),
+        "temperature": ({}, {"temperature": 5.0}),
+        "reweighted": ({}, {"reweighted": "ascent"}),
     },
     "shike": {
         "experts": ({}, {"experts": 2}),

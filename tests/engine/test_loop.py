@@ -207,25 +207,6 @@ def test_gradients_are_clipped(tmp_path):
     assert moved[1] < 1e-3 < moved[0]
 
 
-def test_moving_average_of_the_weights(tmp_path):
-    plain, averaged = tiny.build("single-head"), tiny.build("single-head")
-    tiny.train(plain, tmp_path / "plain")
-    run = tiny.train(averaged, tmp_path / "ema", options(ema=0.9))
-    assert not torch.equal(plain.head.weight, averaged.head.weight)
-    # the end of the stage is the average; the training itself was not touched by it
-    losses = [
-        [line["loss"] for line in tiny.RunFolder(tmp_path / n).read_metrics()]
-        for n in ("plain", "ema")
-    ]
-    assert losses[0] == losses[1]
-    end = ckpt.read_weights(run.checkpoints / "stage-0-end")
-    assert torch.equal(end["head.weight"], averaged.head.weight)
-    (run.checkpoints / "stage-0-end").rename(tmp_path / "gone")
-    resumed = tiny.build("single-head")
-    tiny.train(resumed, tmp_path / "ema", options(ema=0.9), resume=True)
-    assert tiny.equal(tiny.weights(resumed), tiny.weights(averaged))
-
-
 def scripted(values):
     """A validation that says given macro accuracies, epoch after epoch."""
     left = iter(values)

@@ -82,21 +82,3 @@ def test_the_recipe_has_the_published_options():
     assert (method.mixing.name, method.mixing.partners) == ("cutmix", "class-balanced")
     large = resolve("imagenet-lt/cmo", ["root=x"])
     assert (large.method.mixing.start, large.training.epochs) == (4, 100)
-
-
-@pytest.mark.parametrize("more", [{}, {"sharpness": "imbsam"}])
-def test_images_as_they_are_count_beside_mixed_ones(more):
-    """SURE: the loss of both, each with its own pass."""
-    (one,) = batches(1)
-
-    def loss(options):
-        method = tiny.build("single-head", more | options).eval()
-        return method.training_step([one], at(0)).loss
-
-    expected = loss({"mixing": "mixup"}) + 0.5 * loss({})
-    torch.testing.assert_close(loss({"mixing": "mixup", "plain_loss": 0.5}), expected)
-
-
-def test_nothing_counts_beside_images_that_are_not_mixed():
-    with pytest.raises(ValueError, match="plain_loss is added to the loss of mixed images"):
-        tiny.build("single-head", {"plain_loss": 1.0})

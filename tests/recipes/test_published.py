@@ -27,7 +27,7 @@ import pytest
 import yaml
 
 from longtail.core import ClassCounts, ShotGroups
-from longtail.engine.schedule import learning_rate
+from longtail.engine.schedule import rate_in_stage
 from longtail.methods import METHODS, Setting
 from longtail.recipes import describe, read_layers, recipe_names, resolve
 from tests import tiny
@@ -73,14 +73,7 @@ def stages_of(config):
 
 def trace(config, stage):
     """Return the learning rate of every epoch of a stage, as the engine computes it."""
-    return [
-        learning_rate(
-            config.training, epoch + stage.ahead, stage.epochs,
-            peak=stage.learning_rate, schedule=stage.schedule, warmup=stage.warmup,
-            warmup_start=stage.warmup_start,
-        )
-        for epoch in range(stage.epochs)
-    ]  # fmt: skip
+    return [rate_in_stage(config.training, stage, epoch) for epoch in range(stage.epochs)]
 
 
 def written(rates, epochs):

@@ -70,9 +70,11 @@ class StepOutput:
             is the image; scalars are those of the last part of a batch.
         sharp: The part of the loss whose gradient sharpness-aware minimisation takes uphill
             (training.optimizer=sam), scalar; None for all of it.
+        ascent: What it climbs along the gradient of, scalar, if that is not `sharp`.
     """
 
     loss: Tensor
     scalars: Mapping[str, Tensor] = field(default_factory=dict)
     carry: Mapping[str, Tensor] = field(default_factory=dict)
     sharp: Tensor | None = None
+    ascent: Tensor | None = None

@@ -65,6 +65,7 @@ class Stage:
         survey: Before each epoch, call `Method.fit` with every image of train, class by class, or of val (of
             train if there is none).
         whole: Run all epochs and end with the last one, whatever val says of earlier ones.
+        averaged: Whether an average of the weights (EMA, SWA) may predict.
         kind: `train` runs steps; `fit` calls `Method.fit` once with the train split; `select` calls
             it with the val split, or with train if there is none.
     """
@@ -89,6 +90,7 @@ class Stage:
     steps: int | None = None
     survey: Literal["train", "val"] | None = None
     whole: bool = False
+    averaged: bool = True
     kind: Literal["train", "fit", "select"] = "train"
 
     def __post_init__(self) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from longtail.core import distributed
 from longtail.core.batch import Position
@@ -24,11 +23,11 @@ from longtail.data.data_set import DataSet
 from longtail.data.sampling.loader import Loader
 from longtail.engine import checkpoint as ckpt
 from longtail.engine import trial
+from longtail.engine.averaging import Averaging
 from longtail.engine.finite import require_finite_losses
 from longtail.engine.log import Log
 from longtail.engine.optimisation import (
     build_optimizer,
-    moving_average,
     prepare_stage,
     seeded,
     training_mode,
@@ -37,7 +36,7 @@ from longtail.engine.options import TrainingConfig
 from longtail.engine.pace import Pace
 from longtail.engine.progress import Progress
 from longtail.engine.run_folder import RunFolder, remove_leftovers
-from longtail.engine.schedule import learning_rate
+from longtail.engine.schedule import rate_in_stage
 from longtail.engine.step import StepFunction, check_compiler, uncompiled
 from longtail.engine.streams import build_loaders, build_sampler, everything
 from longtail.methods.method import Facts, Method
@@ -205,11 +204,10 @@ class Trainer:
 
     def _train_stage(self, number: int, stage: Stage) -> None:
         optimizer = build_optimizer(self.method, stage, self.config)
-        ema = moving_average(self.method, self.config.ema)
+        average = Averaging(self.method, stage, self.config, number)
         if "optimizer" in self._restored:
             optimizer.load_state_dict(self._restored.pop("optimizer"))
-            if ema is not None:
-                ema.load_state_dict(self._restored.pop("ema"))
+            average.restore(self._restored)
         self.protocol.may_train_on("train")
         loaders = self._loaders(number, stage)
         step = StepFunction(self.method, self.config, self.device)
@@ -217,41 +215,35 @@ class Trainer:
         self.log.stage(stage.name, stage.epochs, self._at.epoch, loaders[0].steps)
         begun, saved = self._at.epoch, time.monotonic()
         for epoch in range(begun, stage.epochs):
-            rate = learning_rate(
-                self.config,
-                epoch + stage.ahead,
-                stage.epochs,
-                peak=stage.learning_rate,
-                schedule=stage.schedule,
-                warmup=stage.warmup,
-                warmup_start=stage.warmup_start,
-            )
+            rate = rate_in_stage(self.config, stage, epoch)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
             line = {"stage": stage.name, "learning_rate": rate}
             if stage.survey:
                 line |= self._survey(stage, epoch)
-            line |= self._epoch(number, stage, epoch, loaders, step, optimizer, ema)
+            line |= self._epoch(number, stage, epoch, loaders, step, optimizer, average)
             if epoch == begun and step.compile_seconds is not None:
                 line["compile_seconds"] = round(step.compile_seconds, 1)
                 self.log.note(f"compiled in {step.compile_seconds:.0f} s, including the first step")
             self._at.epoch, self._at.epochs_done = epoch + 1, self._at.epochs_done + 1
-            predictor: nn.Module = ema.module if ema is not None else self.method
+            average.after_epoch(epoch)
+            last_epoch = epoch + 1 == stage.epochs
+            if last_epoch or self.validate is not None or self.watch is not None:
+                average.measure(epoch, loaders[0])
+            predictor = average.predictor(epoch)
             improved = self._score(stage, line, predictor)
             if self.watch is not None:
                 line |= self._scores(self.watch, predictor, "test", stage.features)
-            finished = epoch + 1 == stage.epochs or self._at.stopped
+            finished = last_epoch or self._at.stopped
             self._write_line(line)
             self.log.epoch(line)
             if improved:
                 self._save(stage, {}, predictor, name=ckpt.best_name(self._at.epochs_done))
-            trained = self._take(stage, ema) if finished else self._at.epoch
+            trained = self._take(stage, predictor) if finished else self._at.epoch
             # what a resumed stage computes again first, its features, takes longer than many of its epochs
             due = stage.features is None or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS
             if finished or (due and (epoch + 1) % self.config.checkpoint_every == 0):
-                state = {"optimizer": optimizer.state_dict()}
-                if ema is not None:
-                    state["ema"] = ema.state_dict()
+                state = {"optimizer": optimizer.state_dict()} | average.state()
                 self._save(stage, state, self.method, finished=finished, trained=trained)
                 last, saved = saved, time.monotonic()
                 if not finished:
@@ -303,7 +295,7 @@ class Trainer:
         loaders: Sequence[Loader],
         step_function: StepFunction,
         optimizer: torch.optim.Optimizer,
-        ema: AveragedModel | None,
+        average: Averaging,
     ) -> dict[str, Any]:
         training_mode(self.method, stage)
         seed, steps = self.config.seed, loaders[0].steps
@@ -318,8 +310,7 @@ class Trainer:
             for step, batches in enumerate(streams):
                 at = Position(seed, number, epoch, step, stage.epochs)
                 out = step_function(batches, at, optimizer)
-                if ema is not None:
-                    ema.update_parameters(self.method)
+                average.after_step()
                 self.method.after_step(out, at)
                 losses[step] = out.loss.detach()
                 for name, value in out.scalars.items():
@@ -367,10 +358,10 @@ class Trainer:
             found = measure(predictor, features)
         return {f"{split}_{name}": value for name, value in found.items()}
 
-    def _take(self, stage: Stage, ema: AveragedModel | None) -> int:
+    def _take(self, stage: Stage, predictor: Method) -> int:
         """Give the method the weights that the stage ends with, and return how many epochs they saw."""
-        if ema is not None:
-            self.method.load_state_dict(ema.module.state_dict())
+        if predictor is not self.method:
+            self.method.load_state_dict(predictor.state_dict())
         if self.protocol.selection == "best-validation" and not stage.whole:
             best = ckpt.best(self.folder.checkpoints)
             ckpt.load_weights(self.method, ckpt.read_weights(best), str(best))

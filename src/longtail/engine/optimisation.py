@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from longtail.core.errors import ConfigError
 from longtail.core.rng import derive_seed
@@ -103,13 +102,6 @@ def build_optimizer(
         nesterov=config.nesterov if stage.nesterov is None else stage.nesterov,
         foreach=True,
     )
-
-
-def moving_average(method: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Return a moving average of the weights of `method`; None without a decay, in (0, 1)."""
-    if decay is None:
-        return None
-    return AveragedModel(method, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
 
 
 @contextmanager

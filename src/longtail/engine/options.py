@@ -8,12 +8,13 @@ from pydantic import Field, model_validator
 
 from longtail.config import Options
 from longtail.core.protocol import Selection
+from longtail.core.stage import epochs_of
 
 
 class TrainingConfig(Options):
     """How a method is trained.
 
-    Durations (`warmup`, `milestones`, `start`) below 1 are shares of the stage's epochs, others
+    Durations (`warmup`, `milestones`, `swa`, `start`) below 1 are shares of the stage's epochs, others
     count epochs: `milestones: [0.8, 0.9]` means epochs 160 and 180 of 200, and 32 and 36 of 40.
     """
 
@@ -87,6 +88,20 @@ class TrainingConfig(Options):
         lt=1,
         description="decay of a moving average of the weights, which is then used to predict",
     )
+    swa: float | None = Field(
+        None,
+        ge=0,
+        description="from where on the weights at the end of each epoch are averaged with equal weight "
+        "(stochastic weight averaging), duration; at the latest from the last epoch. The average then "
+        "predicts, with BatchNorm statistics computed anew; 0.75 in the paper",
+    )
+    swa_factor: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="of swa: fraction of the peak learning rate that is kept from there on, reached within "
+        "a twentieth of the training; 0.5 in SURE",
+    )
 
     select: Selection | Literal["auto"] = Field(
         "last",
@@ -114,6 +129,8 @@ class TrainingConfig(Options):
     def _consistent(self) -> TrainingConfig:
         if self.early_stopping is not None and self.select == "last":
             raise ValueError("early_stopping needs select=best-validation or select=auto")
+        if self.ema is not None and self.swa is not None:
+            raise ValueError("ema and swa are two averages of the weights: choose one of them")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be divisible by accumulate ({self.accumulate})"
@@ -129,6 +146,10 @@ class TrainingConfig(Options):
         if self.select == "auto":
             return "best-validation" if has_val else "last"
         return self.select
+
+    def averaged_from(self, epochs: int) -> int | None:
+        """Return the first epoch, from 0, of a stage of `epochs` that SWA averages; None without SWA."""
+        return None if self.swa is None else min(epochs_of(self.swa, epochs), epochs - 1)
 
     def fitted_to(self, images: int) -> TrainingConfig:
         """Return the same training with epochs and batch size for so many images, see `images_seen`."""

@@ -2,8 +2,41 @@
 
 import math
 
-from longtail.core.stage import epochs_of
+from longtail.core.stage import Stage, epochs_of
 from longtail.engine.options import TrainingConfig
+
+TO_CONSTANT = (
+    1 / 20
+)  # of a stage, on the way to the rate of SWA: 10 of 200 epochs, PyTorch's default
+
+
+def rate_in_stage(config: TrainingConfig, stage: Stage, epoch: int) -> float:
+    """Return the learning rate of `epoch` (from 0) of a stage, with what the stage has of its own.
+
+    With stochastic weight averaging from epoch S on, the rate goes from that of epoch S to the constant
+    c = `swa_factor` times the peak, as torch.optim.swa_utils.SWALR does:
+
+        (1 - u) rate(S) + u c,   u = (1 - cos(pi min(1, (epoch - S) / W))) / 2, W a twentieth of the stage
+    """
+
+    def scheduled(epoch: int) -> float:
+        return learning_rate(
+            config,
+            epoch + stage.ahead,
+            stage.epochs,
+            peak=stage.learning_rate,
+            schedule=stage.schedule,
+            warmup=stage.warmup,
+            warmup_start=stage.warmup_start,
+        )
+
+    start = config.averaged_from(stage.epochs) if stage.averaged else None
+    if start is None or epoch <= start:
+        return scheduled(epoch)
+    way = max(1, round(TO_CONSTANT * stage.epochs))
+    share = 0.5 * (1 - math.cos(math.pi * min(1.0, (epoch - start) / way)))
+    peak = config.learning_rate if stage.learning_rate is None else stage.learning_rate
+    return (1 - share) * scheduled(start) + share * config.swa_factor * peak
 
 
 def learning_rate(

@@ -6,9 +6,10 @@ Weights w in a flat place lose little when they are moved. So take the gradient 
     step with grad S(w + e), taken at w           eq. 3, without the second derivative
 
 S is the loss, or the part of it that a method names as `StepOutput.sharp`; the rest keeps its gradient at w.
-Two passes a step. Both are of the same loss: they draw the same random numbers, and the statistics of
-BatchNorm follow the first only. Several processes climb together, along their joint gradient; in the paper
-each climbs along that of its part of the batch.
+A method may also climb along the gradient of something else, `StepOutput.ascent`. Two passes a step. Both are
+of the same loss: they draw the same random numbers, and the statistics of BatchNorm follow the first only.
+Several processes climb together, along their joint gradient; in the paper each climbs along that of its part
+of the batch.
 """
 
 from __future__ import annotations

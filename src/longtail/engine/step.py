@@ -121,7 +121,8 @@ class StepFunction:
                         allow_unused=True,
                     )
                     rest = [_sum(old, new) for old, new in zip(rest, apart, strict=True)]
-                torch.autograd.backward(_sharp(out) / parts)
+                climbed = _sharp(out) if out.ascent is None else out.ascent
+                torch.autograd.backward(climbed / parts)
                 total += out.loss.detach() / parts
                 carried.append(out.carry)
         climbing = [w for w in weights if w.grad is not None]

@@ -24,6 +24,7 @@ from longtail.methods.reslt import ResLT
 from longtail.methods.rsg import RSG
 from longtail.methods.shike import SHIKE
 from longtail.methods.single_head import SingleHead
+from longtail.methods.sure import SURE
 from longtail.methods.tde import TDE
 from longtail.methods.tsc import TSC
 from longtail.methods.weight_balancing import WeightBalancing
@@ -49,6 +50,7 @@ METHODS: dict[str, type[Method]] = {
     "ncl": NCL,
     "shike": SHIKE,
     "reslt": ResLT,
+    "sure": SURE,
     "glmc": GLMC,
     "paco": PaCo,
     "bcl": BCL,

@@ -12,13 +12,13 @@ Symbols:
 Covers, as recipes: cross-entropy; focal; class-balanced cross-entropy and focal (Cui et al., CVPR 2019); LDAM
 and LDAM-DRW (Cao et al., NeurIPS 2019); CE-DRW; CE-DRS; balanced softmax (Ren et al., NeurIPS 2020); logit
 adjustment (Menon et al., ICLR 2021); LADE (Hong et al., CVPR 2021); softmax equalization (Tan et al., CVPR
-2020); vector scaling (Kini et al., NeurIPS 2021) and class-dependent temperatures (Ye et al., 2020);
-cross-entropy with the lifted structured (Song et al., CVPR 2016) or range loss (Zhang et al., ICCV 2017); the
-first stage of GCL (Li et al., CVPR 2022); mixup; cutmix; CMO (Park et al., CVPR 2022); SURE (Li et al., CVPR
-2024) but for its mean of weights; with training.optimizer=sam, ImbSAM (Zhou et al., ICCV 2023) and Focal-SAM
-(Li et al., ICML 2025). On a pretrained backbone: fine-tuning, its last block alone, or a head on frozen
-features, which without augmentation are computed once (f(x) is constant then). The head may begin with class
-means, a linear probe or vectors of the class names (LIFT, Shi et al., ICML 2024), and stay so.
+2020); vector scaling (Kini et al., NeurIPS 2021) and class-dependent temperatures (Ye et al., 2020); cross-
+entropy with the lifted structured (Song et al., CVPR 2016) or range loss (Zhang et al., ICCV 2017); the first
+stage of GCL (Li et al., CVPR 2022); mixup; cutmix; CMO (Park et al., CVPR 2022); with training.optimizer=sam,
+ImbSAM (Zhou et al., ICCV 2023) and Focal-SAM (Li et al., ICML 2025). On a pretrained backbone: fine-tuning,
+its last block alone, or a head on frozen features, which without augmentation are computed once (f(x) is
+constant then). The head may begin with class means, a linear probe or vectors of the class names (LIFT, Shi
+et al., ICML 2024), and stay so.
 
 Where papers and code disagree: see the loss files. Deferred re-sampling follows the text of the
 LDAM paper, because in the released code the sampler never takes effect. When a deferred recipe
@@ -73,12 +73,6 @@ class SingleHeadOptions(Options):
     sampling: Annotated[SamplingOptions, ByName] = SamplingOptions()
     class_weights: Annotated[ClassWeightOptions | None, ByName] = None
     mixing: Annotated[MixingOptions | None, ByName] = None
-    plain_loss: float = Field(
-        0.0,
-        ge=0,
-        description="weight of the loss of the images as they are, added to that of mixed ones; 1 in SURE. "
-        "Needs mixing, and a second pass",
-    )
     reduction: Literal["weighted-mean", "mean"] = Field(
         "weighted-mean",
         description="divisor of a weighted loss: the sum of the batch's weights, or B",
@@ -108,12 +102,6 @@ class SingleHeadOptions(Options):
     @model_validator(mode="after")
     def _cosines_where_needed(self) -> SingleHeadOptions:
         refuse_without_cosines((self.loss,), self.head)
-        return self
-
-    @model_validator(mode="after")
-    def _plain_beside_mixed(self) -> SingleHeadOptions:
-        if self.plain_loss and self.mixing is None:
-            raise ValueError("plain_loss is added to the loss of mixed images, so it needs mixing")
         return self
 
     @model_validator(mode="after")
@@ -222,20 +210,17 @@ class SingleHead(Method):
         logits = self.head(features)
         weights = self._weights_at(at)
 
-        def label_loss(labels: Tensor, z: Tensor = logits) -> Tensor:
+        def label_loss(labels: Tensor) -> Tensor:
             reduction: Reduction = self.config.reduction
             if self.factors is None:
-                loss: Tensor = self.loss(z, labels, weights, reduction)
+                loss: Tensor = self.loss(logits, labels, weights, reduction)
                 return loss
             assert isinstance(self.loss, LabelLoss), "refused before"
-            losses = self.loss.per_image(z, labels)  # [B], of one draw where there is noise
+            losses = self.loss.per_image(logits, labels)  # [B], of one draw where there is noise
             parts = [f[labels] * losses for f in self.factors.unbind()]
             return torch.stack([reduce(part, labels, weights, reduction) for part in parts])
 
         loss = mixed.loss(label_loss) if mixed else label_loss(batch.labels)
-        if mixed and self.config.plain_loss:
-            plain = self.head(self.backbone(batch.images))
-            loss = loss + self.config.plain_loss * label_loss(batch.labels, plain)
         sharp = None
         if self.factors is not None:
             loss, sharp = loss  # of all images, and the part that SAM flattens

@@ -54,6 +54,7 @@ RULES = (
         _is("training.warmup", 0),
     ),
     Rule(("training.momentum", "training.nesterov"), "AdamW has none", _is("training.optimizer", "adamw")),
+    Rule(("training.swa_factor",), "no epochs are averaged", _is("training.swa", None)),
     Rule(("training.rho",), "of SAM", _is("training.optimizer", "sgd", "adamw")),
     Rule(
         ("data.keep_in_train",), "nothing is held out",

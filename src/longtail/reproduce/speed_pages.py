@@ -166,26 +166,3 @@ def low_rank_table(results: Results, name: str) -> str:
             f"{record['versions']['torch']}.",
         ]
     )
-
-
-def kept_memory_table(results: Results, name: str) -> str:
-    """Return what keeping freed memory saves and takes, from the newest record."""
-    record = results.lines(name)[-1]
-    rows = []
-    for line in record["lines"]:
-        kept, returned = line["kept"], line["returned"]
-        rows.append(
-            f"| {line['row']} | {kept['seconds']:.2f} s | {returned['seconds']:.2f} s | "
-            f"{line['faster']:.2f} ({line['spread'][0]:.2f} to {line['spread'][1]:.2f}) | "
-            f"{returned['faults']:,.0f} | {kept['most_memory_mb'] / returned['most_memory_mb']:.2f} |"
-        )
-    return "\n".join(
-        [
-            "| step | kept | returned | times faster | new pages a step, returned | peak memory, ratio |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-            f"CPU seconds of a step on one thread; {machine_of(record)}, torch "
-            f"{record['versions']['torch']}.",
-        ]
-    )
