@@ -482,6 +482,9 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(longtail, tmp_path, monkeypatch
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
+DEMO = ["cross-entropy", "crt", "tau-normalisation", "balanced-softmax", "reslt", "paco", "do"]
+
+
 @pytest.mark.slow
 def test_the_demo(longtail, tmp_path, monkeypatch):
     # as it ships but for the number of epochs
@@ -489,8 +492,14 @@ def test_the_demo(longtail, tmp_path, monkeypatch):
     monkeypatch.setattr(
         training, "train", lambda recipe, more, **rest: whole(recipe, [*more, "epochs=6"], **rest)
     )
-    status, out, _ = longtail("demo", "--out", "demo")
+    status, out, err = longtail("demo", "--out", "demo")
     assert status == 0
+    # outside a terminal: a line before and after each method, on standard error like those of train
+    lines = err.splitlines()
+    assert lines[::2] == [f"[{n}/7] training {name}" for n, name in enumerate(DEMO, 1)]
+    score = json.loads((tmp_path / "demo" / "do" / "scores-test.json").read_text())
+    assert f"[7/7] do: macro accuracy {100 * score['macro_accuracy']:.1f} %, " in lines[-1]
+    assert len(lines) == 14
     assert "cross-entropy" in out
     assert "balanced-softmax" in out
     assert "longtail train MY-IMAGES" in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,8 @@ from longtail.cli.lines import console
 from longtail.cli.show import score_table
 from longtail.core.errors import ConfigError
 from longtail.engine.fitting_tables import fit
-from longtail.engine.log import SilentLog
+from longtail.engine.log import PlainLog, SilentLog
+from longtail.engine.pace import duration
 from longtail.engine.run_folder import writing
 from longtail.engine.terminal import can_redraw
 from longtail.evaluation.metrics import LEAST_SEEDS
@@ -63,7 +65,7 @@ def demo(
 
 
 def _train(folder: Path) -> list[Run]:
-    """Train every method and show a table that grows; in a log, only the last state."""
+    """Train every method; a terminal shows a table that grows, a log a line before and after each."""
     runs: list[Run] = []
     rows: list[tuple[str, dict[str, Any]]] = []
     start = f"from={folder / FIRST}"
@@ -71,10 +73,14 @@ def _train(folder: Path) -> list[Run]:
     plan += [(name, [start]) for name in ON_ITS_REPRESENTATION]
     plan += [(name, []) for name in OTHERS]
     terminal = can_redraw(sys.stdout)
+    log = PlainLog()
     with Live(console=console(), auto_refresh=False, transient=False) as live:
         for place, (name, overrides) in enumerate(plan, start=1):
+            at, begun = f"[{place}/{len(plan)}]", time.monotonic()
             if terminal:
-                live.console.print(f"[{place}/{len(plan)}] {name}")
+                live.console.print(f"{at} {name}")
+            else:
+                log.note(f"{at} training {name}")
             recipe = f"{BENCHMARK}/{name}"
             run = training.train(
                 recipe, overrides, out=folder / name, log=SilentLog(), device="cpu"
@@ -83,6 +89,9 @@ def _train(folder: Path) -> list[Run]:
             rows.append((name, run.scores("test")))
             if terminal:
                 live.update(fit(score_table(rows), live.console.width), refresh=True)
+            else:
+                accuracy, took = rows[-1][1]["macro_accuracy"], time.monotonic() - begun
+                log.note(f"{at} {name}: macro accuracy {percent(accuracy)} %, {duration(took)}")
     if not terminal:
         console().print(score_table(rows))
     return runs
