@@ -94,8 +94,7 @@ def test_a_queue_stops_in_time_and_goes_on_to_the_same_result(longtail, tmp_path
     assert not (tmp_path / "a/t/short/crt").exists()  # it waits for the first stage
     assert "Left: 2 rows (2 runs), 5 epochs." in out  # 2 of plain, 3 of crt
     assert (
-        "this is about 2 h 0 min of training, plus the time for scoring. 1 run has no measured"
-        in out
+        "this is about 2 hours of training, plus the time for scoring. 1 run has no measured" in out
     )
     assert "3 epochs are not in that time. Repeat the same command to continue." in out
     # no epoch of an hour begins in half an hour
@@ -149,10 +148,10 @@ def test_what_is_left_counts_stages_and_takes_times_of_the_same_row(tmp_path):
     left = {tmp_path / f"row/seed-{seed}": config for seed in (1, 2)}
     # 2 (10 x 200 + 5 x 24) = 4240 seconds, of two in parallel 2120
     assert (
-        "Left: 1 row (2 runs), 30 epochs. At the measured epoch times, this is about 71 min of"
+        "Left: 1 row (2 runs), 30 epochs. At the measured epoch times, this is about 71 minutes of"
         in (what_is_left(left, 1))
     )
-    assert "about 35 min of training, 2 parallel runs, plus" in what_is_left(left, 2)
+    assert "about 35 minutes of training, 2 parallel runs, plus" in what_is_left(left, 2)
     assert "no measured epoch" not in what_is_left(left, 2)
 
 

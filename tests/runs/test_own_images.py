@@ -20,7 +20,7 @@ from longtail.data.images.storage import ArrayImages
 from longtail.engine.checkpoint import finished, read_weights
 from longtail.engine.log import SilentLog
 from longtail.engine.options import TrainingConfig
-from longtail.engine.pace import Pace, duration
+from longtail.engine.pace import Pace, duration, estimate
 from longtail.models import build_backbone, embedded, hub
 from longtail.recipes import resolve
 from longtail.recipes.settling import ON_A_GPU, UNLIKE_FROM, from_nothing, looks_grey, settle
@@ -311,6 +311,8 @@ def test_the_time_to_the_end_is_said_once_and_loudly_where_it_is_long():
     )
     short = pace.describe(0.002, 5000)
     assert short == "5,000 steps of 64 images left, 2 ms each: about 10 s to the end."
+    tiny = Pace(said.append, "", 32, may_stop=True).describe(0.0015, 627)  # 0.94 s
+    assert tiny == "627 steps of 32 images left, 1.5 ms each: less than a second to the end."
     assert "LONG" not in Pace(said.append, "", 64, on_cpu=False).describe(20.0, 600)
     pace.begin(10)
     for _ in range(2):
@@ -329,8 +331,11 @@ def test_the_time_to_the_end_is_said_once_and_loudly_where_it_is_long():
         (40, "40 s"),
         (720, "12 minutes"),
         (12_960, "3.6 hours"),
+        (7_200, "2 hours"),
         (181_440, "2.1 days"),
     ],
 )
 def test_durations_are_in_words(seconds, text):
     assert duration(seconds) == text
+    assert estimate(seconds) == (text if seconds < 1 else f"about {text}")
+    assert estimate(seconds, "at most") == (text if seconds < 1 else f"at most {text}")

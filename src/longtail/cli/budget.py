@@ -17,6 +17,7 @@ from longtail.core.errors import ConfigError
 from longtail.core.stage import Stage
 from longtail.core.words import counted
 from longtail.engine import checkpoint as ckpt
+from longtail.engine.pace import estimate
 from longtail.engine.run_folder import RunFolder
 from longtail.recipes import RunConfig
 from longtail.runs import build
@@ -144,7 +145,7 @@ def what_is_left(left: Mapping[Path, RunConfig], parallel: int) -> str:
     together = min(parallel, len(left))
     if seconds:
         beside = f", {together} parallel runs" if together > 1 else ""
-        time_left = _written(seconds / together)
+        time_left = estimate(seconds / together)
         text += (
             f" At the measured epoch times, this is {time_left} of training{beside}, plus the time for "
             "scoring."
@@ -171,10 +172,3 @@ def _times_of_row(folder: Path, config: RunConfig) -> dict[str, list[float]]:
         for stage, seconds in _Left.of(other, config).seconds.items():
             times[stage] += seconds
     return dict(times)
-
-
-def _written(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"about {minutes} min" if minutes < 90 else f"about {minutes // 60} h {minutes % 60} min"

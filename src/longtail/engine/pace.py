@@ -77,10 +77,10 @@ class Pace:
         """Return the sentence for steps of so many seconds, of which so many are left."""
         total = seconds * left
         step = f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
-        most = "at most " if self.may_stop else "about "
+        end = estimate(total, "at most" if self.may_stop else "about")
         text = (
             f"{counted(left, 'step', 'steps')} of {counted(self.batch_size, 'image', 'images')} left, "
-            f"{step} each: {most}{duration(total)} to the end."
+            f"{step} each: {end} to the end."
         )
         if self.on_cpu and total > LONG:
             text = f"THIS WILL TAKE LONG on a CPU. {text}"
@@ -95,6 +95,15 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} minutes"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 86400:.1f} days"
+    unit, size = ("hours", 3600) if seconds < 48 * 3600 else ("days", 86400)
+    return f"{f'{seconds / size:.1f}'.removesuffix('.0')} {unit}"
+
+
+def estimate(seconds: float, how: str = "about") -> str:
+    """Return an estimated duration: `about 12 minutes`; `less than a second`, about which nobody waits.
+
+    Args:
+        seconds: The estimate.
+        how: `about`, or `at most` where it may end sooner.
+    """
+    return duration(seconds) if seconds < 1 else f"{how} {duration(seconds)}"

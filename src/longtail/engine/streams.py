@@ -12,7 +12,7 @@ from longtail.data.data_set import DataSet
 from longtail.data.sampling.loader import FeatureLoader, Loader, TrainingLoader, evaluation_batches
 from longtail.data.sampling.samplers import EpochSampler
 from longtail.engine.options import TrainingConfig
-from longtail.engine.pace import LONG, duration
+from longtail.engine.pace import LONG, estimate
 from longtail.engine.step import uncompiled
 from longtail.frozen import frozen_features
 from longtail.models.backbones import enlarged_side
@@ -146,9 +146,7 @@ def features_of(
 
 def _describe_pass(done: int, size: int, seconds: float, *, on_cpu: bool) -> str:
     left = (size - done) * seconds / done
-    text = (
-        f"{done:,} of {size:,} images, {done / seconds:,.0f} a second: about {duration(left)} left"
-    )
+    text = f"{done:,} of {size:,} images, {done / seconds:,.0f} a second: {estimate(left)} left"
     if on_cpu and left > LONG:
         text = f"THIS WILL TAKE LONG on a CPU. {text}. Shorter: a smaller image_size or enlarge_to, a GPU"
     return text

@@ -22,7 +22,7 @@ from longtail.data.data_set import DataSet
 from longtail.engine import trial
 from longtail.engine.hardware import find_device
 from longtail.engine.optimisation import prepare_stage
-from longtail.engine.pace import duration
+from longtail.engine.pace import duration, estimate
 from longtail.engine.step import StepFunction
 from longtail.engine.streams import build_loaders
 from longtail.recipes import RunConfig
@@ -329,8 +329,8 @@ def _too_little(
         least = seeds * _seconds(costs, first, need)
     return (
         f"--budget: {duration(seconds)} is not enough for {', '.join(short)}: "
-        f"{counted(len(costs), 'method', 'methods')} in {counted(seeds, 'seed', 'seeds')} need about "
-        f"{duration(math.ceil(1.1 * least))} for {counted(need, 'epoch', 'epochs')} each, the least that "
+        f"{counted(len(costs), 'method', 'methods')} in {counted(seeds, 'seed', 'seeds')} need "
+        f"{estimate(math.ceil(1.1 * least))} for {counted(need, 'epoch', 'epochs')} each, the least that "
         f"{longest} can take. Allow more, or compare fewer methods or seeds."
     )
 
