@@ -389,7 +389,13 @@ def test_bad_images_stop_or_are_skipped(image_folder):
     data = open_data(FolderData(name="folder", path=image_folder, on_bad_image="skip"))
     assert len(data.skipped) == 10
     assert len(data.manifest) == 22
-    assert "10 damaged images were left out" in " ".join(data.notes)
+    (note,) = [text for text in data.notes if "cannot be read" in text]
+    assert note == data.describe_skipped()
+    first = "; ".join(f"{path}: {reason}" for path, reason in data.skipped[:3])
+    assert note == (
+        f"10 of 32 images cannot be read: {first}; and 7 more. Such files are left out. Repair or "
+        "replace them."
+    )
 
 
 def test_a_class_of_damaged_images_is_named(image_folder):

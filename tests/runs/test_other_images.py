@@ -70,6 +70,7 @@ def test_other_images_are_scored_by_name_and_what_is_left_out_is_named(longtail,
     assert "3 images of 1 class that the model does not know were left out: yak (3)." in out
     assert "1 image left out (trained or selected on): ant/copy.png." in out
     assert "cow/bad.png" in out
+    assert "1 of 14 images cannot be read: cow/bad.png: not an image" in out
     assert out.count("no image") == 1
     assert "1 class has no images among those scored: bee." in out
     assert "warning: only" not in out  # 9 of 14 images are scored

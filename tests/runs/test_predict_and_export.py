@@ -135,7 +135,10 @@ def test_broken_images_are_rows_with_their_error(runs, folder, tmp_path, monkeyp
     line = ["predict", runs["plain"].folder.path, tmp_path / "broken.jpg", good, tmp_path / "gone.png",
             tmp_path / "empty.png", "--out", tmp_path / "predictions.csv"]  # fmt: skip
     assert call(monkeypatch, *line, "--batch-size", "2") == 0
-    assert "3 of them could not be read" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "1 image predicted, written to" in said.out
+    assert "note: 3 of 4 images cannot be read: " in said.err
+    assert "gone.png: " in said.err
     predicted = pd.read_csv(tmp_path / "predictions.csv")
     assert predicted["error"].isna().tolist() == [False, True, False, False]
     assert predicted["class_1"].isna().tolist() == [True, False, True, True]

@@ -49,7 +49,7 @@ def test_suggestions_have_no_copies_and_a_page(longtail, trained, tmp_path):
     status, out, err = longtail("suggest", run, new, "--budget", 99, "--out", "label/next.csv")
     assert status == 0, err
     table = pd.read_csv(tmp_path / "label" / "next.csv")
-    assert "1 image could not be read" in err
+    assert "1 of 20 images cannot be read: " in err
     assert "like a labelled one" in err
     assert "like another unlabelled one" in err
     named = [path.rpartition("new/")[2] for path in table["path"]]

@@ -161,6 +161,8 @@ def labels(
     near = near_by_features(found.values)
     units = with_copies(data.together, near.groups(), len(manifest))
     quality = judge_labels(found.values, manifest.labels, len(manifest.classes), together=units)
+    if data.skipped:
+        say(f"note: {data.describe_skipped()}")
     ranking = quality.ranking()
     groups = ShotGroups.from_counts(manifest.class_counts(), "threshold")
     _write_labels(data, quality, groups, out)
@@ -263,7 +265,7 @@ def _print(found: Inspection, *, drawn: bool) -> None:
     for warning in found.warnings():
         say(f"warning: {warning}")
     if found.damaged:
-        say("longtail train stops at such files; with --on-bad-image skip, it leaves them out")
+        say("longtail train stops at such files unless it is given --on-bad-image skip")
     if not found.warnings():
         out.print("nothing suspicious found")
 

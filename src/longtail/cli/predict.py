@@ -19,6 +19,7 @@ from longtail.core.errors import ConfigError
 from longtail.core.names import visible
 from longtail.core.table_cells import csv_text
 from longtail.core.words import counted
+from longtail.data.images.unreadable import LISTED_WITH_ERROR, describe_unreadable
 from longtail.engine.checkpoint import CheckpointMetadata
 from longtail.engine.run_folder import require_writable, writing
 from longtail.engine.terminal import Terminal
@@ -140,17 +141,18 @@ def _said(assumed: str | None, prior: str | None, metadata: CheckpointMetadata) 
 
 def _hand_over(predictions: pd.DataFrame, out: Path | None) -> None:
     """Print or write the predictions; exit status 1 if there is none."""
-    failed = int(predictions["error"].notna().sum())
+    failed = predictions[predictions["error"].notna()]
+    size = len(predictions)
     if out is None:
         _print(predictions)
     else:
         _write(predictions, out)
-        say(
-            f"{counted(len(predictions), 'image', 'images')} predicted, written to {out}"
-            + (f"; {failed:,} of them could not be read (see the column error)" if failed else "")
-        )
-    if failed == len(predictions):
-        Terminal(stderr=True).print("none of them could be read", style="red")
+        say(f"{counted(size - len(failed), 'image', 'images')} predicted, written to {out}")
+    if len(failed):
+        bad = list(zip(failed["path"], failed["error"], strict=True))
+        note = describe_unreadable(bad, size, LISTED_WITH_ERROR)
+        Terminal(stderr=True).print(f"note: {note}")
+    if len(failed) == size:
         raise typer.Exit(1)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from longtail.core.errors import DataError
 from longtail.core.manifest import SPLITS, Manifest
 from longtail.data.images.storage import ArrayImages, Images
+from longtail.data.images.unreadable import LEFT_OUT, describe_unreadable
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class DataSet:
         rows = len(self.images)
         if rows != len(self.manifest):
             raise DataError(f"{self.manifest.name}: {len(self.manifest)} rows but {rows} images.")
+
+    def describe_skipped(self) -> str:
+        """Say which files of the whole set were left out and why; empty if none were."""
+        size = len(self.manifest) + len(self.skipped)
+        return describe_unreadable(self.skipped, size, LEFT_OUT) if self.skipped else ""
 
     def split(self, name: str) -> DataSet:
         """Return the images of one split.

@@ -15,6 +15,7 @@ from longtail.data.images.equal_files import copies
 from longtail.data.images.file_checks import Checked, typical_side
 from longtail.data.images.pixel_checks import pixel_findings
 from longtail.data.images.resize import Fit, chosen_size
+from longtail.data.images.unreadable import LEFT_OUT, describe_unreadable
 from longtail.data.near_duplicates.found import NearDuplicates, describe_near
 from longtail.data.preparation import Prepared
 from longtail.data.sources.file_set import FileSet
@@ -86,10 +87,8 @@ class Inspection:
                 f"{_occur(self.conflicting)} with different labels: {_show(self.conflicting)}"
             )
         if self.damaged:
-            named = "; ".join(f"{shown(path)} ({reason})" for path, reason in self.damaged[:3])
-            lines.append(
-                f"{counted(len(self.damaged), 'file', 'files')} cannot be read as an image: {named}"
-            )
+            size = len(self.manifest) + len(self.damaged)
+            lines.append(describe_unreadable(self.damaged, size, LEFT_OUT))
         if self.repeated:
             lines.append(
                 f"{_occur(self.repeated)} more than once in one split: {_show(self.repeated)}"

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from longtail.core.manifest import Manifest
 from longtail.core.paths import data_root
-from longtail.core.words import counted
 from longtail.data.images.equal_files import copies, describe_copies, with_copies
 from longtail.data.images.file_checks import Checked, check_images, typical_side
 from longtail.data.images.pixel_checks import pixel_findings
 from longtail.data.images.resize import chosen_size
+from longtail.data.images.unreadable import LEFT_OUT, describe_unreadable
 from longtail.data.near_duplicates.found import NearDuplicates, describe_near, near_by_hash
 from longtail.data.near_duplicates.neighbours import can_search
 from longtail.data.options import DataConfig, FileData, FolderData, ImageNetData, TableData
@@ -123,12 +123,13 @@ def prepare(
         listed.files(), workers=workers, bit_depth=config.bit_depth,
         progress=lambda done: progress(done, size),
     )  # fmt: skip
-    file_set, skipped = without_bad_images(listed, checked, config.on_bad_image)
+    file_set, skipped = without_bad_images(
+        listed, checked, config.on_bad_image, of_run=kept is not None
+    )
     side = config.image_size or chosen_size(typical_side(checked))
     notes = file_set.describe()
     if skipped:
-        left_out = counted(len(skipped), "damaged image was", "damaged images were")
-        notes = (*notes, f"{left_out} left out (skipped-images.csv).")
+        notes = (*notes, describe_unreadable(skipped, size, LEFT_OUT))
     notes += tuple(
         pixel_findings(
             listed.manifest.paths, checked, size=side, fit=config.fit, bit_depth=config.bit_depth

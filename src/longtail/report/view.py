@@ -206,17 +206,28 @@ class RunView:
         Raises:
             ProtocolError: If images that the run was trained on would be scored.
         """
+        return self._opened[0]
+
+    @property
+    def data_problem(self) -> str:
+        """Why there is no data."""
+        return self._opened[1]
+
+    @cached_property
+    def _opened(self) -> tuple[DataSet | None, str]:
         try:
             data = self.run.open_data(partial(self.progress, "reading images"))
         except ProtocolError:
             raise
-        except LongtailError:
-            return None
+        except LongtailError as error:
+            return None, str(error)
         if not data.manifest.has(self.split):
-            return data
+            return data, ""
         part = data.split(self.split)
         same = self.scores.get("images_sha256") in (None, part.content())
-        return data if same and np.array_equal(part.manifest.ids, self.predictions.ids) else None
+        if same and np.array_equal(part.manifest.ids, self.predictions.ids):
+            return data, ""
+        return None, f"The images of {self.split} are not those that were scored."
 
     @cached_property
     def model(self) -> LoadedModel:

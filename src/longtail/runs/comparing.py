@@ -231,7 +231,8 @@ def _configurations(
                 if (norm := settled.model.normalisation()) is None
                 else data.normalised_by(*norm)
             )
-            return base, ready, kind, (*_why_this(base, methods, refused), *reasons)
+            skipped = [data.describe_skipped()] if data.skipped else []
+            return base, ready, kind, (*_why_this(base, methods, refused), *reasons, *skipped)
         refused = why
     raise ConfigError(
         f"{refused} Leave the method out, or name a network that all methods can use."

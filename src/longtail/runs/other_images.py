@@ -20,6 +20,7 @@ from longtail.data import Progress
 from longtail.data.data_set import DataSet
 from longtail.data.images.file_checks import check_images
 from longtail.data.images.storage import ArrayImages, FileImages
+from longtail.data.images.unreadable import LEFT_OUT, describe_unreadable
 from longtail.data.sources.file_set import FileSet
 from longtail.data.sources.folder import read_folder
 from longtail.data.sources.folder_contents import refuse_one_image
@@ -28,6 +29,7 @@ from longtail.data.splits.split_file import DIGEST
 from longtail.engine.checkpoint import CheckpointMetadata
 from longtail.runs.run import Run
 
+KNOWN = "trained or selected on"  # why an image is not scored
 NAMED = 8  # classes or files that a sentence names
 
 
@@ -102,14 +104,14 @@ def open_elsewhere(
     why = [
         found.reason
         or ("class unknown to the model" if place[label] < 0 else "")
-        or ("trained or selected on" if {found.digest, found.pixels} & seen else "")
+        or (KNOWN if {found.digest, found.pixels} & seen else "")
         for label, found in zip(listed.manifest.labels.tolist(), checked, strict=True)
     ]
     left = _left_out(listed.manifest, why)
     unknown = {
         name for name, known in zip(listed.manifest.classes, place, strict=True) if known < 0
     }
-    notes += _described(left, unknown, metadata)
+    notes += _described(left, size, unknown, metadata)
     rows = np.flatnonzero(np.array([not reason for reason in why]))
     if not len(rows):
         reasons = Counter(reason for *_, reason in left)
@@ -191,9 +193,9 @@ def _seen(run: Run) -> tuple[set[str], bool]:
 
 
 def _described(
-    left: Sequence[tuple[str, str, str]], unknown: set[str], metadata: CheckpointMetadata
+    left: Sequence[tuple[str, str, str]], size: int, unknown: set[str], metadata: CheckpointMetadata
 ) -> list[str]:
-    """Say what is left out: classes with their images, then files by reason."""
+    """Say what is left out of `size` images: classes with their images, files, images of the training."""
     notes = []
     sizes = Counter(label for _, label, _ in left if label in unknown)
     if sizes:
@@ -208,13 +210,11 @@ def _described(
             f"{images} of {counted(len(sizes), 'class', 'classes')} that the model does not know were "
             f"left out: {', '.join(named)}{more}."
         )
-    others: dict[str, list[str]] = {}
-    for path, label, why in left:
-        if label not in unknown:
-            others.setdefault(why, []).append(path)
-    for why, paths in others.items():
-        images = counted(len(paths), "image", "images")
-        notes.append(f"{images} left out ({why}): {some(paths)}.")
+    others = [(path, why) for path, label, why in left if label not in unknown]
+    if bad := [(path, why) for path, why in others if why != KNOWN]:
+        notes.append(describe_unreadable(bad, size, LEFT_OUT))
+    if known := [path for path, why in others if why == KNOWN]:
+        notes.append(f"{counted(len(known), 'image', 'images')} left out ({KNOWN}): {some(known)}.")
     return notes
 
 

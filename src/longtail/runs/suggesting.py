@@ -18,6 +18,7 @@ from longtail.data.data_set import DataSet
 from longtail.data.images.file_checks import Checked
 from longtail.data.images.perceptual_hash import perceptual_hash
 from longtail.data.images.storage import ArrayImages
+from longtail.data.images.unreadable import LEFT_OUT, REPLACE, describe_unreadable
 from longtail.data.near_duplicates.found import near_by_hash
 from longtail.prediction.features import logits_and_features
 from longtail.prediction.images import PredictOptions, as_input, decoded_batches
@@ -93,9 +94,7 @@ def suggest(
     rows, hashed, logits, features, broken = _outputs(model, inputs, options, progress)
     names = inputs.names()
     if not rows:
-        raise DataError(
-            f"None of {counted(len(names), 'image', 'images')} can be read, for example {broken[0]}."
-        )
+        raise DataError(describe_unreadable(broken, len(names), REPLACE))
     data = run.open_data()  # val and test, too: labelled for training, their images would be leaks
     kept = spread(data.manifest.labels, MOST_COMPARED, numpy_generator(0, "labelled, to compare"))
     alike, left_out = _looks_alike(hashed, data.take(kept))
@@ -117,9 +116,7 @@ def suggest(
         images.append(Suggestion(names[rows[row]], gain, name, sure, group, rare, view))
     notes = [*inputs.describe_left_out()]
     if broken:
-        more = ", ..." if len(broken) > 1 else ""
-        unread = counted(len(broken), "image", "images")
-        notes.append(f"{unread} could not be read: {broken[0]}{more}")
+        notes.append(describe_unreadable(broken, len(names), LEFT_OUT))
     if known := int(left_out.sum()):
         what = counted(known, "image that looks", "images that look")
         notes.append(f"{what} like a labelled one {'is' if known == 1 else 'are'} not suggested.")
@@ -170,18 +167,20 @@ def _outputs(
     inputs: ImageInputs,
     options: PredictOptions,
     progress: Callable[[int], None],
-) -> tuple[list[int], list[Checked], NDArray[np.float32], NDArray[np.float32], list[str]]:
+) -> tuple[
+    list[int], list[Checked], NDArray[np.float32], NDArray[np.float32], list[tuple[str, str]]
+]:
     """Return which images can be read, their hashes, logits and features, and what is wrong with others."""
     rows: list[int] = []
     hashed: list[Checked] = []
     logits, features = [], []
-    broken: list[str] = []
+    broken: list[tuple[str, str]] = []
     names, done = inputs.names(), 0
     for batch in decoded_batches(inputs, model.metadata, options):
         views = []
         for place, image in enumerate(batch, start=done):
             if image.view is None:
-                broken.append(f"{names[place]} ({image.seen.reason})")
+                broken.append((names[place], image.seen.reason))
             else:
                 rows.append(place)
                 views.append(image.view)

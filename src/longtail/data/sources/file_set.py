@@ -15,6 +15,7 @@ from longtail.core.manifest import SPLITS, Manifest
 from longtail.core.names import alike, same_to_people, shown
 from longtail.data.images.below import FilesBelow
 from longtail.data.images.file_checks import Checked
+from longtail.data.images.unreadable import REFUSED, REFUSED_IN_RUN, describe_unreadable
 from longtail.data.sources.folder_contents import LeftOut, describe_left_out
 
 # what people call their folders and what they mean
@@ -28,7 +29,6 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 MOST_LETTERS = 200  # of the name of a class
-NAMED = 10  # damaged files that a message names
 OnSimilarNames = Literal["error", "merge", "keep"]
 OnBadImage = Literal["error", "skip"]
 Row = tuple[str, str, str]  # path relative to the root, label, split
@@ -144,9 +144,19 @@ def _with_similar_names(
 
 
 def without_bad_images(
-    file_set: FileSet, checked: Sequence[Checked], on_bad_image: OnBadImage
+    file_set: FileSet,
+    checked: Sequence[Checked],
+    on_bad_image: OnBadImage,
+    *,
+    of_run: bool = False,
 ) -> tuple[FileSet, tuple[tuple[str, str], ...]]:
     """Leave damaged images out, or refuse them all at once.
+
+    Args:
+        file_set: The images.
+        checked: What is known of each.
+        on_bad_image: Which of both.
+        of_run: Whether a run has chosen already, and no option can change it.
 
     Returns:
         The readable images, and (path, reason) of each one left out.
@@ -160,14 +170,9 @@ def without_bad_images(
     if not bad:
         return file_set, ()
     if on_bad_image == "error":
-        lines = "\n".join(
-            f"  {shown(str(file_set.root / path), 300)}: {reason}" for path, reason in bad[:NAMED]
-        )
-        more = f"\n  ... and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        raise DataError(
-            f"{len(bad)} of {len(paths)} images cannot be read:\n{lines}{more}\nRepair or remove them, "
-            "or leave them out with --on-bad-image skip."
-        )
+        placed = [(str(file_set.root / path), reason) for path, reason in bad]
+        action = REFUSED_IN_RUN if of_run else REFUSED
+        raise DataError(describe_unreadable(placed, len(paths), action, as_list=True))
     good = np.array([row for row, c in enumerate(checked) if not c.reason], dtype=np.int64)
     kept = file_set.manifest.take(good)
     kept.class_counts()  # names the classes that lost their last image
