@@ -48,6 +48,7 @@ PARTS = {
     "normalisation": ["adapter=norm"],
     "LoRA of rank 8": ["low_rank=8"],
     "all weights": ["train=all"],
+    "all weights, cosine from class means": ["train=all", *COSINE, *MEANS],
 }
 TUNINGS = {
     f"{part}, {size}": [*TUNED, *options, f"enlarge_to={size}", "epochs=10"]

@@ -49,7 +49,9 @@ from longtail.reproduce.speed_pages import (
     do_cost_table,
     features_table,
     images_table,
+    kept_memory_table,
     low_rank_table,
+    method_cost_table,
     speed_table,
 )  # fmt: skip
 from longtail.reproduce.tables import read_table, table_names
@@ -68,6 +70,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "several-processes": lambda _: several_processes_table(),
     "low-rank": lambda results: low_rank_table(results, "low-rank.jsonl"),
     "network-cost": lambda results: cost_table(results, "network-cost.jsonl"),
+    "kept-memory": lambda results: kept_memory_table(results, "kept-memory.jsonl"),
+    "method-cost": lambda results: method_cost_table(results, "method-cost.jsonl"),
     "images": lambda results: images_table(results, "images.jsonl"),
     "do-cost": lambda results: do_cost_table(results, "do-cost.jsonl"),
     "baselines": lambda results: short_table(results, "baselines-cifar100"),

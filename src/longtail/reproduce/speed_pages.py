@@ -166,3 +166,52 @@ def low_rank_table(results: Results, name: str) -> str:
             f"{record['versions']['torch']}.",
         ]
     )
+
+
+def method_cost_table(results: Results, name: str) -> str:
+    """Return what the whole training of each method costs against cross-entropy, the dearest last."""
+    records = {line["recipe"]: line for line in results.lines(name)}
+    reference = records["cross-entropy"]
+    rows = []
+    for line in sorted(records.values(), key=lambda line: line["training_seconds"]):
+        epochs = " + ".join(map(str, line["epochs"].values()))
+        ratios = [
+            line[kind] / reference[kind] for kind in ("training_seconds", "prediction_seconds")
+        ]
+        rows.append(
+            f"| `cifar100-lt/{line['recipe']}` | {epochs} | {ratios[0]:.1f} | {ratios[1]:.1f} | "
+            f"{line['weights'] / 1e6:.2f} M |"
+        )
+    return "\n".join(
+        [
+            "| recipe | epochs by stage | training, ratio | prediction, ratio | weights |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            f"CPU seconds on one thread, fp32; {machine_of(reference)}, torch "
+            f"{reference['versions']['torch']}.",
+        ]
+    )
+
+
+def kept_memory_table(results: Results, name: str) -> str:
+    """Return what keeping freed memory saves and takes, from the newest record."""
+    record = results.lines(name)[-1]
+    rows = []
+    for line in record["lines"]:
+        kept, returned = line["kept"], line["returned"]
+        rows.append(
+            f"| {line['row']} | {kept['seconds']:.2f} s | {returned['seconds']:.2f} s | "
+            f"{line['faster']:.2f} ({line['spread'][0]:.2f} to {line['spread'][1]:.2f}) | "
+            f"{returned['faults']:,.0f} | {kept['most_memory_mb'] / returned['most_memory_mb']:.2f} |"
+        )
+    return "\n".join(
+        [
+            "| step | kept | returned | times faster | new pages a step, returned | peak memory, ratio |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            f"CPU seconds of a step on one thread; {machine_of(record)}, torch "
+            f"{record['versions']['torch']}.",
+        ]
+    )

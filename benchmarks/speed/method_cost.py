@@ -1,0 +1,147 @@
+"""What training with each method costs, against cross-entropy: steps of every stage, and predictions.
+
+    LONGTAIL_DATA=DATA python benchmarks/speed/method_cost.py [--recipes NAME ...]
+
+Each recipe of CIFAR-100-LT goes through all its stages on a tenth of the training images of each class, two
+epochs a stage. The CPU seconds of a step in the second epoch, times the steps of the real schedule, are the
+cost of its training. What is done once (fits, surveys, features of a frozen part) is not counted. One thread,
+fp32. Appends a record to results/method-cost.jsonl after each recipe; recipes that it holds are left out.
+
+Time: about a minute of a core a recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from network_cost import CPU
+from numpy.typing import NDArray
+
+from longtail import api
+from longtail.core import Protocol
+from longtail.data.source_to_batch import open_data
+from longtail.engine import RunFolder, Trainer
+from longtail.engine.checkpoint import CheckpointMetadata
+from longtail.engine.log import SilentLog
+from longtail.engine.streams import build_sampler
+from longtail.recipes import resolve
+from longtail.runs import append_measurement
+
+REFERENCE = "cross-entropy"
+RECIPES = (
+    REFERENCE, "balanced-softmax", "crt", "ace", "balms", "balpoe", "bbn", "bcl", "cc-sam", "cmo",
+    "do", "elf", "fslwf", "gcl", "glmc", "gpaco", "h2t", "kcl", "lfme", "mdcs", "mislas", "ncl",
+    "paco", "proco", "reslt", "reslt-experts", "ride", "ride-distilled", "ride-router", "rsg",
+    "sade", "sam", "shike", "supcon", "sure", "tde", "tsc", "weight-balancing",
+)  # fmt: skip
+THINNED, EPOCHS = 10, 2
+
+
+class StepTimes(SilentLog):
+    """CPU seconds between the steps of the last epoch of each stage."""
+
+    def __init__(self) -> None:
+        self.of_stage: dict[str, list[float]] = {}
+        self._name, self._since = "", 0.0
+
+    def stage(self, name: str, epochs: int, first: int, steps: int) -> None:
+        """Begin a stage."""
+        self._name = name
+
+    def step(self, step: int, loss: Callable[[], float], rate: float, speed: float) -> None:
+        """Keep the time of a step; an epoch's first one waits for what comes before it."""
+        now = time.process_time()
+        if step == 0:
+            self.of_stage[self._name] = []
+        else:
+            self.of_stage[self._name].append(now - self._since)
+        self._since = now
+
+
+def measured(recipe: str) -> dict[str, object]:
+    """Return CPU seconds of the whole training of a recipe, by stage, and of a prediction."""
+    config = resolve(f"cifar100-lt/{recipe}", ["precision=fp32"])
+    data = open_data(config.data)
+    train = data.split("train")
+    method = api.build(config, config.model, data.manifest.class_counts(), data.images.size)
+    method = method.to(memory_format=torch.channels_last)
+    stages = tuple(method.stages())
+    method.stages = lambda: [  # type: ignore[method-assign]
+        replace(stage, epochs=min(EPOCHS, stage.epochs), steps=None) for stage in stages
+    ]
+    log = StepTimes()
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder))
+        run.checkpoints.mkdir(parents=True)
+        metadata = CheckpointMetadata(
+            method=config.method_name, classes=train.manifest.classes,
+            class_counts=train.manifest.class_counts().values, corrections=method.corrections(),
+            mean=data.mean, std=data.std, image_size=data.images.size, stage=0, epoch=0, epochs_done=0,
+            finished=False,
+        )  # fmt: skip
+        few = train.take(thinned(train.manifest.labels))
+        Trainer(
+            method, few, config.training, Protocol(has_val=False), run, metadata, CPU, log
+        ).run()
+    seconds = {}
+    for number, stage in enumerate(stages):
+        if stage.name in log.of_stage:
+            steps = stage.epochs * build_sampler(train, config.training, number, stage, 0).steps
+            seconds[stage.name] = steps * statistics.median(log.of_stage[stage.name])
+    return {
+        "recipe": recipe,
+        "epochs": {stage.name: stage.epochs for stage in stages if stage.epochs},
+        "batch_size": config.training.batch_size,
+        "seconds_by_stage": seconds,
+        "training_seconds": sum(seconds.values()),
+        "prediction_seconds": prediction(method),
+        "weights": sum(p.numel() for p in method.parameters()),
+    }
+
+
+def thinned(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows of a part of each class, at least two where it has them."""
+    rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return np.sort(np.concatenate([own[: max(2, len(own) // THINNED)] for own in rows]))
+
+
+def prediction(method: torch.nn.Module) -> float:
+    """Return the CPU seconds of predicting 128 images, the median of ten."""
+    method.eval()
+    images = torch.randn(128, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    found = []
+    with torch.inference_mode():
+        for _ in range(11):
+            begin = time.process_time()
+            method.predict(images)  # type: ignore[operator]
+            found.append(time.process_time() - begin)
+    return statistics.median(found[1:])
+
+
+def main() -> None:
+    """Measure and write the records."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
+    parser.add_argument("--record", type=Path, default=Path("results/method-cost.jsonl"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    known = args.record.read_text(encoding="utf-8").splitlines() if args.record.exists() else []
+    done = {json.loads(line)["recipe"] for line in known}
+    for recipe in args.recipes:
+        if recipe not in done:
+            line = measured(recipe)
+            print(line, flush=True)
+            append_measurement(args.record, line)
+
+
+if __name__ == "__main__":
+    main()
