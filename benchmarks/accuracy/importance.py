@@ -9,7 +9,7 @@ many > medium > few for a plainly trained network and even numbers for DO. Large
 are predicted badly: their loss has large gradients; so the split matters. Appends a line per run to
 results/importance.jsonl.
 
-Time: not recorded.
+Time: not measured.
 """
 
 from __future__ import annotations

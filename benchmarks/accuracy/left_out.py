@@ -6,7 +6,7 @@ CIFAR-100-LT leaves out most training images of CIFAR-100. Up to 100 of them per
 seen, decide which option serves best; test decides nothing. (The most frequent classes have few left, the
 first none; averages are over the classes that have some.) Appends a line per run to results/left-out.jsonl.
 
-Time: not recorded.
+Time: 5 to 45 seconds a run on one thread, by the dates of the records of one command.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 For DO these are tables 7 and 9 and figures 1b and 4 of the paper. Appends a line per run to
 results/method-figures.jsonl.
 
-Time: not recorded.
+Time: not measured.
 """
 
 from __future__ import annotations

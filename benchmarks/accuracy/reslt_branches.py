@@ -4,7 +4,7 @@ python benchmarks/accuracy/reslt_branches.py runs/cifar100-lt-reslt-*/seed-*
 
 Appends a line per run to results/reslt-branches.jsonl.
 
-Time: not recorded.
+Time: 8 seconds a run on two threads, by the dates of the records.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ Training uses neither, so that one network serves for every value:
 Appends a line per run and set of images to results/reslt-gamma.jsonl, or to reslt-pooling.jsonl for runs
 with a convolution head.
 
-Time: not recorded.
+Time: 34 seconds (gamma) and 92 seconds (pooling) for each run and set of images on one thread, by the dates
+of the records.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ Each line is a ratio of medians of alternating repetitions in one run on one mac
 largest ratio of a pair. The peer is what the papers' codes use: ImageFolder, torchvision's transforms on
 Pillow images, and a DataLoader with its best worker count. No network runs: this is the data path alone.
 
-Time: not recorded. Appends to results/images.jsonl.
+Time: three to seven minutes on two cores for what is measured, by the recorded rates; writing the images
+comes on top. Appends to results/images.jsonl.
 """
 
 from __future__ import annotations

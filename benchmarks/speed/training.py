@@ -8,7 +8,7 @@
 Each line is a ratio of medians of alternating repetitions in one run on one machine, with the
 smallest and largest ratio of a pair. Needs CIFAR-100 in $LONGTAIL_DATA.
 
-Time: not recorded. Appends to results/speed.jsonl.
+Time: not measured. Appends to results/speed.jsonl.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ GPU and holds no memory on the other's, that objects travel over gloo, that ever
 and that the test images are predicted once each. Measured is how many images a second both train together.
 Prints what is wrong, if anything is, and then ends with status 1. Appends one line to results/two-gpus.jsonl.
 
-Time: not recorded.
+Time: not measured, because nobody here had two GPUs.
 """
 
 from __future__ import annotations
