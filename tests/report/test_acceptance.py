@@ -41,5 +41,5 @@ def test_the_page_shows_the_calibration_or_how_to_get_one(tmp_path):
     calibrate(Run.open(run.folder.path), Wish(precision=0.5), device="cpu")
     page = render_run(RunView.open(run.folder.path, device="cpu"))
     assert "longtail calibrate" not in page
-    assert "50 % of the accepted predictions" in page
+    assert "50\u00a0% of the accepted predictions" in page
     assert "Measured on test" in page

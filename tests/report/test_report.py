@@ -527,6 +527,34 @@ def test_the_page_works_in_a_browser(width, strange, browser, tmp_path):
     quiet(browser)
 
 
+PERCENT_SIGNS = """
+const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), lines = [];
+while (walk.nextNode()) {
+  const node = walk.currentNode, text = node.textContent;
+  if (node.parentElement.closest('script, style, pre, code')) continue;
+  for (const found of text.matchAll(/\\d\\s%/g)) {
+    const range = document.createRange(), tops = at => {
+      range.setStart(node, at); range.setEnd(node, at + 1);
+      return [...range.getClientRects()].map(r => Math.round(r.top));
+    };
+    const ends = [...tops(found.index), ...tops(found.index + 2)];
+    if (ends.length) lines.push(new Set(ends).size);  // what is folded has no place
+  }
+}
+return lines;
+"""
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_a_percent_sign_is_on_the_line_of_its_number(width, strange, browser, tmp_path):
+    _, page = strange
+    show(browser, tmp_path / "r.html", width, page)
+    browser.execute_script("document.querySelector('#classes-table tr.row button').click()")
+    lines = browser.execute_script(PERCENT_SIGNS)
+    assert len(lines) > 15
+    assert set(lines) == {1}
+
+
 ALPHA = """
 const done = arguments[0], marks = [...document.querySelectorAll('#mistakes .region')];
 Promise.all(marks.map(image => image.decode())).then(() => done(marks.map(image => {
@@ -593,7 +621,7 @@ def test_points_have_a_tooltip_and_lead_to_their_class(width, strange, browser, 
     ActionChains(browser).move_to_element(point).perform()
     tip = run("return document.querySelector('#scatter-plot .tip').textContent")
     assert visible(view.counts.names[0]) in tip
-    assert f"{100 * view.class_accuracy[0]:.1f} % [" in tip
+    assert f"{100 * view.class_accuracy[0]:.1f}\u00a0% [" in tip
     assert "500 training images, 9 test" in tip
     run("document.querySelector('#error-bars').click()")
     assert run("return document.querySelectorAll('#scatter-plot line.e').length") == 12

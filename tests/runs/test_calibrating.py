@@ -15,7 +15,7 @@ from longtail.evaluation.metrics import softmax, wilson_interval
 from longtail.prediction import read_predictions
 from longtail.prediction.calibration import Calibration
 from longtail.runs import Run
-from longtail.runs.calibrating import Wish, calibrate, describe
+from longtail.runs.calibrating import CHOSEN_AFTERWARDS, Wish, calibrate, describe
 from longtail.uncertainty import lower_bound
 
 SIZES = {"ant": 150, "bee": 60, "cow": 12, "dog": 12}
@@ -187,6 +187,9 @@ def test_what_cannot_be_promised_comes_with_what_can_and_with_a_remedy(run):
     first, *rest = describe(made)
     assert "takes 14 correctly classified val images, more than the 9 val images that are" in first
     assert first.endswith("The highest precision that val shows there is 71 % (--precision 0.71).")
+    # the same images chose it
+    assert rest[0] == CHOSEN_AFTERWARDS
+    assert "is not guaranteed with 95 % confidence" in CHOSEN_AFTERWARDS
     text = "\n".join(rest)
     assert "at least 4 val images (1 of 4 classes)" in text
     assert "1 class together (few shot) and 2 classes together (all groups)" in text

@@ -25,7 +25,8 @@ def calibrate(
     precision: Annotated[
         float,
         typer.Option(
-            help="Precision that accepted predictions should reach (share of correct ones)."
+            help="Precision that accepted predictions should reach (share of correct ones). Choose it "
+            "before you see val."
         ),
     ] = 0.95,
     coverage: Annotated[

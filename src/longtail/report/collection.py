@@ -16,7 +16,7 @@ from longtail.data.near_duplicates.found import NearDuplicates
 from longtail.evaluation.label_quality import LabelQuality
 from longtail.evaluation.scores import percent
 from longtail.report.images import thumbnails
-from longtail.report.page import environment
+from longtail.report.page import render
 
 SHOWN = 48  # images of a shot group
 EXAMPLES = 24  # pairs of a section
@@ -114,8 +114,8 @@ def _label_entries(data: DataSet, quality: LabelQuality, rows: NDArray[np.int64]
     return [
         Entry(
             (row,), names[labels[row]], f"more likely {names[quality.other[row]]}",
-            f"{percent(quality.other_probability[row])}\u00a0% against "
-            f"{percent(quality.own[row])}\u00a0%",
+            f"{percent(quality.other_probability[row])} % against "
+            f"{percent(quality.own[row])} %",
             (where(data, row),),
         )
         for row in rows[:SHOWN].tolist()
@@ -186,7 +186,8 @@ def _pair(data: DataSet, near: NearDuplicates, number: int) -> Entry:
 
 def _render(title: str, lead: Sequence[str], sections: Sequence[Section], data: DataSet) -> str:
     rows = dict.fromkeys(r for section in sections for entry in section.entries for r in entry.rows)
-    return environment().get_template("collection.html.j2").render(
+    return render(
+        "collection.html.j2",
         title=title, lead=lead, sections=sections, small=data.images.size <= SMALL,
         thumbnails=thumbnails(data, list(rows), lambda done, size: None),
     )  # fmt: skip

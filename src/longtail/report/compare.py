@@ -22,7 +22,7 @@ from longtail.evaluation.metrics import LEAST_SEEDS
 from longtail.evaluation.scores import judged
 from longtail.report import differences, figures
 from longtail.report.class_comparison import class_comparison
-from longtail.report.page import Drawing, environment
+from longtail.report.page import Drawing, render
 from longtail.report.page_data import as_json
 from longtail.report.text import listing, with_interval
 from longtail.report.view import RunView
@@ -207,7 +207,8 @@ def render_comparison(comparison: Comparison, advice: Sequence[str] = ()) -> str
     view = comparison.arms[0].views[0]
     rows = comparison.rows
     content = class_comparison(comparison)
-    return environment().get_template("comparison.html.j2").render(
+    return render(
+        "comparison.html.j2",
         title=f"{len(rows)} runs on {_data_name(view)}, {view.split} split",
         comparison=comparison,
         advice=advice,

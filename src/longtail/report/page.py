@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,6 +27,8 @@ from longtail.report.page_data import as_json, run_data
 from longtail.report.regions import LEFT_OUT, regions
 from longtail.report.view import RunView
 
+# a percent sign after a number, or what is no text of the page
+_PERCENT = re.compile(r"(?s)<(script|style|pre|code)\b.*?</\1>|(?<=\d) %")
 DRAWN_BY_THE_PAGE = ("classes", "confusion")  # there from the data, to be searched and pointed at
 IN_THE_OPEN = ("reliability", "acceptance")  # the rest is folded
 
@@ -156,7 +159,8 @@ def render_run(view: RunView, drawn: Sequence[Drawing] | None = None) -> str:
     ]
     looked_into = regions(view, pictured)
     content = run_data(view, images)
-    return environment().get_template("run.html.j2").render(
+    return render(
+        "run.html.j2",
         title=f"{config.recipe}, seed {config.training.seed}",
         verdict=text.verdict(view),
         class_verdict=text.class_verdict(view),
@@ -224,6 +228,12 @@ def environment() -> jinja2.Environment:
     filters: dict[str, Any] = {"percent": percent}
     made.filters.update(filters)
     return made
+
+
+def render(template: str, **content: Any) -> str:  # noqa: ANN401 - what templates take
+    """Return a page; a percent sign stays on the line of its number."""
+    page = environment().get_template(template).render(**content)
+    return _PERCENT.sub(lambda found: "\u00a0%" if found[0] == " %" else found[0], page)
 
 
 def _shown(value: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from longtail.report.images import thumbnail
-from longtail.report.page import environment
+from longtail.report.page import render
 from longtail.runs.suggesting import Suggestions
 
 MOST_SHOWN = 400  # images of a page; the CSV holds all
@@ -17,7 +17,8 @@ def render_suggestions(title: str, found: Suggestions) -> str:
         found: The suggestions.
     """
     shown = found.images[:MOST_SHOWN]
-    return environment().get_template("suggestions.html.j2").render(
+    return render(
+        "suggestions.html.j2",
         title=title,
         found=found,
         images=[(number, image, thumbnail(image.view)) for number, image in enumerate(shown, 1)],

@@ -55,6 +55,11 @@ GROUPED = "Shot groups are those of the predicted class; in the rows on sets, of
 FAR_OFF = 2  # times the stated rate of errors
 MOST_KEPT = 10_000  # training images whose features are kept
 ERROR = 0.05  # probability of a threshold that misses the wished precision
+CHOSEN_AFTERWARDS = (
+    "A precision that is chosen after these val images were seen, such as one named above, is not "
+    f"guaranteed with {100 * (1 - ERROR):g} % confidence: its threshold is chosen on the same images. Judge "
+    "it by what is measured on test."
+)
 NEEDS_VAL = (
     "Thresholds are chosen on a val split, and {run} has none; test never chooses anything. Hold out a part "
     "of train and train again: data.validation_per_class=5, or a split of your own with val in it."
@@ -302,6 +307,8 @@ def describe(described: Described) -> list[str]:
     """Say in sentences what is promised, and of which groups or classes nothing can be."""
     groups = {name: own for name, own in described.reject.items() if name != ALL}
     lines = [_about_group(name, own, described.precision) for name, own in groups.items()]
+    if any(own.highest is not None for own in groups.values()):
+        lines.append(CHOSEN_AFTERWARDS)
     if any(own.value is None for own in groups.values()):
         lines.append(
             "More val images can show a higher precision: train again with a larger data.validation_share."

@@ -90,6 +90,9 @@ def highest_precision(
 ) -> float | None:
     """Return the highest precision, in whole percent, that `reject_threshold` finds a threshold for.
 
+    The promise of `reject_threshold` is for a precision that is chosen beforehand. This one is chosen on the
+    same images, so that the promise does not hold for it: it is a hint, to be checked on other images.
+
     Args:
         confidence: Of predictions for images that were not trained on, [N].
         right: Whether they are right, [N].

@@ -32,7 +32,7 @@ function card(i) {
   const told = right ? "recognised" : `taken for ${name}`;
   return make("figure", {},
     ...source ? [make("img", { src: source, alt: `${classes.name[images.label[i]]}, ${told}`, loading: "lazy" })] : [],
-    make("span", { class: right ? "" : "wrong" }, told), ` ${percent(images.confidence[i])} %`, make("code", {}, images.path[i]));
+    make("span", { class: right ? "" : "wrong" }, told), ` ${percent(images.confidence[i])}\u00a0%`, make("code", {}, images.path[i]));
 }
 const link = (label, text) => make("button", { type: "button", class: "link", onclick: () => showClass(label) }, text);
 
@@ -53,7 +53,7 @@ function detail(label) {
     inside.push(make("h3", {}, title));
     if (pictured.length) inside.push(make("div", { class: "sheet" }, ...pictured.slice(0, 9).map(card)));
     const listed = rest.slice(0, pictured.length ? most - pictured.length : most);
-    if (listed.length && (title !== "Recognised" || !pictured.length)) inside.push(make("ul", {}, ...listed.map(i => make("li", {}, make("code", {}, images.path[i]), ` ${images.predicted[i] === label ? "recognised" : classes.name[images.predicted[i]]}, ${percent(images.confidence[i])} %`))));
+    if (listed.length && (title !== "Recognised" || !pictured.length)) inside.push(make("ul", {}, ...listed.map(i => make("li", {}, make("code", {}, images.path[i]), ` ${images.predicted[i] === label ? "recognised" : classes.name[images.predicted[i]]}, ${percent(images.confidence[i])}\u00a0%`))));
   }
   if (!inside.length) inside.push(make("p", {}, `No ${data.split} image of this class.`));
   return make("tr", { class: "detail", id: "opened" }, make("td", { colspan: 5 }, ...inside));
@@ -111,7 +111,7 @@ const height = innerWidth < 640 ? 300 : 420;
     holder: $("scatter-plot"), x, y, log: true, ticks: true, limits: [0, 100], height, radius: shown.length > 1000 ? 2.5 : 5,
     label: "Accuracy of every class over its training images. The table of classes holds the same numbers.",
     mark: i => [group(shown[i]), false], order: x.map((_, i) => i).sort((a, b) => x[a] - x[b] || y[a] - y[b]),
-    tip: i => [make("b", {}, classes.name[shown[i]]), make("br"), `${percent(classes.accuracy[shown[i]])} % [${percent(classes.low[shown[i]])}, ${percent(classes.high[shown[i]])}]`, make("br"), `${counted(x[i], "training image", "training images")}, ${whole(classes.test[shown[i]])} ${data.split}`],
+    tip: i => [make("b", {}, classes.name[shown[i]]), make("br"), `${percent(classes.accuracy[shown[i]])}\u00a0% [${percent(classes.low[shown[i]])}, ${percent(classes.high[shown[i]])}]`, make("br"), `${counted(x[i], "training image", "training images")}, ${whole(classes.test[shown[i]])} ${data.split}`],
     pick: i => showClass(shown[i]),
   });
   $("error-bars").addEventListener("change", event => {
@@ -128,7 +128,7 @@ if (data.map) {
     tip: i => {
       const source = thumbnail(at[i]), label = images.label[at[i]];
       return [...source ? [make("img", { src: source, alt: "" })] : [], make("b", {}, classes.name[label]), make("br"),
-        `${wrong(i) ? `taken for ${classes.name[images.predicted[at[i]]]}` : "recognised"}, ${percent(images.confidence[at[i]])} %`, make("br"), images.path[at[i]]];
+        `${wrong(i) ? `taken for ${classes.name[images.predicted[at[i]]]}` : "recognised"}, ${percent(images.confidence[at[i]])}\u00a0%`, make("br"), images.path[at[i]]];
     },
     pick: i => showClass(images.label[at[i]]),
   });
