@@ -55,7 +55,7 @@ TUNINGS = {
     for size in (96, 128)
     for part, options in PARTS.items()
 }
-RATES = {row: (0.003, 0.01, 0.03, 0.1, 0.3) for row in HEADS} | {
+RATES = dict.fromkeys(HEADS, (0.003, 0.01, 0.03, 0.1, 0.3)) | {
     # a head that begins with class means can start faster
     row: (0.03, 0.1) if "class means" in row else (0.01, 0.03, 0.1)
     for row in TUNINGS
