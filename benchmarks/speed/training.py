@@ -31,7 +31,6 @@ from plain_loop import BATCH, CPU, PlainLoop
 from torchvision.transforms import v2
 
 from longtail import api
-from longtail.cli.parallel import train_parallel
 from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.paths import data_root
 from longtail.core.rng import numpy_generator
@@ -47,6 +46,7 @@ from longtail.engine.optimisation import seeded
 from longtail.evaluation import confusion_matrix, macro_accuracy
 from longtail.prediction import predict_split
 from longtail.recipes import resolve
+from longtail.run_queue.parallel import train_parallel
 
 RECIPE = "cifar100-lt/cross-entropy"
 REPEATS = 3

@@ -11,10 +11,12 @@ from longtail.core.lazy import names_from
 if TYPE_CHECKING:
     from longtail.api import (
         Features,
+        MethodComparison,
         PredictOptions,
         Run,
         adjust_run,
         compare,
+        compare_runs,
         ensemble,
         evaluate,
         features,
@@ -40,6 +42,7 @@ __all__ = [
     "LongTailClassifier",
     "LongtailError",
     "Manifest",
+    "MethodComparison",
     "PredictOptions",
     "Predictions",
     "Protocol",
@@ -48,6 +51,7 @@ __all__ = [
     "__version__",
     "adjust_run",
     "compare",
+    "compare_runs",
     "ensemble",
     "evaluate",
     "features",
@@ -60,7 +64,8 @@ __all__ = [
 __getattr__, __dir__ = names_from(
     __name__,
     {
-        "api": "Features PredictOptions Run adjust_run compare ensemble evaluate features load predict train",
+        "api": "Features MethodComparison PredictOptions Run adjust_run compare compare_runs ensemble "
+        "evaluate features load predict train",
         "frozen.estimator": "LongTailClassifier",
         "core": "ClassCounts LongtailError Manifest Predictions Protocol ShotGroups",
     },

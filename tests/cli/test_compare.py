@@ -50,7 +50,8 @@ def test_methods_are_trained_compared_and_recommended(compared, longtail, tmp_pa
 def test_another_question_gets_another_folder(longtail, image_folder, tmp_path, monkeypatch):
     begun = []
     monkeypatch.setattr(
-        "longtail.cli.compare.train_queue", lambda jobs, *more: begun.append(jobs) or ()
+        "longtail.run_queue.comparison.train_queue",
+        lambda jobs, *more, **kept: begun.append(jobs) or (),
     )
     for methods in ("ce,crt", "ce,lws", "CE, crt"):
         status, _, err = longtail("compare", image_folder, *SMALL, "--methods", methods)
@@ -62,7 +63,7 @@ def test_another_question_gets_another_folder(longtail, image_folder, tmp_path, 
 def test_what_a_budget_does_not_hold_is_left_and_continued(compared, tmp_path, monkeypatch):
     monkeypatch.setattr("longtail.runs.comparing.seconds_per_epoch", lambda *given: 0.0)
     monkeypatch.setattr(
-        "longtail.cli.budget.Budget.admits", lambda self, place, *more: self.left.add(place)
+        "longtail.run_queue.budget.Budget.admits", lambda self, place, *more: self.left.add(place)
     )
     status, out, err = compared("--budget", "10m")
     assert status == 0, err

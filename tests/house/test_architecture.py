@@ -17,8 +17,8 @@ ROWS = [["core"], ["config"], ["data"], ["models"],
         ["engine"], ["evaluation", "prediction"],
         ["ensembles.sub_models_of_run", "ensembles.combined_model", "ensembles.recommendation"],
         ["recipes"], ["runs"],
-        ["report", "export", "adjust.tool", "ensembles.several_runs"], ["reproduce", "serve"], ["api"],
-        ["cli"]]  # fmt: skip
+        ["report", "export", "adjust.tool", "ensembles.several_runs"],
+        ["reproduce", "serve", "run_queue"], ["api"], ["cli"]]  # fmt: skip
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 CORE_MAY_IMPORT = {"torch", "numpy"}
 

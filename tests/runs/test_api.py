@@ -57,7 +57,7 @@ def test_two_runs_are_an_ensemble(runs):
 
 
 def test_runs_are_compared_on_one_page(runs, tmp_path):
-    page = longtail.compare(runs, tmp_path / "page.html", device="cpu")
+    page = longtail.compare_runs(runs, tmp_path / "page.html", device="cpu")
     text = page.read_text(encoding="utf-8")
     assert all(str(run.folder.path) in text for run in runs)
     # seeds of one recipe are one row, with their mean

@@ -10,10 +10,7 @@ from typing import Annotated
 import typer
 from rich.markdown import Markdown
 
-from longtail.cli.budget import BUDGET, Budget, seconds_of, what_is_left
 from longtail.cli.lines import console, say
-from longtail.cli.parallel import PARALLEL
-from longtail.cli.queue import Job, by_folder, train_queue
 from longtail.cli.submit import FOLDER, SLURM, SUBMIT, Cluster, Submission
 from longtail.core.errors import ConfigError
 from longtail.engine.run_folder import require_writable, writing
@@ -28,6 +25,9 @@ from longtail.reproduce import (
     table_names,
 )
 from longtail.reproduce.tables import slug
+from longtail.run_queue.budget import BUDGET, Budget, seconds_of, what_is_left
+from longtail.run_queue.jobs import Job, by_folder, train_queue
+from longtail.run_queue.parallel import PARALLEL
 from longtail.runs import records
 
 
@@ -100,7 +100,7 @@ def reproduce(
         if submission := Submission.asked(submit, slurm, place / FOLDER, device, parallel):
             _submit(jobs, record, submission)
         else:
-            for run in train_queue(jobs, parallel, device, limit):
+            for run in train_queue(jobs, parallel, device, limit, note=say):
                 records.append_record(record, records.record(run))
     recorded = _records(results)
     text = render(wanted, profile, recorded)

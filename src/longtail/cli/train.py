@@ -13,7 +13,6 @@ import typer
 
 from longtail.cli.lines import console, say
 from longtail.cli.lists import complete_override
-from longtail.cli.parallel import PARALLEL, train_parallel, wants_company
 from longtail.cli.processes import start_processes
 from longtail.cli.recipes import complete_recipe
 from longtail.cli.show import checking, comparison_table, score_table, summary_table
@@ -28,6 +27,7 @@ from longtail.engine.run_folder import RunFolder, require_writable
 from longtail.engine.threads import Threads, choose_threads
 from longtail.recipes import RunConfig, resolve
 from longtail.report.of_run import write_report
+from longtail.run_queue.parallel import PARALLEL, train_parallel, wants_company
 from longtail.runs import Run, default_folder, records, training, write_summary
 
 Overrides = Annotated[

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from longtail.cli.budget import Budget
-from longtail.cli.lines import say
-from longtail.cli.parallel import train_parallel, wants_company
 from longtail.core.errors import OutOfTimeError
-from longtail.engine.log import default_log
+from longtail.engine.log import SilentLog, default_log
 from longtail.engine.threads import choose_threads
 from longtail.recipes import RunConfig
+from longtail.run_queue.budget import Budget
+from longtail.run_queue.parallel import train_parallel, wants_company
 from longtail.runs import Run, training
 
 
@@ -38,7 +37,13 @@ def by_folder(jobs: Mapping[Path, Job]) -> tuple[dict[Path, RunConfig], dict[Pat
 
 
 def train_queue(
-    jobs: Mapping[Path, Job], parallel: int | None, device: str | None, budget: Budget | None
+    jobs: Mapping[Path, Job],
+    parallel: int | None,
+    device: str | None,
+    budget: Budget | None,
+    *,
+    note: Callable[[str], None],
+    progress: bool = True,
 ) -> Iterator[Run]:
     """Train what is in a queue and yield every run when it ends.
 
@@ -47,22 +52,24 @@ def train_queue(
         parallel: Number of parallel runs, see `train_parallel`.
         device: As for `longtail.train`.
         budget: Gets the runs that have no time left to begin or to end.
+        note: Told what begins, and what ended.
+        progress: Whether each training shows where it is.
     """
     # runs come and go: their threads depend on what is trained at the same time, and records name them
     threads = choose_threads(min(parallel or 1, len(jobs) or 1))
     if wants_company(parallel, len(jobs), device, threads):
         for job in jobs.values():
-            say(job.title)
+            note(job.title)
         configs, after = by_folder(jobs)
         yield from train_parallel(
             configs, parallel, after=after, resume=True, device=device, threads=threads,
-            budget=budget, note=say,
+            budget=budget, note=note, progress=progress,
         )  # fmt: skip
         return
     for place, job in jobs.items():
         if budget is not None and not budget.admits(place, job.config, job.after):
             continue
-        say(job.title)
+        note(job.title)
         try:
             yield training.train(
                 job.config,
@@ -71,9 +78,9 @@ def train_queue(
                 device=device,
                 threads=threads,
                 deadline=None if budget is None else budget.deadline,
-                log=default_log(),
+                log=default_log() if progress else SilentLog(),
             )
         except OutOfTimeError as stopped:
             assert budget is not None, "else there is no deadline"
             budget.left.add(place)
-            say(f"{place}: {stopped}")
+            note(f"{place}: {stopped}")

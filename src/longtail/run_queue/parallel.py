@@ -16,16 +16,16 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
-from longtail.cli.budget import Budget
 from longtail.core import distributed
 from longtail.core.errors import LongtailError, OutOfTimeError
 from longtail.engine.hardware import MEMORY_FULL, find_device, free_memory, is_memory_full
-from longtail.engine.log import default_log
+from longtail.engine.log import SilentLog, default_log
 from longtail.engine.run_folder import RunFolder
 from longtail.engine.threads import Threads, choose_threads, free_cores
 from longtail.recipes import RunConfig
 from longtail.recipes.plugins import load_chosen
 from longtail.report.of_run import write_report
+from longtail.run_queue.budget import Budget
 from longtail.runs import Run, training
 
 PARALLEL = (
@@ -69,6 +69,7 @@ def train_parallel(
     threads: Threads | None = None,
     budget: Budget | None = None,
     note: Callable[[str], None],
+    progress: bool = True,
 ) -> Iterator[Run]:
     """Train several configurations, so many at a time, and yield the runs as they end.
 
@@ -82,6 +83,7 @@ def train_parallel(
         threads: Of each run; chosen here if not given.
         budget: Gets the runs that have no time left to begin or to end.
         note: Told when a run has ended.
+        progress: Whether each training shows where it is.
 
     Raises:
         LongtailError: At the end, what went wrong in the runs that failed; the others are finished. At
@@ -102,7 +104,15 @@ def train_parallel(
                 if budget is not None and not budget.admits(folder, config, after.get(folder)):
                     continue
                 room.enter(folder)
-                task = (config.model_dump_json(), folder, resume, device, threads, deadline)
+                task = (
+                    config.model_dump_json(),
+                    folder,
+                    resume,
+                    device,
+                    threads,
+                    deadline,
+                    progress,
+                )
                 with _without_interrupts():
                     running[pool.submit(_train, *task)] = folder
             seconds = None if parallel else SECONDS_BETWEEN_LOOKS
@@ -216,12 +226,14 @@ def _train(
     device: str | None,
     threads: Threads,
     deadline: float | None,
+    progress: bool,
 ) -> str:
     """Train one run in a process of its own; return what went wrong, in words."""
     try:
         training.train(
             RunConfig.model_validate_json(config), out=folder, resume=resume, device=device,
-            threads=threads, deadline=deadline, log=default_log(folder), report=write_report,
+            threads=threads, deadline=deadline, log=default_log(folder) if progress else SilentLog(),
+            report=write_report,
         )  # fmt: skip
     except OutOfTimeError:
         raise  # nothing went wrong

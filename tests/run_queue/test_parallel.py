@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from longtail import api
-from longtail.cli import parallel
-from longtail.cli.parallel import Room, train_parallel, wants_company
 from longtail.core import LongtailError
 from longtail.engine.hardware import is_memory_full
 from longtail.engine.run_folder import RunFolder
 from longtail.engine.threads import Threads, cores
 from longtail.recipes import resolve
+from longtail.run_queue import parallel
+from longtail.run_queue.parallel import Room, train_parallel, wants_company
 
 GIGABYTE = 10**9
 ONE = Threads(1)

@@ -6,14 +6,14 @@ import time
 import pytest
 
 from longtail import runs
-from longtail.cli import budget as budgets
-from longtail.cli.budget import Budget, seconds_of, stages_of, what_is_left
-from longtail.cli.parallel import train_parallel
 from longtail.core.errors import ConfigError
 from longtail.engine import checkpoint as ckpt
 from longtail.engine import loop
 from longtail.engine.run_folder import RunFolder
 from longtail.recipes import resolve
+from longtail.run_queue import budget as budgets
+from longtail.run_queue.budget import Budget, seconds_of, stages_of, what_is_left
+from longtail.run_queue.parallel import train_parallel
 
 TABLE = """
 title: digits
