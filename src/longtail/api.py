@@ -5,12 +5,11 @@ from pathlib import Path
 
 from longtail.adjust.tool import adjust_run
 from longtail.engine.log import Log, SilentLog, default_log
-from longtail.engine.terminal import Terminal
 from longtail.ensembles.several_runs import ensemble
 from longtail.prediction import PredictOptions
 from longtail.recipes import RunConfig
 from longtail.report.of_run import write_report
-from longtail.run_queue.comparison import COMPARED, MethodComparison, compare_methods
+from longtail.run_queue.comparison import MethodComparison, compare
 from longtail.runs import (
     Features,
     LoadedModel,
@@ -78,55 +77,6 @@ def train(
     return training.train(
         source, overrides, out=out, resume=resume, device=device, log=log, report=write_report
     )
-
-
-def compare(
-    source: str,
-    overrides: Sequence[str] = (),
-    *,
-    methods: str | Sequence[str] = COMPARED,
-    budget: str | None = None,
-    equal: str = "images",
-    seeds: int = 3,
-    base: str | None = None,
-    out: Path | None = None,
-    device: str | None = None,
-    parallel: int | None = None,
-    progress: bool = True,
-) -> MethodComparison:
-    """Train several methods on your images with equal budgets and recommend one by val: `longtail compare`.
-
-    All methods share data, network and training; methods with the same first stage train it once. What was
-    interrupted, or left by a budget, continues when the call is repeated.
-
-    Args:
-        source: A folder or table of images, or a recipe.
-        overrides: `key=value` for all methods.
-        methods: Names of recipes, methods, or recipe files; a list, or separated by commas.
-        budget: Stop after this time, for example `90s`, `150m` or `2h30m`.
-        equal: `images`: all methods see as many images; `time`: all train as long.
-        seeds: Runs of each method, at least 1.
-        base: What all methods share: `frozen-features`, `fine-tuning` or `balanced-softmax` (a network from
-            random weights); the first that all methods can use if not given.
-        out: Folder of the comparison; `runs/compare-<name>` if not given.
-        device: As for `train`.
-        parallel: Runs at the same time; if not given, as many as the free cores, or the GPU, and the memory
-            allow.
-        progress: Show what is done on standard error. Silent if false.
-
-    Raises:
-        LongtailError: In words, whatever went wrong.
-    """
-
-    def note(text: str) -> None:
-        if progress:
-            Terminal(stderr=True).print(text)
-
-    names = methods if isinstance(methods, str) else ",".join(methods)
-    return compare_methods(
-        source, overrides, methods=names, budget=budget, equal=equal, seeds=seeds, base=base, out=out,
-        device=device, parallel=parallel, note=note, progress=progress,
-    )  # fmt: skip
 
 
 def compare_runs(

@@ -138,9 +138,9 @@ def test_the_public_surface_only_hands_names_on():
 
 def test_public_names():
     assert longtail.__all__ == [
-        "ClassCounts", "Features", "LongTailClassifier", "LongtailError", "Manifest", "PredictOptions",
-        "Predictions", "Protocol", "Run", "ShotGroups", "__version__", "adjust_run", "compare",
-        "ensemble", "evaluate", "features", "load", "predict", "train",
+        "ClassCounts", "Features", "LongTailClassifier", "LongtailError", "Manifest", "MethodComparison",
+        "PredictOptions", "Predictions", "Protocol", "Run", "ShotGroups", "__version__", "adjust_run",
+        "compare", "compare_runs", "ensemble", "evaluate", "features", "load", "predict", "train",
     ]  # fmt: skip
 
 

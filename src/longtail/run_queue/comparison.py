@@ -18,6 +18,7 @@ from longtail.core.words import counted, folder_name
 from longtail.data import Progress
 from longtail.engine.checksums import read_bytes
 from longtail.engine.run_folder import RunFolder, require_writable, writing
+from longtail.engine.terminal import Terminal
 from longtail.recipes.compared import named_methods
 from longtail.run_queue.budget import Budget, seconds_of, what_is_left
 from longtail.run_queue.jobs import Job, train_queue
@@ -58,6 +59,55 @@ class MethodComparison:
     left: str = ""
 
 
+def compare(
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    methods: str | Sequence[str] = COMPARED,
+    budget: str | None = None,
+    equal: str = "images",
+    seeds: int = 3,
+    base: str | None = None,
+    out: Path | None = None,
+    device: str | None = None,
+    parallel: int | None = None,
+    progress: bool = True,
+) -> MethodComparison:
+    """Train several methods on your images with equal budgets and recommend one by val: `longtail compare`.
+
+    All methods share data, network and training; methods with the same first stage train it once. What was
+    interrupted, or left by a budget, continues when the call is repeated.
+
+    Args:
+        source: A folder or table of images, or a recipe.
+        overrides: `key=value` for all methods.
+        methods: Names of recipes, methods, or recipe files; a list, or separated by commas.
+        budget: Stop after this time, for example `90s`, `150m` or `2h30m`.
+        equal: `images`: all methods see as many images; `time`: all train as long.
+        seeds: Runs of each method, at least 1.
+        base: What all methods share: `frozen-features`, `fine-tuning` or `balanced-softmax` (a network from
+            random weights); the first that all methods can use if not given.
+        out: Folder of the comparison; `runs/compare-<name>` if not given.
+        device: As for `train`.
+        parallel: Runs at the same time; if not given, as many as the free cores, or the GPU, and the memory
+            allow.
+        progress: Show what is done on standard error. Silent if false.
+
+    Raises:
+        LongtailError: In words, whatever went wrong.
+    """
+
+    def note(text: str) -> None:
+        if progress:
+            Terminal(stderr=True).print(text)
+
+    names = methods if isinstance(methods, str) else ",".join(methods)
+    return compare_methods(
+        source, overrides, methods=names, budget=budget, equal=equal, seeds=seeds, base=base, out=out,
+        device=device, parallel=parallel, note=note, progress=progress,
+    )  # fmt: skip
+
+
 def _unseen() -> AbstractContextManager[Progress]:
     return contextlib.nullcontext(lambda done, size: None)
 
@@ -78,7 +128,7 @@ def compare_methods(
     checking: Callable[[], AbstractContextManager[Progress]] = _unseen,
     progress: bool = False,
 ) -> MethodComparison:
-    """Plan, train, score and compare, or continue what was begun; see `longtail.compare`.
+    """Plan, train, score and compare, or continue what was begun; see `compare`.
 
     Args:
         source: As there, like all that is not below.
