@@ -14,7 +14,7 @@ processes average the statistics of their parts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +70,7 @@ class Averaging:
         """Return what predicts after `epoch`: the average, or the method where there is none yet."""
         if self._model is None or (self._start is not None and epoch < self._start):
             return self._method
-        averaged: Method = self._model.module
-        return averaged
+        return cast(Method, self._model.module)
 
     def measure(self, epoch: int, loader: Loader) -> None:
         """Compute the statistics of the averaged network's BatchNorms anew, if it needs new ones.
