@@ -7,6 +7,8 @@ epochs a stage. The CPU seconds of a step in the second epoch, times the steps o
 cost of its training. What is done once (fits, surveys, features of a frozen part) is not counted. One thread,
 fp32. Appends a record to results/method-cost.jsonl after each recipe; recipes that it holds are left out.
 
+DO is measured by do_cost.py: its later stages follow from what the first one found.
+
 Time: about a minute of a core a recipe.
 """
 
@@ -39,7 +41,7 @@ from longtail.runs import append_measurement
 REFERENCE = "cross-entropy"
 RECIPES = (
     REFERENCE, "balanced-softmax", "crt", "ace", "balms", "balpoe", "bbn", "bcl", "cc-sam", "cmo",
-    "do", "elf", "fslwf", "gcl", "glmc", "gpaco", "h2t", "kcl", "lfme", "mdcs", "mislas", "ncl",
+    "elf", "fslwf", "gcl", "glmc", "gpaco", "h2t", "kcl", "lfme", "mdcs", "mislas", "ncl",
     "paco", "proco", "reslt", "reslt-experts", "ride", "ride-distilled", "ride-router", "rsg",
     "sade", "sam", "shike", "supcon", "sure", "tde", "tsc", "weight-balancing",
 )  # fmt: skip
