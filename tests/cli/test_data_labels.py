@@ -1,5 +1,7 @@
 """`longtail data labels`: wrong labels come first, the table holds all, the page shows images."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -34,6 +36,26 @@ def test_labels(tmp_path, longtail):
     page = (tmp_path / "labels" / "labels.html").read_text().replace("<wbr>", "")
     assert "reed/moss-05.png" in page
     assert "data:image/jpeg;base64," in page
+
+
+def test_images_with_two_labels_come_first(tmp_path, longtail):
+    make_folder(tmp_path / "set")
+    shutil.copy(tmp_path / "set" / "fern" / "fern-07.png", tmp_path / "set" / "reed" / "again.png")
+    status, told, errors = longtail("data", "labels", "set", "image_size=32", "enlarge_to=32")
+    assert status == 0, errors
+    lines = [line for line in told.splitlines() if "features of 45" not in line]
+    assert lines[0] == (
+        "1 image has different labels in files with identical pixels: fern/fern-07.png = reed/again.png."
+    )
+    assert "of the other 43 labels are suspicious" in lines[1]
+    table = pd.read_csv(tmp_path / "labels" / "labels.csv")
+    assert len(table) == 45
+    assert table.path[:2].tolist() == ["fern/fern-07.png", "reed/again.png"]
+    assert table.same_image_as[:2].tolist() == ["reed/again.png", "fern/fern-07.png"]
+    assert table.same_image_as[2:].isna().all()
+    assert (table.suspicious == "yes").is_monotonic_decreasing
+    page = (tmp_path / "labels" / "labels.html").read_text().replace("<wbr>", "")
+    assert page.index("The same image with different labels") < page.index("Labelled as a")
 
 
 def test_a_folder_that_is_none_is_one_sentence(tmp_path, longtail):

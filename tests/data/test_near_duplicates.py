@@ -210,8 +210,8 @@ def test_copies_across_a_given_split_are_leakage_and_named_first(tmp_path, longt
     make_folder(tmp_path / "set", ("train", "test"))
     prepared = prepare(FolderData(name="folder", path=tmp_path / "set"))
     assert prepared.notes[0].startswith(
-        "LEAKAGE: 12 pairs of near-duplicates (saved again, resized or slightly changed) are divided between "
-        "train and test, which concerns 12 images of val or test: "
+        "LEAKAGE: 12 pairs of near-duplicates (resized or saved again) are divided between train and test, "
+        "which concerns 12 images of val or test: "
     )
     assert "stays in one split" not in " ".join(prepared.notes)
     done = longtail("data", "inspect", tmp_path / "set", "--out", tmp_path / "out")
@@ -286,11 +286,49 @@ def test_near_duplicates_with_two_labels_are_named():
     )  # fmt: skip
     found = NearDuplicates(np.array([[0, 1], [2, 3]]), np.array([2.0, 4]), 24.0, 0.01, "bits", 4)
     said = describe_near(manifest, found, drawn=True)
-    assert said[-1] == "1 pair of near-duplicates has different labels: a.png ~ b.png."
+    assert said[0] == "1 pair of near-duplicates has different labels: a.png ~ b.png."
     found = replace(found, unit=RELATIVE, threshold=0.39)
     said = describe_near(manifest, found, drawn=False)
-    assert said[-1] == "1 pair of images that look alike has different labels: a.png ~ b.png."
+    assert said[0] == "1 pair of images that look almost alike has different labels: a.png ~ b.png."
     assert not any("near-duplicates" in sentence for sentence in said)
+
+
+def test_only_what_is_as_near_as_copies_is_called_leakage():
+    """Copies differ in at most 10 bits; cans on one table in 22."""
+    manifest = Manifest(
+        "set", ("can",), np.arange(4), np.zeros(4, np.int64), np.array([0, 2, 0, 1]),
+        ("a.png", "b.png", "c.png", "d.png"),
+    )  # fmt: skip
+    found = NearDuplicates(np.array([[0, 1], [2, 3]]), np.array([10.0, 22]), 24.0, 0.01, "bits", 4)
+    assert describe_near(manifest, found, drawn=False) == (
+        "LEAKAGE: 1 pair of near-duplicates (resized or saved again) is divided between train and test, "
+        "which concerns 1 image of val or test: a.png ~ b.png.",
+        "1 pair of images that look almost alike is divided between train and val, which concerns 1 image of "
+        "val or test; check whether they are copies: c.png ~ d.png.",
+        "4 images form 2 groups of images that look almost alike (perceptual hashes differ in at most 24 of "
+        "144 bits); check whether they are copies: a.png ~ b.png; c.png ~ d.png.",
+    )
+    said = describe_near(manifest, replace(found, unit=RELATIVE, threshold=0.39), drawn=False)
+    assert not any("LEAKAGE" in sentence for sentence in said)
+
+
+def test_a_contradiction_of_identical_files_is_told_once():
+    """Image 0 is there as a bottle and as a can; 2 looks like it and is a can."""
+    manifest = Manifest(
+        "set", ("bottle", "can"), np.arange(4), np.array([0, 1, 1, 0]), np.zeros(4),
+        ("a.png", "b.png", "c.png", "d.png"),
+    )  # fmt: skip
+    pairs = np.array([[0, 2], [2, 3]])
+    found = NearDuplicates(pairs, np.array([22.0, 22]), 24.0, 0.01, "bits", 3, [[0, 1]])
+    assert found.across_labels(manifest).tolist() == [1]
+
+
+def test_identical_files_are_no_pair_of_features():
+    features = crowd()
+    found = near_by_features(features)
+    again = near_by_features(features, [[0, 400], [1, 2]])
+    assert [0, 400] in found.pairs.tolist()
+    assert again.pairs.tolist() == [pair for pair in found.pairs.tolist() if pair != [0, 400]]
 
 
 def crowd(seed=0):
@@ -346,8 +384,32 @@ def test_the_page_shows_pairs(tmp_path, longtail):
     page = (tmp_path / "out" / "near-duplicates.html").read_text().replace("<wbr>", "")
     # 18 pairs, 12 of them across the splits, and none twice
     assert "Across splits, by perceptual hash" in page
-    assert "12 pairs. One image is in another split" in page
+    assert (
+        "12 pairs. One image is in another split than the other. If they are copies, this is leakage"
+        in page
+    )
     assert "6 pairs. The most alike first. If these are no copies" in page
     assert page.count("<figure>") == 18
+    assert "at most 10 bits, and so do all of these: nearly all will be copies" in page
     assert page.count("data:image/jpeg;base64,") >= 24
     assert "test/fox/00-small.png" in page
+
+
+def test_the_page_shows_images_with_two_labels_first(tmp_path, longtail):
+    for number, name in enumerate(("fox", "lynx")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for image in range(6):
+            scene(100 * number + image).save(tmp_path / "set" / name / f"{image}.png")
+    scene(0).save(tmp_path / "set" / "lynx" / "again.png")
+    done = longtail("data", "inspect", tmp_path / "set", "--out", tmp_path / "out")
+    said = (
+        "1 image has different labels in files with identical pixels: fox/0.png = lynx/again.png."
+    )
+    assert done[1].count("fox/0.png") == 1
+    assert f"warning: {said}" in done[1]
+    assert "near-duplicates.html shows the images with different labels" in done[1]
+    page = (tmp_path / "out" / "near-duplicates.html").read_text().replace("<wbr>", "")
+    assert page.count("<figure>") == 1
+    assert "The same image with different labels" in page
+    assert "fox/0.png</code> labelled fox" in page
+    assert "lynx/again.png</code> labelled lynx" in page

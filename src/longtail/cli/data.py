@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from pydantic import ValidationError
 from rich.table import Table
@@ -25,7 +26,12 @@ from longtail.core.table_cells import csv_text
 from longtail.core.words import counted
 from longtail.data.benchmark_facts import Check, verify_cifar, verify_imagenet, verify_lists
 from longtail.data.data_set import DataSet
-from longtail.data.images.equal_files import with_copies
+from longtail.data.images.equal_files import (
+    describe_several_labels,
+    equal_rows,
+    with_copies,
+    with_several_labels,
+)
 from longtail.data.inspection import Inspection, inspect_prepared
 from longtail.data.near_duplicates.found import NearDuplicates, near_by_features
 from longtail.data.options import FolderData, TableData
@@ -95,17 +101,19 @@ def inspect_data(
         config = _as_trained(path, root, bit_depth=bit_depth, on_similar_names=on_similar_names)
         prepared = prepare(config, progress=progress)
         near = [prepared.near] if prepared.near is not None else []
-        if by_features or (out is not None and prepared.near and len(prepared.near.pairs)):
+        pairs = prepared.near is not None and len(prepared.near.pairs) > 0
+        pages = out is not None and (pairs or prepared.with_several_labels())
+        if by_features or pages:
             run = resolve(str(path), [f"data.{key}={value}" for key, value in _asked(config)])
             data = Run(RunFolder(Path()), run).open_data(progress)
         if by_features:
             values = features(run, data=data, note=say, progress=progress).values
-            near.append(near_by_features(values))
+            near.append(near_by_features(values, equal_rows(data.pixels)))
     found = inspect_prepared(prepared, near[1] if by_features else None)
     _print(found, drawn=prepared.drawn)
     if out is not None:
         _write(found, out)
-        if found.near_duplicates:
+        if found.near_duplicates or found.conflicting:
             _write_near(data, near, out)
         if by_features and prepared.drawn and len(near[-1].pairs):
             _write_together(found, near[-1], out / "together.csv")
@@ -158,19 +166,28 @@ def labels(
         data = Run(RunFolder(Path()), config).open_data(progress)
         found = features(config, device=device, data=data, note=say, progress=progress)
     manifest = data.manifest
-    near = near_by_features(found.values)
-    units = with_copies(data.together, near.groups(), len(manifest))
+    same = equal_rows(data.pixels)
+    near = near_by_features(found.values, same)
+    units = with_copies(data.together, [*same, *near.groups()], len(manifest))
     quality = judge_labels(found.values, manifest.labels, len(manifest.classes), together=units)
     if data.skipped:
         say(f"note: {data.describe_skipped()}")
     ranking = quality.ranking()
     groups = ShotGroups.from_counts(manifest.class_counts(), "threshold")
     _write_labels(data, quality, groups, out)
-    say(
-        f"{manifest.name}: {int(quality.suspicious.sum()):,} of "
-        f"{counted(len(manifest), 'label is', 'labels are')} suspicious, by features of {found.backbone}"
+    twice = with_several_labels(manifest, same)
+    told = np.isin(np.arange(len(manifest)), [row for rows in twice for row in rows])
+    suspicious = quality.suspicious & ~told
+    if twice:
+        paths = [[_where(data, row) for row in rows] for rows in twice]
+        say(describe_several_labels(paths))
+    of = (
+        f"of {'the other ' if twice else ''}{counted(int((~told).sum()), 'label is', 'labels are')}"
     )
-    for row in ranking[quality.suspicious[ranking]][:MOST_SHOWN].tolist():
+    say(
+        f"{manifest.name}: {int(suspicious.sum()):,} {of} suspicious, by features of {found.backbone}"
+    )
+    for row in ranking[suspicious[ranking]][:MOST_SHOWN].tolist():
         given, other = manifest.labels[row], quality.other[row]
         say(
             f"  {shown(_where(data, row))}: labelled {shown(manifest.classes[given])}, more likely "
@@ -286,7 +303,10 @@ def _write(found: Inspection, out: Path) -> None:
         file.write_text(json.dumps(findings, indent=1) + "\n", encoding="utf-8")
     with writing(out / "distribution.png") as file:
         missing = draw_distribution(counts, file)
-    pages = ": near-duplicates.html shows the near-duplicates" if found.near_duplicates else ""
+    kinds = ["the near-duplicates"] if found.near_duplicates else []
+    if found.conflicting:
+        kinds = ["the images with different labels", *kinds]
+    pages = f": near-duplicates.html shows {' and '.join(kinds)}" if kinds else ""
     say(f"written to {out}{pages}")
     if missing:
         say(f"note: {describe_missing(missing)}")

@@ -32,6 +32,7 @@ class DataSet:
             where nothing is known of it.
         digests: SHA-256 of the file of each image, as the check of the files found it; empty for sets that
             live in one array.
+        pixels: Digest of the decoded pixels of each image, likewise.
     """
 
     manifest: Manifest
@@ -44,6 +45,7 @@ class DataSet:
     drawn_split: bool = False
     together: NDArray[np.int64] | None = None
     digests: tuple[str, ...] = ()
+    pixels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         rows = len(self.images)
@@ -79,6 +81,7 @@ class DataSet:
             images=self.images.take(rows),
             together=together,
             digests=tuple(self.digests[row] for row in rows.tolist()) if self.digests else (),
+            pixels=tuple(self.pixels[row] for row in rows.tolist()) if self.pixels else (),
         )
 
     def content(self) -> str:

@@ -11,7 +11,7 @@ from longtail.core.groups import RULE_TEXT, ShotGroups
 from longtail.core.manifest import SPLITS, Manifest
 from longtail.core.names import shown
 from longtail.core.words import counted
-from longtail.data.images.equal_files import copies
+from longtail.data.images.equal_files import copies, describe_several_labels
 from longtail.data.images.file_checks import Checked, typical_side
 from longtail.data.images.pixel_checks import pixel_findings
 from longtail.data.images.resize import Fit, chosen_size
@@ -81,11 +81,9 @@ class Inspection:
             lines.append(
                 f"{_occur(self.in_two_splits)} in two splits (leakage): {_show(self.in_two_splits)}"
             )
-        lines += self.near
         if self.conflicting:
-            lines.append(
-                f"{_occur(self.conflicting)} with different labels: {_show(self.conflicting)}"
-            )
+            lines.append(describe_several_labels(self.conflicting))
+        lines += self.near
         if self.damaged:
             size = len(self.manifest) + len(self.damaged)
             lines.append(describe_unreadable(self.damaged, size, LEFT_OUT))

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from longtail.core.manifest import Manifest
 from longtail.core.paths import data_root
-from longtail.data.images.equal_files import copies, describe_copies, with_copies
+from longtail.data.images.equal_files import (
+    copies,
+    describe_copies,
+    with_copies,
+    with_several_labels,
+)
 from longtail.data.images.file_checks import Checked, check_images, typical_side
 from longtail.data.images.pixel_checks import pixel_findings
 from longtail.data.images.resize import chosen_size
@@ -83,6 +88,11 @@ class Prepared:
     notes: tuple[str, ...]
     drawn: bool
     near: NearDuplicates | None = None
+
+    def with_several_labels(self) -> bool:
+        """Say whether an image occurs with different labels in files with identical pixels."""
+        groups = copies([found for found in self.checked if not found.reason])
+        return bool(with_several_labels(self.file_set.manifest, groups))
 
 
 NOT_SEARCHED = (

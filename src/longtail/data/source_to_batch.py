@@ -122,4 +122,5 @@ def _open_files(
         drawn_split=found.drawn,
         together=found.together,
         digests=tuple(one.digest for one in found.checked if not one.reason),
+        pixels=tuple(one.pixels for one in found.checked if not one.reason),
     )

@@ -12,7 +12,8 @@ from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.manifest import SPLITS
 from longtail.core.words import counted
 from longtail.data.data_set import DataSet
-from longtail.data.near_duplicates.found import NearDuplicates
+from longtail.data.images.equal_files import equal_rows, with_several_labels
+from longtail.data.near_duplicates.found import COPIES, NearDuplicates
 from longtail.evaluation.label_quality import LabelQuality
 from longtail.evaluation.scores import percent
 from longtail.report.images import thumbnails
@@ -20,15 +21,12 @@ from longtail.report.page import render
 
 SHOWN = 48  # images of a shot group
 EXAMPLES = 24  # pairs of a section
-# whether the hash has found them -> what to think of them
-WHAT_IT_MEANS = {
-    True: "Nearly all of these are copies.",
-    False: "Some of these are copies, others only look alike: judge for yourself.",
-}
-OF_TWO_LABELS = {
-    True: "At least one label is wrong, or the classes cannot be told apart.",
-    False: "Compare the labels. If the images show different things, both may be right.",
-}
+ACROSS = (
+    "One image is in another split than the other. If they are copies, this is leakage: the model is tested "
+    "on images that it was trained on."
+)
+OF_TWO_LABELS = "Compare the labels. If the images show different things, both may be right."
+# whether the hash has found them -> what to do if they are not alike
 IF_NOT_ALIKE = {
     True: "If these are no copies, ignore them: a drawn split keeps them together, and none is removed.",
     False: "If these do not show the same thing, ignore them: none is removed, and they are kept in one "
@@ -47,6 +45,7 @@ class Entry:
         finding: What is wrong.
         more: Numbers.
         paths: Where the images lie.
+        labels: Their labels, path by path, where these differ.
     """
 
     rows: tuple[int, ...]
@@ -54,6 +53,7 @@ class Entry:
     finding: str
     more: str
     paths: tuple[str, ...]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ class Section:
 
 
 def labels_page(data: DataSet, quality: LabelQuality, groups: ShotGroups) -> str:
-    """Return the page of the labels that are probably wrong, by shot group, the group with most first.
+    """Return the page of the labels that are probably wrong, by shot group, each in the order of the ranking.
 
-    Labels that are not called suspicious, but whose class is not the most probable one, come last.
+    Images with two labels come first, then the group of the most suspicious label. Labels that are not called
+    suspicious, but whose class is not the most probable one, come last.
 
     Args:
         data: The images.
@@ -77,17 +78,22 @@ def labels_page(data: DataSet, quality: LabelQuality, groups: ShotGroups) -> str
     """
     labels = data.manifest.labels
     ranking = quality.ranking()
+    twice = with_several_labels(data.manifest, equal_rows(data.pixels))
+    told = np.isin(np.arange(len(labels)), [row for rows in twice for row in rows])
+    ranking = ranking[~told[ranking]]
+    sections = _several_labels(data, twice)
     found: list[tuple[int, Section]] = []
     for group in GROUP_NAMES:
         inside = groups.mask(group).numpy()[labels[ranking]]
-        rows = ranking[inside & quality.suspicious[ranking]]
-        if not len(rows):
+        places = np.flatnonzero(inside & quality.suspicious[ranking])
+        if not len(places):
             continue
         total = counted(int(inside.sum()), "label is", "labels are")
-        text = f"{len(rows):,} of {total} suspicious{_first(len(rows))}, the most probably wrong first."
+        text = f"{len(places):,} of {total} suspicious{_first(len(places))}, the most probably wrong first."
         title = f"Labelled as a {group}-shot class"
-        found.append((len(rows), Section(title, text, _label_entries(data, quality, rows))))
-    sections = [section for _, section in sorted(found, key=lambda pair: -pair[0])]
+        entries = _label_entries(data, quality, ranking[places])
+        found.append((int(places[0]), Section(title, text, entries)))
+    sections += [section for _, section in sorted(found, key=lambda pair: pair[0])]
     less = ranking[(quality.margin[ranking] < 0) & ~quality.suspicious[ranking]]
     if len(less):
         text = (
@@ -95,8 +101,11 @@ def labels_page(data: DataSet, quality: LabelQuality, groups: ShotGroups) -> str
             f"{'label' if len(less) == 1 else 'labels'}{_first(len(less))}."
         )
         sections.append(Section("Less clear", text, _label_entries(data, quality, less)))
+    of = (
+        f"of {'the other ' if twice else ''}{counted(int((~told).sum()), 'label is', 'labels are')}"
+    )
     lead = [
-        f"{int(quality.suspicious.sum()):,} of {counted(len(labels), 'label is', 'labels are')} suspicious.",
+        f"{int((quality.suspicious & ~told).sum()):,} {of} suspicious; labels.csv holds all in one ranking.",
         "For these, a classifier on frozen features that never saw the image itself finds another class at "
         "least ten times as probable, and as probable as it usually is for images of that class. The "
         "classifier can be wrong: look at each image. Where classes are hard to tell apart, many of these "
@@ -122,18 +131,42 @@ def _label_entries(data: DataSet, quality: LabelQuality, rows: NDArray[np.int64]
     ]  # fmt: skip
 
 
+def _several_labels(data: DataSet, twice: Sequence[Sequence[int]]) -> list[Section]:
+    """Return the section of the images with several labels, if there are any."""
+    if not twice:
+        return []
+    names, labels = data.manifest.classes, data.manifest.labels
+    entries = [
+        Entry(
+            (rows[0],), "one image", "different labels", "",
+            tuple(where(data, row) for row in rows), tuple(names[labels[row]] for row in rows),
+        )
+        for rows in twice[:SHOWN]
+    ]  # fmt: skip
+    many = counted(len(twice), "image is", "images are")
+    text = (
+        f"{many} in several files with identical pixels, in different classes{_first(len(twice))}. "
+        "At most one of the labels is right: keep one file of each, and delete the others."
+    )
+    return [Section("The same image with different labels", text, entries)]
+
+
 def near_page(data: DataSet, found: Sequence[NearDuplicates]) -> str:
     """Return the page of near-duplicates: those across splits, those with different labels, all others.
+
+    Images that occur with different labels in files with identical pixels come first.
 
     Args:
         data: The images.
         found: By hash, and by features if these were computed.
     """
-    sections, lead = [], []
+    twice = with_several_labels(data.manifest, equal_rows(data.pixels))
+    sections, lead = _several_labels(data, twice), []
     for near in found:
+        pairs = counted(len(near.pairs), "pair", "pairs")
         lead.append(
-            f"{counted(len(near.pairs), 'pair', 'pairs')} by {near.means} among {near.compared:,} images: "
-            f"{near.describe_threshold()}. {WHAT_IT_MEANS[near.by_hash] if len(near.pairs) else ''}"
+            f"{pairs} by {near.means} among {near.compared:,} images: {near.describe_threshold()}."
+            f"{_what_it_means(near) if len(near.pairs) else ''}"
         )
         for title, text, numbers in _kinds(data, near):
             entries = [_pair(data, near, number) for number in numbers[:EXAMPLES].tolist()]
@@ -146,13 +179,24 @@ def near_page(data: DataSet, found: Sequence[NearDuplicates]) -> str:
     return _render(f"Near-duplicates in {data.manifest.name}", lead, sections, data)
 
 
+def _what_it_means(near: NearDuplicates) -> str:
+    if not near.by_hash:
+        return " Some of these are copies, others only look alike: judge for yourself."
+    sure = int(near.surely_copies.sum())
+    copies = f" Images that were resized or saved again usually differ in at most {COPIES} bits"
+    if sure == len(near.pairs):
+        return f"{copies}, and so do all of these: nearly all will be copies."
+    also = f"{sure:,} of these" if sure else "none of these"
+    return f" They look almost alike: check whether they are copies.{copies}, {also} as little."
+
+
 def _kinds(data: DataSet, near: NearDuplicates) -> list[tuple[str, str, NDArray[np.int64]]]:
     """Return title, sentence and pairs of each section."""
     across, labels = near.across_splits(data.manifest), near.across_labels(data.manifest)
     others = np.setdiff1d(np.arange(len(near.pairs)), np.union1d(across, labels))
     kinds = [
-        ("Across splits", "One image is in another split than the other: leakage.", across),
-        ("Different labels", OF_TWO_LABELS[near.by_hash], labels),
+        ("Across splits", ACROSS, across),
+        ("Different labels", OF_TWO_LABELS, labels),
         ("The others", f"The most alike first. {IF_NOT_ALIKE[near.by_hash]}", others),
     ]
     if len(others) > EXAMPLES:
@@ -171,16 +215,16 @@ def where(data: DataSet, row: int) -> str:
 
 
 def _pair(data: DataSet, near: NearDuplicates, number: int) -> Entry:
-    one, other = near.pairs[number].tolist()
-    manifest = data.manifest
-    labels = [manifest.classes[manifest.labels[row]] for row in (one, other)]
-    splits = [SPLITS[manifest.splits[row]] for row in (one, other)]
-    different = [" and ".join(pair) for pair in (splits, labels) if pair[0] != pair[1]]
-    distance = near.distances[number]
+    pair = near.pairs[number].tolist()
+    manifest, distance = data.manifest, near.distances[number]
+    labels = tuple(manifest.classes[manifest.labels[row]] for row in pair)
+    splits = [SPLITS[manifest.splits[row]] for row in pair]
+    differ = labels[0] != labels[1]
     return Entry(
-        (one, other), labels[0], ", ".join(different),
+        tuple(pair), "different labels" if differ else labels[0],
+        " and ".join(splits) if splits[0] != splits[1] else "",
         f"{distance:.0f} bits" if near.by_hash else f"{distance:.2f}",
-        (where(data, one), where(data, other)),
+        tuple(where(data, row) for row in pair), labels if differ else (),
     )  # fmt: skip
 
 
@@ -194,7 +238,10 @@ def _render(title: str, lead: Sequence[str], sections: Sequence[Section], data: 
 
 
 def ranking_rows(data: DataSet, quality: LabelQuality) -> list[tuple[object, ...]]:
-    """Return the table of all labels, the most probably wrong first, with a header."""
+    """Return the table of all labels with a header: images with two labels, suspicious labels, the others.
+
+    The suspicious labels and the others come in the order of the ranking.
+    """
     names, labels = data.manifest.classes, data.manifest.labels
     header = (
         "path",
@@ -204,16 +251,32 @@ def ranking_rows(data: DataSet, quality: LabelQuality) -> list[tuple[object, ...
         "probability",
         "probability_of_label",
         "split",
+        "same_image_as",
     )
-    rows: NDArray[np.int64] = quality.ranking()
+    same: dict[int, str] = {}
+    for group in with_several_labels(data.manifest, equal_rows(data.pixels)):
+        for row in group:
+            others = [other for other in group if labels[other] != labels[row]]
+            same[row] = where(data, others[0])
+    ranking: NDArray[np.int64] = quality.ranking()
+    rest = [row for row in ranking.tolist() if row not in same]
+    suspicious = quality.suspicious
+    rest.sort(key=lambda row: not suspicious[row])
+    known = set(ranking.tolist())
     return [
         header,
         *(
             (
-                where(data, row), names[labels[row]], "yes" if quality.suspicious[row] else "no",
-                names[quality.other[row]], f"{quality.other_probability[row]:.4f}",
-                f"{quality.own[row]:.4f}", SPLITS[data.manifest.splits[row]],
+                where(data, row), names[labels[row]],
+                "yes" if suspicious[row] or row in same else "no",
+                *(
+                    (
+                        names[quality.other[row]], f"{quality.other_probability[row]:.4f}",
+                        f"{quality.own[row]:.4f}",
+                    ) if row in known else ("", "", "")
+                ),
+                SPLITS[data.manifest.splits[row]], same.get(row, ""),
             )
-            for row in rows.tolist()
+            for row in [*same, *rest]
         ),
     ]  # fmt: skip

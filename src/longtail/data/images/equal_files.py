@@ -21,10 +21,15 @@ from longtail.data.images.file_checks import Checked
 
 def copies(checked: Sequence[Checked]) -> list[list[int]]:
     """Return groups of rows whose files decode to the same pixels, largest group first."""
+    return equal_rows(["" if found.reason else found.pixels for found in checked])
+
+
+def equal_rows(pixels: Sequence[str]) -> list[list[int]]:
+    """Return groups of rows with the same digest of their pixels, largest first; "" equals nothing."""
     first: dict[str, int] = {}
     groups: dict[int, list[int]] = {}  # by their first row; most images have no copy, and no list
-    for row, found in enumerate(checked):
-        if not found.reason and (one := first.setdefault(found.pixels, row)) != row:
+    for row, digest in enumerate(pixels):
+        if digest and (one := first.setdefault(digest, row)) != row:
             groups.setdefault(one, [one]).append(row)
     return sorted((groups[one] for one in sorted(groups)), key=len, reverse=True)
 
@@ -79,15 +84,15 @@ def describe_copies(manifest: Manifest, groups: Sequence[Sequence[int]]) -> tupl
         sentences.append(
             f"LEAKAGE: {counted(len(leaking), 'image is', 'images are')} in more than one of {names} "
             f"(identical pixels), so scores on {counted(scored, 'image', 'images')} of val or test "
-            f"reward memorised images: {_show(manifest, leaking)}."
+            f"reward memorised images: {_show(_paths(manifest, leaking))}."
         )
-    if contradicting := with_several_labels(manifest, groups):
-        sentences.append(
-            f"{counted(len(contradicting), 'image has', 'images have')} different labels in files with "
-            f"identical pixels: {_show(manifest, contradicting)}."
-        )
-    if inside := len(groups) - len(leaking):
-        rows = sum(len(rows) for rows in groups) - sum(len(rows) for rows in leaking)
+    contradicting = with_several_labels(manifest, groups)
+    if contradicting:
+        sentences.append(describe_several_labels(_paths(manifest, contradicting)))
+    told = {rows[0] for rows in [*leaking, *contradicting]}
+    others = [rows for rows in groups if rows[0] not in told]
+    if inside := len(others):
+        rows = sum(map(len, others))
         sentences.append(
             f"{rows:,} files are copies of {counted(inside, 'image', 'images')} (identical pixels); "
             "copies stay in one split."
@@ -95,7 +100,18 @@ def describe_copies(manifest: Manifest, groups: Sequence[Sequence[int]]) -> tupl
     return tuple(sentences)
 
 
-def _show(manifest: Manifest, groups: Sequence[Sequence[int]]) -> str:
-    return "; ".join(
-        " = ".join(shown(manifest.paths[row]) for row in rows[:3]) for rows in groups[:3]
+def describe_several_labels(groups: Sequence[Sequence[str]]) -> str:
+    """Say which images occur with different labels; `groups` are the paths of each."""
+    return (
+        f"{counted(len(groups), 'image has', 'images have')} different labels in files with identical "
+        f"pixels: {_show(groups)}."
     )
+
+
+def _paths(manifest: Manifest, groups: Sequence[Sequence[int]]) -> list[list[str]]:
+    return [[manifest.paths[row] for row in rows] for rows in groups]
+
+
+def _show(groups: Sequence[Sequence[str]]) -> str:
+    named = "; ".join(" = ".join(map(shown, paths[:3])) for paths in groups[:3])
+    return named + (f"; and {len(groups) - 3:,} more" if len(groups) > 3 else "")

@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from longtail.core.manifest import SPLITS, Manifest
 from longtail.core.names import shown
 from longtail.core.words import counted
+from longtail.data.images.equal_files import copies
 from longtail.data.images.file_checks import Checked
 from longtail.data.images.perceptual_hash import BITS, as_unit_vectors
 from longtail.data.near_duplicates.neighbours import (
@@ -32,6 +33,9 @@ from longtail.data.near_duplicates.threshold import (
 # nearly all the same photograph; from 30 on they are an orange and an apple.
 STEP = 4 / BITS  # of the distance 1 - cosine: two bits, as half of the bits of every hash are ones
 USUAL, MOST = 5, 12  # steps
+COPIES = (
+    10  # bits that copies differ in at most, as above; what differs in more may only look alike
+)
 AROUND = 20  # neighbours of an image that show how near images usually are there
 RELATIVE = "relative distance of features"
 TINY = float(np.finfo(np.float32).tiny)
@@ -50,6 +54,7 @@ class NearDuplicates:
             estimate it.
         unit: `bits` of the perceptual hash, or `relative distance of features`.
         compared: Images that were compared.
+        copies: Rows of the images with identical pixels, group by group; they are no pairs here.
     """
 
     pairs: NDArray[np.int64]
@@ -58,11 +63,18 @@ class NearDuplicates:
     by_chance: float
     unit: str
     compared: int
+    copies: Sequence[Sequence[int]] = ()
 
     @property
     def by_hash(self) -> bool:
-        """Say whether the perceptual hash has found them: copies, where features find what looks alike."""
+        """Say whether the perceptual hash has found them, and not features."""
         return self.unit == "bits"
+
+    @property
+    def surely_copies(self) -> NDArray[np.bool_]:
+        """Whether a pair is as near as only copies are, bool [P]; features never say so."""
+        near: NDArray[np.bool_] = self.distances <= COPIES
+        return near & self.by_hash
 
     @property
     def means(self) -> str:
@@ -87,12 +99,19 @@ class NearDuplicates:
         return np.flatnonzero(splits[:, 0] != splits[:, 1])
 
     def across_labels(self, manifest: Manifest) -> NDArray[np.int64]:
-        """Return the numbers of the pairs whose images have different labels, int64 [M]."""
-        labels = manifest.labels[self.pairs]
-        return np.flatnonzero(labels[:, 0] != labels[:, 1])
+        """Return the numbers of the pairs that contradict each other by their labels, int64 [M].
+
+        An image that is there twice with different labels agrees with both: that contradiction is its own.
+        """
+        of_row = {row: manifest.labels[list(rows)].tolist() for rows in self.copies for row in rows}
+        labels = [
+            [set(of_row.get(row, [manifest.labels[row].item()])) for row in pair]
+            for pair in self.pairs.tolist()
+        ]
+        return np.flatnonzero([one.isdisjoint(other) for one, other in labels])
 
     def describe_threshold(self) -> str:
-        """Say up to which distance a pair counts, and what chance leaves there."""
+        """Say up to which distance a pair counts."""
         if self.threshold < 0:
             return f"the images are too alike to tell copies by their {self.means}"
         if not self.by_hash:
@@ -103,8 +122,7 @@ class NearDuplicates:
         value = f"perceptual hashes differ in at most {self.threshold:g} of {BITS} bits"
         if math.isnan(self.by_chance):
             return f"{value}, the usual threshold, as there are too few images to estimate chance"
-        expected = max(self.by_chance, 0.001)
-        return f"{value}, and by chance at most {expected:.1g} pairs would"
+        return value
 
 
 def near_by_hash(checked: Sequence[Checked]) -> NearDuplicates:
@@ -132,10 +150,13 @@ def near_by_hash(checked: Sequence[Checked]) -> NearDuplicates:
         chosen.by_chance,
         "bits",
         size,
+        copies(checked),
     )
 
 
-def near_by_features(features: NDArray[np.float32]) -> NearDuplicates:
+def near_by_features(
+    features: NDArray[np.float32], copies: Sequence[Sequence[int]] = ()
+) -> NearDuplicates:
     """Find images whose features are much nearer to each other than to the other images around them.
 
     The distance 1 - cosine of two images, of features without their mean, is divided by the geometric mean
@@ -144,10 +165,13 @@ def near_by_features(features: NDArray[np.float32]) -> NearDuplicates:
 
     Args:
         features: Of a frozen network, float32 [N, D].
+        copies: Rows of the images with identical pixels, group by group, which are no pairs here.
     """
     size = len(features)
     around = min(AROUND, size // 4)  # of few images the 20th neighbour is anything
-    none = NearDuplicates(np.zeros((0, 2), np.int64), np.zeros(0), -1.0, math.nan, RELATIVE, size)
+    none = NearDuplicates(
+        np.zeros((0, 2), np.int64), np.zeros(0), -1.0, math.nan, RELATIVE, size, copies
+    )
     if around < 2:
         return none
     centred = features - features.mean(axis=0)
@@ -160,6 +184,9 @@ def near_by_features(features: NDArray[np.float32]) -> NearDuplicates:
     pairs = np.sort(np.stack([rows, others[rows, columns]], axis=1), axis=1)
     pairs, first = np.unique(pairs, axis=0, return_index=True)
     values = relative[rows, columns][first]
+    group = {row: number for number, rows in enumerate(copies) for row in rows}
+    apart = [group.get(one, -1) != group.get(other, -2) for one, other in pairs.tolist()]
+    pairs, values = pairs[apart], values[apart]
     order = np.argsort(values, kind="stable")
     return replace(
         none, pairs=pairs[order], distances=values[order], threshold=limit, by_chance=size / 1000
@@ -189,35 +216,59 @@ def describe_near(manifest: Manifest, found: NearDuplicates, *, drawn: bool) -> 
     """
     if not len(found.pairs):
         return ()
-    sentences = []
-    kind, how = "near-duplicates", "saved again, resized or slightly changed"
-    if not found.by_hash:
-        kind, how = "images that look alike", "found by features: crops, bursts, the same scene"
-    leaking = found.across_splits(manifest)
-    if len(leaking):
-        rows = np.unique(found.pairs[leaking])
+    sure = found.surely_copies
+    everything, across = np.arange(len(found.pairs)), found.across_splits(manifest)
+    sentences = _describe_across(manifest, found, across)
+    contradicting = found.across_labels(manifest)
+    for numbers, kind in (
+        (contradicting[sure[contradicting]], "near-duplicates"),
+        (contradicting[~sure[contradicting]], "images that look almost alike"),
+    ):
+        if len(numbers):
+            have = counted(len(numbers), f"pair of {kind} has", f"pairs of {kind} have")
+            sentences.append(f"{have} different labels: {_show(manifest, found, numbers)}.")
+    groups = found.groups()
+    members, of = sum(map(len, groups)), counted(len(groups), "group", "groups")
+    alike = "of near-duplicates" if sure.all() else "of images that look almost alike"
+    check = "" if sure.all() else "; check whether they are copies"
+    stay = "; each group stays in one split" if drawn and not len(across) else ""
+    sentences.append(
+        f"{members:,} images form {of} {alike} ({found.describe_threshold()}){stay}{check}: "
+        f"{_show(manifest, found, everything)}."
+    )
+    return tuple(sentences)
+
+
+def _describe_across(
+    manifest: Manifest, found: NearDuplicates, across: NDArray[np.int64]
+) -> list[str]:
+    """Say which pairs several splits divide: leakage, if only copies are so near."""
+    sentences, sure = [], found.surely_copies
+    how = (
+        "almost alike"
+        if found.by_hash
+        else "alike (found by features: crops, bursts, the same scene)"
+    )
+    for numbers, kind, check in (
+        (across[sure[across]], "LEAKAGE: {} of near-duplicates (resized or saved again)", ""),
+        (
+            across[~sure[across]],
+            f"{{}} of images that look {how}",
+            "; check whether they are copies",
+        ),
+    ):
+        if not len(numbers):
+            continue
+        rows = np.unique(found.pairs[numbers])
         scored = int((manifest.splits[rows] > 0).sum())
         names = " and ".join(SPLITS[s] for s in np.unique(manifest.splits[rows]).tolist())
         sentences.append(
-            f"LEAKAGE: {counted(len(leaking), 'pair', 'pairs')} of {kind} ({how}) "
-            f"{'is' if len(leaking) == 1 else 'are'} divided between {names}, which "
-            f"concerns {counted(scored, 'image', 'images')} of val or test: "
-            f"{_show(manifest, found, leaking)}."
+            f"{kind.format(counted(len(numbers), 'pair', 'pairs'))} "
+            f"{'is' if len(numbers) == 1 else 'are'} divided between {names}, which concerns "
+            f"{counted(scored, 'image', 'images')} of val or test{check}: "
+            f"{_show(manifest, found, numbers)}."
         )
-    groups = found.groups()
-    members = sum(map(len, groups))
-    stay = "; each group stays in one split" if drawn and not len(leaking) else ""
-    sentences.append(
-        f"{members:,} images form {counted(len(groups), 'group', 'groups')} of {kind} "
-        f"({found.describe_threshold()}){stay}: {_show(manifest, found, np.arange(len(found.pairs)))}."
-    )
-    contradicting = found.across_labels(manifest)
-    if len(contradicting):
-        sentences.append(
-            f"{counted(len(contradicting), f'pair of {kind} has', f'pairs of {kind} have')} different "
-            f"labels: {_show(manifest, found, contradicting)}."
-        )
-    return tuple(sentences)
+    return sentences
 
 
 def _show(manifest: Manifest, found: NearDuplicates, numbers: NDArray[np.int64]) -> str:
@@ -225,4 +276,5 @@ def _show(manifest: Manifest, found: NearDuplicates, numbers: NDArray[np.int64])
         f"{shown(manifest.paths[one])} ~ {shown(manifest.paths[other])}"
         for one, other in found.pairs[numbers[:NAMED]].tolist()
     ]
-    return "; ".join(named) + ("; ..." if len(numbers) > NAMED else "")
+    more = len(numbers) - len(named)
+    return "; ".join(named) + (f"; and {counted(more, 'more pair', 'more pairs')}" if more else "")
