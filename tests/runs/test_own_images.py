@@ -252,7 +252,9 @@ def test_without_options_and_without_a_network(folder, offline, tmp_path, monkey
     said = "\n".join(log.said)
     assert "tf_efficientnet_lite0 with the weights that were installed with longtail" in said
     assert "weights=FILE" in said
-    assert re.search(r"steps? of 32 images left, .* each: (at most .*|less than a second) to the end", said)
+    assert re.search(
+        r"steps? of 32 images left, .* each: (at most .*|less than a second) to the end", said
+    )
     weights = api.record(run, "test")["weights"]
     assert weights["sha256"] == embedded.SHA256
     trained = read_weights(finished(run.folder.checkpoints))

@@ -218,7 +218,10 @@ def finished(folder: Path) -> Path:
     """
     last = newest(folder)
     if last is None:
-        raise CheckpointError(f"{folder.parent} contains no checkpoint yet.")
+        raise CheckpointError(
+            f"The run {folder.parent} was interrupted before its first checkpoint; to start it again: "
+            f"longtail train --resume --out {folder.parent}"
+        )
     if not read_metadata(last).finished:
         raise CheckpointError(
             f"The run {folder.parent} was interrupted; finish it first: longtail train --resume "

@@ -91,7 +91,7 @@ def duration(seconds: float) -> str:
     """Return a duration for people: `40 s`, `12 minutes`, `3.6 hours`, `2.1 days`."""
     if seconds < 1:
         return "less than a second"
-    if seconds < 90:
+    if seconds <= 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} minutes"

@@ -163,7 +163,11 @@ class Comparison:
         first = self.rows[0]["name"]
         if len(self.rows) == 1:
             seeds = counted(self.rows[0]["seeds"], "seed", "seeds")
-            return f"One configuration, {first}, in {seeds}: there is nothing to compare it with."
+            each = listing([f"{100 * v.scores['macro_accuracy']:.1f}" for v in self.arms[0].views])
+            return (
+                f"One configuration, {first}, with {seeds} (macro accuracy {each} %): there is nothing to "
+                "compare it with."
+            )
         found: dict[tuple[bool, int], list[str]] = {}
         for row in self.rows[1:]:
             difference = row["difference"]["all"]
@@ -209,7 +213,7 @@ def render_comparison(comparison: Comparison, advice: Sequence[str] = ()) -> str
     content = class_comparison(comparison)
     return render(
         "comparison.html.j2",
-        title=f"{len(rows)} runs on {_data_name(view)}, {view.split} split",
+        title=f"{_runs(comparison)} on {_data_name(view)}, {view.split} split",
         comparison=comparison,
         advice=advice,
         rows=rows,
@@ -253,9 +257,13 @@ def comparison_drawings(comparison: Comparison) -> list[Drawing]:
     """Return the figures of a comparison."""
     with matplotlib.rc_context(figures.STYLE):
         figure = figures.compared([(row["name"], row["accuracy"]) for row in comparison.rows])
-    return [Drawing(
-        "groups", "Accuracy by group", "Macro accuracy with 95 % intervals.", figure, {}
-    )]  # fmt: skip
+    missing = any(row["accuracy"]["all"]["interval"] is None for row in comparison.rows)
+    told = "Macro accuracy with 95 % intervals" + " where there are three seeds or one" * missing
+    return [Drawing("groups", "Accuracy by group", f"{told}.", figure, {})]
+
+
+def _runs(comparison: Comparison) -> str:
+    return counted(sum(len(arm.views) for arm in comparison.arms), "run", "runs")
 
 
 def _data_name(view: RunView) -> str:

@@ -318,8 +318,8 @@ def compared(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
     width = 0.8 / len(rows)
     for number, (label, found) in enumerate(rows):
         values = np.array([100 * found[name]["value"] for name in shown])
-        # an arm of two seeds has no interval
-        bounds = np.array([found[n]["interval"] or 2 * [found[n]["value"]] for n in shown]).T * 100
+        # where there is no interval, no bar is drawn
+        bounds = np.array([found[n]["interval"] or (np.nan, np.nan) for n in shown]).T * 100
         x = np.arange(len(shown)) + (number - (len(rows) - 1) / 2) * width
         error = np.abs(bounds - values)
         axes.bar(x, values, width=0.92 * width, color=CYCLE[number % len(CYCLE)], label=_entry(label),

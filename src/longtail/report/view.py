@@ -78,6 +78,7 @@ class RunView:
         run = Run.open(path)
         scored = run.evaluated_splits()
         if not scored or (split is not None and not run.folder.scores(split).exists()):
+            ckpt.finished(run.folder.checkpoints)  # an interrupted run is to be finished first
             raise DataError(
                 f"{path} has no scores on {split or 'any split'}: run longtail evaluate {path}"
                 + (f" --split {split}." if split else ".")

@@ -330,7 +330,7 @@ def _too_little(
         least = seeds * _seconds(costs, first, need)
     return (
         f"--budget: {duration(seconds)} is not enough for {', '.join(short)}: "
-        f"{counted(len(costs), 'method', 'methods')} in {counted(seeds, 'seed', 'seeds')} need "
+        f"{counted(len(costs), 'method', 'methods')} with {counted(seeds, 'seed', 'seeds')} need "
         f"{estimate(math.ceil(1.1 * least))} for {counted(need, 'epoch', 'epochs')} each, the least that "
         f"{longest} can take. Allow more, or compare fewer methods or seeds."
     )

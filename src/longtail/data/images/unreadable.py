@@ -9,7 +9,10 @@ from longtail.core.words import counted
 
 NAMED = 3  # files that a sentence names
 LISTED = 10  # files that an error lists
-REFUSED = "Repair or remove such files, or leave them out with --on-bad-image skip."
+REFUSED = (
+    "Repair or remove such files, or leave them out with --on-bad-image skip "
+    "(data.on_bad_image=skip in Python)."
+)
 REPLACE = "Repair or replace such files."
 LEFT_OUT = "Such files are left out. Repair or replace them."
 LISTED_WITH_ERROR = f"The column error has the reason of each. {REPLACE}"
