@@ -8,6 +8,7 @@ import typer
 from longtail.cli.lines import completing, say
 from longtail.cli.show import checking, print_notes
 from longtail.core.errors import ConfigError
+from longtail.core.words import counted
 from longtail.export import ADAPTER_FORMATS, FORMATS, export_adapter, export_run
 
 
@@ -33,8 +34,8 @@ def export(
     """Export the model for use elsewhere, and check that its logits match the run's.
 
     adapter and peft write what light fine-tuning has trained alone, a few MB beside the published weights.
-    If a logit differs by more than 1e-4 beyond rounding, that is an error. A model card is written beside
-    the file.
+    If a logit differs by more than 1e-4 beyond rounding, that is an error. The model card beside the file
+    holds the program that prepares an image file for the model.
 
     Examples:
 
@@ -57,9 +58,12 @@ def export(
     with checking() as progress:
         done = export_run(run, form, out, sub_models=sub_models, progress=progress)
     print_notes([run])
-    for text in (
-        f"written: {done.path}",
-        f"model card: {done.card}",
-        f"largest difference from the run's logits: {done.difference:.1e} ({done.images})",
-    ):
-        say(text)
+    say(f"written: {done.path} ({done.path.stat().st_size / 1e6:.1f} MB)")
+    say(f"model card: {done.card}")
+    say(f"largest difference from the run's logits: {done.difference:.1e} ({done.images})")
+    if (found := done.prepared) is not None:
+        files = counted(found.files, "image file", "image files")
+        say(
+            f"prepared as the card says, the probabilities of {files} differ from those of longtail predict "
+            f"by at most {100 * found.difference:.2f} points"
+        )

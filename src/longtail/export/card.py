@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -14,6 +13,7 @@ from longtail.core.names import visible
 from longtail.data.images.resize import describe_view
 from longtail.engine.checkpoint import CheckpointMetadata
 from longtail.evaluation.scores import ALL, LEAST_IMAGES, image_counts, percent, worst_class
+from longtail.export.preparation import program
 from longtail.runs import LoadedModel, Run
 from longtail.runs.calibrating import describe
 from longtail.runs.ensemble_folder import Note
@@ -97,14 +97,12 @@ def model_card(run: Run, model: LoadedModel, form: str, where: str) -> str:
             "",
         ]
     lines += _calibrated(model)
-    lines += ["## Limits", "", LIMITS, "", "## Classes", ""]
+    lines += ["## Limits", "", LIMITS, "", *_preparation(metadata), "## Classes", ""]
     lines.append(", ".join(map(as_markdown, metadata.classes)) + ".")
     return "\n".join(lines) + "\n"
 
 
-def ensemble_card(
-    note: Note, runs: Sequence[Run], model: LoadedModel, file: Path, form: str, difference: float
-) -> str:
+def ensemble_card(note: Note, runs: Sequence[Run], model: LoadedModel, where: str) -> str:
     """Return the card of an ensemble as Markdown; it holds what was measured when it was written."""
     metadata, told = model.metadata, note.model_dump()
     scores, images = told["scores"], told["images"]
@@ -116,10 +114,7 @@ def ensemble_card(
             f"{len(note.sub_models)} models that were trained with longtail."
         ),
         "",
-        (
-            f"- File: {as_markdown(file.name)} ({form}). On the images compared, its logits differ "
-            f"from the ensemble's by at most {difference:.1e}."
-        ),
+        f"- {where}",
         (
             f"- Input: RGB images of {metadata.image_size} x {metadata.image_size} pixels, values in "
             "0..1; normalisation is part of the model."
@@ -141,11 +136,27 @@ def ensemble_card(
         "",
         LIMITS,
         "",
+        *_preparation(metadata),
         "## Classes",
         "",
         ", ".join(map(as_markdown, metadata.classes)) + ".",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _preparation(metadata: CheckpointMetadata) -> list[str]:
+    """Give the program that makes the input from a file."""
+    return [
+        "## From a file to the input",
+        "",
+        "This program needs Pillow and NumPy; `prepare(path)` returns what the model saw in its evaluation "
+        "and what `longtail predict` gives it. Other ways of decoding or resizing change the probabilities.",
+        "",
+        "```python",
+        program(metadata.image_size, metadata.fit).rstrip("\n"),
+        "```",
+        "",
+    ]
 
 
 def _calibrated(model: LoadedModel) -> list[str]:

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from longtail.core.errors import ConfigError, LongtailError
 from longtail.core.manifest import SPLITS
 from longtail.core.rng import torch_generator
+from longtail.core.words import counted
 from longtail.data import Progress
 from longtail.data.images.storage import ArrayImages
 from longtail.engine.run_folder import require_writable, writing
 from longtail.export import formats
 from longtail.export.card import as_markdown, ensemble_card, model_card
+from longtail.export.from_files import FromFiles, compare_files
 from longtail.prediction.finite import require_finite
 from longtail.runs import LoadedModel, Run, load
 from longtail.runs.ensemble_folder import is_ensemble, member_folders, read_note
@@ -45,12 +47,14 @@ class Exported:
         card: The model card beside it.
         difference: Largest absolute difference of a logit to the run's, on 64 images.
         images: Where these come from.
+        prepared: The same from image files on; None where the run has none that can be read.
     """
 
     path: Path
     card: Path
     difference: float
     images: str
+    prepared: FromFiles | None
 
 
 class Predictor(nn.Module):
@@ -127,28 +131,37 @@ def export_run(
         write(predictor, about, file)
         with torch.inference_mode():
             expected = require_finite(predictor(images), "The model")
-        difference = compare(expected, read(file, about), images)
+        exported = read(file, about)
+        difference = compare(expected, exported, images)
         allowed = TOLERANCE + ROUNDING * float(expected.abs().max())
         if not difference <= allowed:  # NaN is a difference too
             raise LongtailError(
                 f"The logits of the exported model differ from the run's by {difference:.2e}, more than "
                 f"{allowed:.2g}, so it was deleted. Please report this with the configuration."
             )
+        prepared = None if sub_models else compare_files(opened, model, predictor, exported)
     card = target.with_name(f"{target.stem}-card.md")
     with writing(card) as file:
+        where = _compared(target, form, difference, prepared)
         text = (
-            ensemble_card(read_note(run), members, model, target, form, difference)
+            ensemble_card(read_note(run), members, model, where)
             if is_ensemble(run)
-            else model_card(opened, model, form, _compared(target, form, difference))
+            else model_card(opened, model, form, where)
         )
         file.write_text(text, encoding="utf-8")
-    return Exported(target, card, difference, source)
+    return Exported(target, card, difference, source, prepared)
 
 
-def _compared(file: Path, form: str, difference: float) -> str:
-    return (
+def _compared(file: Path, form: str, difference: float, prepared: FromFiles | None) -> str:
+    said = (
         f"File: {as_markdown(file.name)} ({form}). On the images compared, its logits differ from the "
-        f"trained run's by at most {difference:.1e}."
+        f"trained model's by at most {difference:.1e}."
+    )
+    if prepared is None:
+        return said
+    return (
+        f"{said} On {counted(prepared.files, 'image file', 'image files')} that the program below prepared, "
+        f"its probabilities differ from those of `longtail predict` by at most {prepared.difference:.1e}."
     )
 
 

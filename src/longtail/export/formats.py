@@ -20,7 +20,8 @@ from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError
 from longtail.core.groups import ShotGroups
 from longtail.core.prior import written
-from longtail.data.images.resize import describe_view
+from longtail.data.images.resize import describe_view, view_side
+from longtail.export.preparation import program
 from longtail.methods import METHODS, Setting
 from longtail.models.low_rank import plain_weights
 from longtail.models.published import IMAGENET_RESNETS
@@ -64,7 +65,9 @@ class About:
             "assumed_prior": json.dumps(written(metadata.prior())),
             "image_size": str(metadata.image_size),
             "input": "RGB images in 0..1, [batch, 3, size, size]; normalisation is part of the model",
-            "preprocessing": describe_view(metadata.image_size, metadata.fit),
+            "preprocessing": f"EXIF orientation applied, {describe_view(metadata.image_size, metadata.fit)}",
+            "resize_side": str(view_side(metadata.image_size, metadata.fit)),
+            "preprocessing_python": program(metadata.image_size, metadata.fit),
             "fit": metadata.fit,
             "bit_depth": json.dumps(metadata.bit_depth),
             "mean": json.dumps(metadata.mean),

@@ -38,7 +38,7 @@ from longtail.data.images.resize import (
     fitted,
     resized,
     to_view,
-    view_margin,
+    view_side,
 )
 
 _AVIF = importlib.util.find_spec("PIL.AvifImagePlugin") is not None  # of newer versions of Pillow
@@ -139,8 +139,7 @@ class ImageFile:
 
     def reduction(self, size: int, fit: Fit) -> int:
         """Return how many times smaller it may be decoded for the test view: no side smaller than shown."""
-        side = round(size * view_margin(size)) if fit == "crop" else size
-        return max(1, min(self.width, self.height) // side)
+        return max(1, min(self.width, self.height) // view_side(size, fit))
 
     @contextmanager
     def held(self, *, reduce: int = 1) -> Iterator[None]:

@@ -32,17 +32,29 @@ def view_margin(size: int) -> float:
     return TEST_MARGIN if size > SMALL_SIDE else 1.0
 
 
+def view_side(size: int, fit: Fit = "crop") -> int:
+    """Return the side in pixels below which no side is reduced before the test view is made."""
+    return round(size * view_margin(size)) if fit == "crop" else size
+
+
 def describe_view(size: int, fit: Fit = "crop") -> str:
-    """Say how an image of any size becomes the square that the network sees."""
+    """Say how an image file of any size becomes the square that the network sees."""
+    side = view_side(size, fit)
+    decoded = (
+        "a JPEG decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size that leaves no side below "
+        f"{side} (Pillow: image.draft('RGB', ({side}, {side})) before the pixels are read), transparency "
+        "laid on white, "
+    )
     if fit == "pad":
         return (
-            f"longer side resized to {size} (bilinear, antialiased), the rest of {size} x {size} filled with "
-            f"RGB {PADDING}"
+            f"{decoded}longer side resized to {size} (bilinear, antialiased), the rest of {size} x {size} "
+            f"filled with RGB {PADDING}"
         )
     if fit == "squash":
-        return f"resized to {size} x {size} without keeping its shape (bilinear, antialiased)"
-    side = round(size * view_margin(size))
-    return f"shorter side resized to {side} (bilinear, antialiased), centre crop of {size} x {size}"
+        return (
+            f"{decoded}resized to {size} x {size} without keeping its shape (bilinear, antialiased)"
+        )
+    return f"{decoded}shorter side resized to {side} (bilinear, antialiased), centre crop of {size} x {size}"
 
 
 def shown_share(width: int, height: int, size: int, fit: Fit = "crop") -> float:
