@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from longtail.adjust import tau_normalize
 from longtail.adjust.tool import Classifier, Evidence, Outputs, Request, adjust
-from longtail.adjust.tool.choice import TRIED, Choice, Tried, _crossed, choose
+from longtail.adjust.tool.choice import TRIED, Choice, Tried, _best, _crossed, choose
 from longtail.adjust.tool.corrections import CORRECTIONS, fitting
 from longtail.core import ClassCounts
 from longtail.core.errors import ConfigError, ProtocolError
@@ -104,7 +104,20 @@ def test_a_good_model_is_left_as_it_is():
     assert "features" in choice.left_out["crt"]
 
 
-def test_a_tie_goes_to_the_smaller_calibration_error():
+def test_a_tie_goes_to_the_smaller_calibration_error_among_those_that_gain():
+    rows = [
+        Tried("as it is", None, 0.709, 0.138, 0),
+        Tried("balanced-temperature", 1.02, 0.709, 0.124, 0),
+        Tried("tau", 0.5, 0.75, 0.150, 3),
+        Tried("lws", None, 0.75, 0.145, 3),
+    ]
+    assert _best(rows, {}) == "lws"
+    assert _best(rows, {"lws": "It cannot be written."}) == "tau"
+    # what changes no prediction gains nothing
+    assert _best(rows[:2], {}) is None
+
+
+def test_calibration_alone_is_no_reason_to_choose():
     # three of four right whatever is done; the model is far too sure of it
     labels = torch.tensor([0, 1, 2] * 16)
     told = labels.clone()
@@ -118,7 +131,7 @@ def test_a_tie_goes_to_the_smaller_calibration_error():
     assert by_name["as it is"].calibration_error == pytest.approx(0.25, abs=1e-4)
     # not 0: each half is tempered by the other, whose share of mistakes differs a little
     assert by_name["temperature"].calibration_error < 0.1
-    assert choice.name == "temperature"
+    assert choice.name is None
 
 
 def test_what_cannot_be_written_is_not_chosen():
@@ -134,14 +147,17 @@ def test_what_cannot_be_written_is_not_chosen():
 def test_what_the_rows_do_not_show_is_explained_and_nothing_else():
     rows = [
         Tried("as it is", None, 0.66, 0.10, 0),
-        Tried("temperature", 1.01, 0.66, 0.08, 0),  # better: no more mistakes, less error
+        Tried("temperature", 1.01, 0.66, 0.08, 0),
         Tried("tau", 0.9, 0.63, 0.01, 16),
         Tried("lws", None, 0.66, 0.10, 0),
         Tried("ncm", None, 0.56, 0.47, 28),
+        Tried("logit-adjust", 0.1, 0.68, 0.09, 2),  # better on the halves, not on the whole
     ]
-    left_out = dict.fromkeys(("temperature", "ncm", "lws", "crt"), "It does not help.")
+    left_out = dict.fromkeys(
+        ("temperature", "ncm", "lws", "crt", "logit-adjust"), "It does not help."
+    )
     choice = Choice(None, 86, tuple(rows), left_out)
-    assert list(choice.unexplained()) == ["temperature", "crt"]
+    assert list(choice.unexplained()) == ["crt", "logit-adjust"]
 
 
 def test_what_auto_needs():

@@ -1,9 +1,9 @@
 """Try every correction that fits a model and its data, and choose one of them on val, or none.
 
-The criterion is class-averaged accuracy on val. The calibration error decides between equal ones, and if that
-is equal too, the model stays as it is. A strength is chosen on one half of val and judged on the other, in
-turns: on the images that chose it, it would look better than it is. `prior` is not tried, because the shares
-of the classes in use must come from the user, or be estimated from test images.
+The criterion is class-averaged accuracy on val. The model stays as it is where nothing has a higher one; the
+calibration error decides between corrections that gain the same. A strength is chosen on one half of val and
+judged on the other, in turns: on the images that chose it, it would look better than it is. `prior` is not
+tried, because the shares of the classes in use must come from the user, or be estimated from test images.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ class Tried:
         # rounded: means of the same hits may differ in the last digit
         return -round(self.accuracy, 9), round(self.calibration_error, 9)
 
+    def gains_on(self, other: Tried) -> bool:
+        """Say whether the accuracy is higher; a calibration error that differs alone may be chance."""
+        return self.rank[0] < other.rank[0]
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -83,7 +87,7 @@ class Choice:
 
     def unexplained(self) -> dict[str, str]:
         """Return those of `left_out` whose reason no row shows: not tried, or better on the halves."""
-        worse = {row.name for row in self.rows if row.rank >= self.rows[0].rank}
+        worse = {row.name for row in self.rows if not row.gains_on(self.rows[0])}
         return {name: why for name, why in self.left_out.items() if name not in worse}
 
 
@@ -135,9 +139,10 @@ def choose(
 
 
 def _best(rows: list[Tried], left_out: dict[str, str]) -> str | None:
-    free = [row for row in rows if row.name not in left_out]
-    best = min(free, key=lambda row: row.rank)  # keeps the first of equal ones
-    return None if best is rows[0] else best.name
+    as_it_is, *tried = rows
+    better = [row for row in tried if row.name not in left_out and row.gains_on(as_it_is)]
+    # keeps the first of equal ones
+    return min(better, key=lambda row: row.rank).name if better else None
 
 
 def _row(name: str, strength: float | None, before: Tensor, after: Tensor, labels: Tensor) -> Tried:
