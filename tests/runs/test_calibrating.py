@@ -187,12 +187,23 @@ def test_what_cannot_be_promised_comes_with_what_can_and_with_a_remedy(run):
     first, *rest = describe(made)
     assert "takes 14 correctly classified val images, more than the 9 val images that are" in first
     assert first.endswith("The highest precision that val shows there is 71 % (--precision 0.71).")
+    # .8^13 = .055 and .8^14 = .044
+    assert rest[1].startswith(
+        "To show 80 %, a group needs at least 14 val images predicted as one of its"
+    )
+    poor = made.model_copy(update={"reject": {"few": short.model_copy(update={"highest": 0.49})}})
+    assert "highest precision" not in "".join(describe(poor))  # nobody accepts what is mostly wrong
+    assert CHOSEN_AFTERWARDS not in describe(poor)
     # the same images chose it
     assert rest[0] == CHOSEN_AFTERWARDS
     assert "is not guaranteed with 95 % confidence" in CHOSEN_AFTERWARDS
     text = "\n".join(rest)
     assert "at least 4 val images (1 of 4 classes)" in text
-    assert "1 class together (few shot) and 2 classes together (all groups)" in text
+    assert (
+        "Classes with fewer val images share thresholds: one for 1 few shot class and one for 2 classes "
+        "whose groups have too few val images (chosen on the images of all classes with fewer than 4). For these, "
+        "80 % holds on average over the classes" in text
+    )
     # coverage .8, alarm .1: more than twice the errors, but .2 is just twice
     assert "On test: few shot, 59.0 % of the sets contain the class." in text
     assert "flagged" not in text

@@ -41,6 +41,7 @@ from longtail.uncertainty import (
     unit,
 )
 from longtail.uncertainty.conformal import EVERY, NONE, OWN
+from longtail.uncertainty.rejection import fewest_images
 
 # what is measured, its share with interval, hits, out of
 MEASURED = (
@@ -54,6 +55,7 @@ SET_SIZE = "mean classes per set"
 GROUPED = "Shot groups are those of the predicted class; in the rows on sets, of the true class."
 FAR_OFF = 2  # times the stated rate of errors
 MOST_KEPT = 10_000  # training images whose features are kept
+WORTH_A_HINT = 0.5  # of precision
 ERROR = 0.05  # probability of a threshold that misses the wished precision
 CHOSEN_AFTERWARDS = (
     "A precision that is chosen after these val images were seen, such as one named above, is not "
@@ -307,12 +309,10 @@ def describe(described: Described) -> list[str]:
     """Say in sentences what is promised, and of which groups or classes nothing can be."""
     groups = {name: own for name, own in described.reject.items() if name != ALL}
     lines = [_about_group(name, own, described.precision) for name, own in groups.items()]
-    if any(own.highest is not None for own in groups.values()):
+    if any(map(_hinted, groups.values())):
         lines.append(CHOSEN_AFTERWARDS)
     if any(own.value is None for own in groups.values()):
-        lines.append(
-            "More val images can show a higher precision: train again with a larger data.validation_share."
-        )
+        lines.append(_more_images(described.precision))
     lines += [_about_sets(described), *described.notes]
     return lines + _far_off(described)
 
@@ -334,12 +334,27 @@ def _about_group(name: str, own: KeptThreshold, precision: float) -> str:
         else f"No threshold on {images} shows {wished}"
     )
     told = f"{name} shot: no prediction is accepted. {why}."
-    if own.highest is not None:
+    if _hinted(own):
         told += (
-            f" The highest precision that val shows there is {100 * own.highest:.0f} % "
+            f" The highest precision that val shows there is {100 * (own.highest or 0):.0f} % "
             f"(--precision {own.highest:g})."
         )
     return told
+
+
+def _hinted(own: KeptThreshold) -> bool:
+    """Say whether the highest precision is worth a hint: nobody accepts what is mostly wrong."""
+    return own.highest is not None and own.highest >= WORTH_A_HINT
+
+
+def _more_images(precision: float) -> str:
+    """Say how many val images can show a precision at best."""
+    least = fewest_images(precision, ERROR)
+    return (
+        f"To show {100 * precision:g} %, a group needs at least {least:,} val images predicted as one of its "
+        "classes if all are correct, and more if some are wrong. Train again with a larger "
+        "data.validation_share, or ask for a lower --precision."
+    )
 
 
 def _about_sets(described: Described) -> str:
@@ -351,18 +366,30 @@ def _about_sets(described: Described) -> str:
         f"{counted(least, 'val image', 'val images')} ({pools[OWN]:,} of {len(described.classes):,} classes)"
     )
     shared = [
-        f"{counted(size, 'class', 'classes')} together ({'all groups' if pool == EVERY else pool})"
+        f"one for {counted(size, *_pooled(pool, least))}"
         for pool, size in pools.items()
         if pool not in (OWN, NONE)
     ]
     if shared:
         text += (
-            f"; the classes with fewer share thresholds, {' and '.join(shared)}, so that it holds for them "
-            "on average only"
+            f". Classes with fewer val images share thresholds: {' and '.join(shared)}. For these, {covered} "
+            "holds on average over the classes: single classes may be below it"
         )
     if pools[NONE]:
-        text += f"; {counted(pools[NONE], 'class is', 'classes are')} in every set, for want of val images"
+        are = counted(pools[NONE], "class is", "classes are")
+        text += f". {are} in every set, because there are too few val images"
     return f"{text}."
+
+
+def _pooled(pool: str, least: int) -> tuple[str, str]:
+    """Name one class, and several, that share the threshold of a pool."""
+    if pool != EVERY:
+        return f"{pool} class", f"{pool} classes"
+    source = f"(chosen on the images of all classes with fewer than {least:,})"
+    return (
+        f"class whose group has too few val images {source}",
+        f"classes whose groups have too few val images {source}",
+    )
 
 
 def _far_off(described: Described) -> list[str]:

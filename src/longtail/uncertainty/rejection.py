@@ -70,10 +70,12 @@ def reject_threshold(
         error: Largest probability that the threshold misses the precision.
     """
     size = len(confidence)
-    tried = next((n for n in range(MOST_TRIED, 0, -1) if _needed(precision, error / n) <= size), 0)
+    tried = next(
+        (n for n in range(MOST_TRIED, 0, -1) if fewest_images(precision, error / n) <= size), 0
+    )
     if tried == 0:
-        return Threshold(None, size, 0, 0, None, _needed(precision, error))
-    needed = _needed(precision, error / tried)
+        return Threshold(None, size, 0, 0, None, fewest_images(precision, error))
+    needed = fewest_images(precision, error / tried)
     ranks = np.unique(np.linspace(needed, size, tried).round().astype(int))
     order = np.sort(confidence)[::-1]
     for rank in ranks[::-1].tolist():
@@ -112,8 +114,13 @@ def highest_precision(
     )
 
 
-def _needed(precision: float, error: float) -> int:
-    """Return how many right images in a row show a precision: the n with precision^n <= error."""
+def fewest_images(precision: float, error: float) -> int:
+    """Return how many images show a precision if all are right: the least n with precision^n <= error.
+
+    Args:
+        precision: Share that must be right, in (0, 1).
+        error: Largest probability of being wrong about it.
+    """
     return math.ceil(math.log(error) / math.log(precision) - 1e-9)
 
 
