@@ -25,6 +25,8 @@ from longtail.engine.run_folder import RunFolder
 from longtail.export import FORMATS
 from longtail.prediction import read_predictions
 from longtail.recipes.catalogue import catalogue
+from longtail.report.text import trained
+from longtail.report.view import RunView
 from longtail.runs import training
 
 SHORT = ("digits-lt/balanced-softmax", "epochs=2")
@@ -109,16 +111,16 @@ def test_a_folder_of_ones_own(longtail, image_folder, tmp_path):
         "--on-bad-image", "skip",
     )  # fmt: skip
     assert status == 0, err
-    assert re.search(r"1 of \d+ images cannot be read: ant/broken.png: not an image", out)
-    assert "Such files are left out. Repair or replace them." in out
+    assert re.search(r"1 of \d+ images cannot be read: ant/broken.png: not an image", err)
+    assert (out + err).count("Such files are left out. Repair or replace them.") == 1  # not again
     skipped = pd.read_csv(tmp_path / "run" / "skipped-images.csv")
     assert skipped["path"].tolist() == ["ant/broken.png"]
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["data"]["image_size"] == 16
     assert (tmp_path / "run" / "scores-test.json").exists()
     # the command that was suggested repeats what was asked for
-    assert f"longtail train {image_folder} epochs=1 batch_size=8 backbone=resnet20" in out
-    assert "data.on_bad_image=skip seed=1" in out
+    again = f"longtail train {image_folder} epochs=1 batch_size=8 backbone=resnet20 seed=1 "
+    assert f"{again}--on-bad-image skip --out run-seed-1" in out
 
 
 def test_early_stopping_on_ones_own_images(longtail, image_folder, tmp_path, monkeypatch):
@@ -129,6 +131,9 @@ def test_early_stopping_on_ones_own_images(longtail, image_folder, tmp_path, mon
     assert status == 0
     scores = json.loads((tmp_path / "run" / "scores-test.json").read_text())
     assert scores["selection"].startswith("best macro accuracy on val (epoch ")
+    done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    stopped = f"{done} epochs of 4, stopped because val did not improve for 1 epoch"
+    assert (trained(RunView.open(tmp_path / "run")) == stopped) == (done < 4)
     # images that were named from one working folder are found from another
     monkeypatch.chdir(image_folder)
     status, _, err = longtail("evaluate", tmp_path / "run", "--split", "val")

@@ -21,6 +21,7 @@ from longtail.core import (
     TrainingError,
 )
 from longtail.engine import checkpoint as ckpt
+from longtail.engine.log import SilentLog
 from longtail.engine.run_folder import temporary_of
 from longtail.methods import METHODS, Method
 from tests import tiny
@@ -213,12 +214,25 @@ def scripted(values):
     return lambda method, part: {"accuracy": 0.0, "macro_accuracy": next(left)}
 
 
+class Heard(SilentLog):
+    """Keeps what is noted."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
 def test_early_stopping_keeps_the_best_epoch(tmp_path):
     chosen = options(select="best-validation", early_stopping=2, epochs=9)
     protocol = Protocol(has_val=True, selection="best-validation")
     validate = scripted([0.1, 0.3, 0.3, 0.2, 0.9])
     method = tiny.build("single-head", epochs=9)
-    run = tiny.train(method, tmp_path, chosen, protocol=protocol, validate=validate)
+    log = Heard()
+    run = tiny.train(method, tmp_path, chosen, protocol=protocol, validate=validate, log=log)
+    said = "stopped after epoch 4 of 9, because val did not improve for 2 epochs"
+    assert sum(said in note for note in log.notes) == 1
     lines = run.read_metrics()
     assert len(lines) == 4  # the earliest epoch wins the tie; two epochs without a better one
     best, last = ckpt.best(run.checkpoints), ckpt.finished(run.checkpoints)

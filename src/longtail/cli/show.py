@@ -165,15 +165,22 @@ def comparison_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
 
 @contextmanager
 def checking(what: str = "reading images") -> Iterator[DataProgress]:
-    """Yield a callback that shows a bar on a terminal, while image files are read if nothing else is said."""
+    """Yield a callback that shows a bar on a terminal, while image files are read if nothing else is said.
+
+    The bar goes away when all are read: what comes next has its own.
+    """
     out = Terminal(stderr=True, soft_wrap=False)
-    with Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
-        task = None
+    bar = Progress(console=out, transient=True, disable=not out.is_terminal)
+    task = bar.add_task(what, total=None)
 
-        def report(done: int, size: int) -> None:
-            nonlocal task
-            if task is None:
-                task = bar.add_task(what, total=size)
-            bar.update(task, completed=done, total=size)
+    def report(done: int, size: int) -> None:
+        bar.update(task, completed=done, total=size)
+        if done >= size:
+            bar.stop()
+        elif not bar.live.is_started:
+            bar.start()
 
+    try:
         yield report
+    finally:
+        bar.stop()

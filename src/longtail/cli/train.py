@@ -22,7 +22,7 @@ from longtail.core.errors import ConfigError
 from longtail.core.words import folder_name
 from longtail.data.sources.file_set import OnBadImage
 from longtail.engine.hardware import find_device
-from longtail.engine.log import SilentLog, default_log
+from longtail.engine.log import Logs, SilentLog, default_log
 from longtail.engine.run_folder import RunFolder, require_writable
 from longtail.engine.threads import Threads, choose_threads
 from longtail.recipes import RunConfig, resolve
@@ -95,6 +95,7 @@ def train(
     if processes is not None:
         start_processes(processes, device)
     more = [] if on_bad_image is None else [f"data.on_bad_image={on_bad_image}"]
+    asked = [] if on_bad_image is None else ["--on-bad-image", on_bad_image]
     changes = [*(overrides or ()), *more]
     variants = {
         label: _configuration(source, [*changes, *own], out, resume=resume)
@@ -110,10 +111,11 @@ def train(
     if resume:
         _say_what_stands(plan)
     results: dict[str, list[Run]] = {label: [] for label in plan}
+    told = _Told()
     if submission := Submission.asked(submit, slurm, folder / FOLDER, device, parallel):
         done = _submit(plan, submission, resume=resume)
     else:
-        done = _train_plan(plan, parallel, resume=resume, device=device)
+        done = _train_plan(plan, parallel, resume=resume, device=device, told=told)
     for label, run in done:
         results[label].append(run)
         if record is not None and distributed.is_main():
@@ -122,8 +124,24 @@ def train(
         runs.sort(key=lambda run: run.config.training.seed)
     finished = {label: runs for label, runs in results.items() if runs}
     if distributed.is_main() and finished:
-        kept = [change for change in changes if not change.split("=")[0].endswith("seed")]
-        _show(finished, folder, shlex.join([source or str(folder / "config.yaml"), *kept]))
+        kept = [c for c in overrides or () if not c.split("=")[0].endswith("seed")]
+        _show(finished, folder, told.notes)
+        seed = 1 + max(run.config.training.seed for runs in finished.values() for run in runs)
+        words = ["train", source or str(folder / "config.yaml"), *kept, f"seed={seed}", *asked]
+        if out is not None and each is None:
+            words += ["--out", _beside(out, seed, seeds)]
+        say(f"to train another seed: longtail {shlex.join(words)}")
+
+
+class _Told(SilentLog):
+    """Remembers what was said, so that the same is not said again after the training."""
+
+    def __init__(self) -> None:
+        self.notes: set[str] = set()
+
+    def note(self, text: str) -> None:
+        """Remember a sentence."""
+        self.notes.add(text)
 
 
 Plan = Mapping[str, Mapping[Path, RunConfig]]  # variant -> run folder -> what is trained into it
@@ -141,7 +159,7 @@ def _plan(variants: Mapping[str, RunConfig], folder: Path, seeds: int) -> Plan:
 
 
 def _train_plan(
-    plan: Plan, parallel: int | None, *, resume: bool, device: str | None
+    plan: Plan, parallel: int | None, *, resume: bool, device: str | None, told: _Told
 ) -> Iterator[tuple[str, Run]]:
     """Train one variant after the other, which may need its first stage, and yield their runs as they end."""
     seeds = len(next(iter(plan.values())))
@@ -154,7 +172,7 @@ def _train_plan(
                 configs, parallel, resume=resume, device=device, threads=threads, note=say
             )
         else:
-            done = (_train(c, place, resume, device, threads) for place, c in configs.items())
+            done = (_train(c, place, resume, device, threads, told) for place, c in configs.items())
         yield from ((label, run) for run in done)
 
 
@@ -190,7 +208,12 @@ def _say_what_stands(plan: Plan) -> None:
 
 
 def _train(
-    config: RunConfig, place: Path, resume: bool, device: str | None, threads: Threads
+    config: RunConfig,
+    place: Path,
+    resume: bool,
+    device: str | None,
+    threads: Threads,
+    told: _Told,
 ) -> Run:
     with checking() as progress:
         return training.train(
@@ -199,7 +222,7 @@ def _train(
             resume=resume,
             device=device,
             threads=threads,
-            log=default_log() if distributed.is_main() else SilentLog(),
+            log=Logs(default_log(), told) if distributed.is_main() else SilentLog(),
             report=write_report,
             progress=progress,
         )
@@ -228,6 +251,13 @@ def _variants(each: str | None) -> list[tuple[str, list[str]]]:
 def _place(folder: Path, label: str, seed: int | None) -> Path:
     variant = folder / label if label else folder
     return variant if seed is None else variant / f"seed-{seed}"
+
+
+def _beside(out: Path, seed: int, seeds: int) -> str:
+    """Return where one more seed of the run in `out` goes."""
+    if seeds > 1:
+        return str(_place(out, "", seed))
+    return str(out.with_name(f"{re.sub(r'-seed-[0-9]+$', '', out.name)}-seed-{seed}"))
 
 
 def _shared_start(folder: Path, label: str, variants: Mapping[str, RunConfig]) -> str | None:
@@ -266,7 +296,7 @@ def _configuration(
     return config
 
 
-def _show(results: dict[str, list[Run]], folder: Path, source: str) -> None:
+def _show(results: dict[str, list[Run]], folder: Path, told: set[str]) -> None:
     out = console()
     scored = {
         label: found
@@ -282,11 +312,10 @@ def _show(results: dict[str, list[Run]], folder: Path, source: str) -> None:
             continue
         scores = runs[0].scores(runs[0].evaluated_splits()[0])
         out.print(score_table([(scores["recipe"], scores)]))
-        for note in scores["notes"]:
-            say(f"note: {note}")
+        for note in (f"note: {note}" for note in scores["notes"]):
+            if note not in told:
+                say(note)
     first = next(run for runs in results.values() for run in runs)
     say(f"run folder: {folder}")
     say(f"to see the results: longtail report {shlex.quote(str(folder))}")
     say(f"to use the model: longtail predict {shlex.quote(str(first.folder.path))} IMAGES")
-    seed = max(run.config.training.seed for runs in results.values() for run in runs) + 1
-    say(f"to train another seed: longtail train {source} seed={seed}")

@@ -249,6 +249,11 @@ class Trainer:
                 if not finished:
                     self._require_time(saved - last)
             if finished:
+                if not last_epoch:
+                    self.log.note(
+                        f"stage {stage.name}: stopped after epoch {epoch + 1} of {stage.epochs}, because val "
+                        f"did not improve for {counted(self._at.since_best, 'epoch', 'epochs')}"
+                    )
                 break
 
     def _say_how_long(

@@ -111,7 +111,7 @@ def score(
         "recipe": recipe,
         "seed": seed,
         "checkpoint_sha256": predictions.checkpoint,
-        "notes": [*notes, *_notes(main, rows, worst_is_known=worst is not None)],
+        "notes": [*notes, *_notes(rows, worst_is_known=worst is not None)],
     }
 
 
@@ -279,12 +279,8 @@ def _interval(
     return low, high
 
 
-def _notes(
-    groups: ShotGroups, per_class: Sequence[Mapping[str, Any]], *, worst_is_known: bool
-) -> list[str]:
+def _notes(per_class: Sequence[Mapping[str, Any]], *, worst_is_known: bool) -> list[str]:
     notes = []
-    if empty := groups.empty_groups():
-        notes.append(f"No class is {' or '.join(empty)} shot according to the rule {groups.rule}.")
     if absent := [row["name"] for row in per_class if not row["test_count"]]:
         what = counted(len(absent), "class has", "classes have")
         notes.append(f"{what} no images among those scored: {some(absent)}.")

@@ -185,7 +185,7 @@ def render_run(view: RunView, drawn: Sequence[Drawing] | None = None) -> str:
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         environment=json.dumps(view.environment, indent=1),
         method=METHODS[config.method_name],
-        epochs=view.lines[-1]["epochs_done"] if view.lines else 0,
+        trained=text.trained(view),
         seconds=sum(line["seconds"] for line in view.lines),
         parameters=sum(p.numel() for p in view.model.method.parameters()),
     )  # fmt: skip

@@ -161,6 +161,20 @@ def group_lines(view: RunView) -> list[dict[str, Any]]:
     return lines
 
 
+def trained(view: RunView) -> str:
+    """Say for how many epochs the run was trained, and whether it stopped before their end."""
+    done = view.lines[-1]["epochs_done"] if view.lines else 0
+    patience = view.run.config.training.early_stopping
+    last = {line["stage"]: line["epoch"] for line in view.lines if "epoch" in line}
+    early = any(last.get(stage.name, stage.epochs) < stage.epochs for stage in view.stages)
+    text = counted(done, "epoch", "epochs")
+    if patience is None or not early:
+        return text
+    most = sum(stage.epochs for stage in view.stages)
+    unchanged = counted(patience, "epoch", "epochs")
+    return f"{text} of {most:,}, stopped because val did not improve for {unchanged}"
+
+
 def listing(parts: list[str]) -> str:
     """Return `a, b and c`."""
     if len(parts) <= 1:
