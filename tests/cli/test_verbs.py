@@ -316,9 +316,12 @@ def test_inspect(longtail, image_folder, tmp_path):
     assert status == 0
     assert "3 classes, 23 images (train 15, val 3, test 5)" in out
     assert "this is the one that longtail train would draw" in out
-    assert "warning: 1 image occurs with different labels" in out
+    assert "warning: 1 image has different labels in files with identical pixels" in out
+    assert "3 classes have fewer than 5 test images, too few to judge a class: " in out
     assert (tmp_path / "found" / "distribution.png").read_bytes().startswith(b"\x89PNG")
-    counts = pd.read_csv(tmp_path / "found" / "counts.csv", index_col="class")["train"]
+    counts = pd.read_csv(tmp_path / "found" / "counts.csv", index_col="class")
+    assert counts.sum().to_dict() == {"train": 15, "val": 3, "test": 5}
+    counts = counts["train"]
     assert list(counts.index) == ["ant", "bee", "cow"]
     assert counts.sum() == 15  # as said above: what a training would see
     ratio = counts.max() / counts.min()

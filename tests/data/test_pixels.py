@@ -23,8 +23,9 @@ from longtail.data.images.decode import (
     read_size,
     read_view,
 )
-from longtail.data.images.file_checks import check_images
+from longtail.data.images.file_checks import Checked, check_images
 from longtail.data.images.memory import DECODING, MemoryBudget
+from longtail.data.images.pixel_checks import pixel_findings
 from longtail.data.images.resize import (
     PADDING,
     describe_view,
@@ -547,3 +548,19 @@ def test_a_tag_behind_the_pixels_turns_a_png_and_decodes_nothing(tmp_path, monke
     right = np.rot90(COLOURS, -1)
     for file in files[:2]:
         np.testing.assert_array_equal(file.pixels().permute(1, 2, 0), right)
+
+
+def test_large_images_among_small_ones_are_told():
+    """Most are 32 pixels wide, so that is what the network sees; 300 x 200 loses most of its detail."""
+    checked = [Checked("", 32, 32, "a")] * 18 + [
+        Checked("", 300, 200, "b"),
+        Checked("", 90, 64, "c"),
+    ]
+    paths = [str(number) for number in range(20)]
+    told = pixel_findings(paths, checked, size=32, chosen=True)
+    assert told == (
+        "2 of 20 images are larger (up to 300 x 200) and reduced to 32 pixels, the size of most images; "
+        "data.image_size=224 keeps more of them.",
+    )
+    assert pixel_findings(paths, checked, size=32) == ()  # the user chose it
+    assert pixel_findings(paths[:18], checked[:18], size=32, chosen=True) == ()

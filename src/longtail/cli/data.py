@@ -20,6 +20,7 @@ from longtail.cli.show import checking
 from longtail.cli.train import Overrides
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.groups import ShotGroups
+from longtail.core.manifest import SPLITS
 from longtail.core.names import shown
 from longtail.core.paths import data_root, expanded
 from longtail.core.table_cells import csv_text
@@ -42,6 +43,7 @@ from longtail.data.sources.file_set import OnSimilarNames
 from longtail.data.sources.folder_contents import refuse_one_image
 from longtail.engine.run_folder import RunFolder, require_writable, writing
 from longtail.evaluation.label_quality import LabelQuality, judge_labels
+from longtail.evaluation.scores import LEAST_IMAGES
 from longtail.recipes import resolve
 from longtail.runs import Run, features
 
@@ -269,22 +271,46 @@ def _print(found: Inspection, *, drawn: bool) -> None:
         say("they have no split; this is the one that longtail train would draw")
     say(f"imbalance ratio (largest over smallest class in train): {found.imbalance_ratio:.1f}")
     say(f"groups: {found.groups[0]}")
-    table = Table("class", "train", "")
-    ranking = counts.ranking()
-    shown = ranking if len(ranking) <= 20 else (*ranking[:10], *ranking[-10:])
-    largest = max(counts.values)
-    for place, label in enumerate(shown):
-        if place == 10 and len(ranking) > 20:
-            table.add_row("...", "", "")
-        bar = "#" * max(1, round(40 * counts.values[label] / largest))
-        table.add_row(counts.names[label], f"{counts.values[label]:,}", bar)
-    out.print(table)
+    _print_counts(found)
+    few = [f"{shown(name)} ({size})" for name, size in found.few_to_judge(LEAST_IMAGES)]
+    if few:
+        more = f" and {len(few) - MOST_SHOWN:,} more" if len(few) > MOST_SHOWN else ""
+        have = counted(len(few), "class has", "classes have")
+        say(
+            f"{have} fewer than {LEAST_IMAGES} test images, too few to judge a class: "
+            f"{', '.join(few[:MOST_SHOWN])}{more}"
+        )
+    if drawn and (tiny := found.tiny_that_gave(LEAST_IMAGES)):
+        name, train, total = tiny[0]
+        say(
+            f"{counted(len(tiny), 'tiny class gives', 'tiny classes give')} images to val and test, such as "
+            f"{shown(name)}: {train} of {total} images stay in train (data.keep_in_train=N keeps N of each)"
+        )
     for warning in found.warnings():
         say(f"warning: {warning}")
     if found.damaged:
-        say("longtail train stops at such files unless it is given --on-bad-image skip")
+        say(
+            "longtail train stops at images that cannot be read, unless it is given --on-bad-image skip"
+        )
     if not found.warnings():
         out.print("nothing suspicious found")
+
+
+def _print_counts(found: Inspection) -> None:
+    """Print how many images of each class each split has; of many classes the largest and smallest."""
+    counts, splits = found.manifest.class_counts(), [s for s, size in found.sizes.items() if size]
+    table = Table("class", *splits, "")
+    ranking = counts.ranking()
+    listed = ranking if len(ranking) <= 20 else (*ranking[:10], *ranking[-10:])
+    largest = max(counts.values)
+    each = {split: found.manifest.histogram(split) for split in splits}
+    for place, label in enumerate(listed):
+        if place == 10 and len(ranking) > 20:
+            table.add_row("...", *("" for _ in splits), "")
+        bar = "#" * max(1, round(40 * counts.values[label] / largest))
+        numbers = (f"{each[split][label]:,}" for split in splits)
+        table.add_row(counts.names[label], *numbers, bar)
+    console().print(table)
 
 
 def _write(found: Inspection, out: Path) -> None:
@@ -294,8 +320,8 @@ def _write(found: Inspection, out: Path) -> None:
 
     counts = found.manifest.class_counts()
     with writing(out / "counts.csv") as file:
-        rows = zip(counts.names, counts.values, strict=True)
-        text = csv_text([("class", "train"), *rows])
+        each = [found.manifest.histogram(split).tolist() for split in SPLITS]
+        text = csv_text([("class", *SPLITS), *zip(counts.names, *each, strict=True)])
         file.write_text(text, encoding="utf-8", newline="\n")
     findings = asdict(found)
     del findings["manifest"]

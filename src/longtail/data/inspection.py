@@ -74,6 +74,24 @@ class Inspection:
     pixels: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
+    def few_to_judge(self, least: int) -> list[tuple[str, int]]:
+        """Return the classes with fewer test images than `least`, the fewest first; none without test."""
+        if not self.sizes["test"]:
+            return []
+        sizes = self.manifest.histogram("test")
+        rows = np.argsort(sizes, kind="stable")
+        return [(self.manifest.classes[r], int(sizes[r])) for r in rows if sizes[r] < least]
+
+    def tiny_that_gave(self, least: int) -> list[tuple[str, int, int]]:
+        """Return name, training images and all images of the classes that a split left fewer than `least`."""
+        train, total = self.manifest.histogram("train"), np.bincount(self.manifest.labels)
+        rows = np.argsort(train, kind="stable")
+        return [
+            (self.manifest.classes[r], int(train[r]), int(total[r]))
+            for r in rows
+            if train[r] < least and total[r] > train[r]
+        ]
+
     def warnings(self) -> list[str]:
         """Return one sentence per kind of finding, the worst first."""
         lines = []
@@ -151,7 +169,7 @@ def inspect(
         left_out=file_set.describe() if file_set else (),
         pixels=pixel_findings(
             manifest.paths, checked, size=size or chosen_size(typical_side(checked)), fit=fit,
-            bit_depth=bit_depth,
+            bit_depth=bit_depth, chosen=size is None,
         ) if checked else (),
     )  # fmt: skip
 
@@ -167,7 +185,7 @@ def inspect_prepared(prepared: Prepared, by_features: NearDuplicates | None = No
     good = [found for found in prepared.checked if not found.reason]
     found = inspect(
         prepared.file_set.manifest, good, prepared.listed,
-        size=prepared.side, fit=prepared.config.fit, bit_depth=prepared.config.bit_depth,
+        size=prepared.config.image_size, fit=prepared.config.fit, bit_depth=prepared.config.bit_depth,
     )  # fmt: skip
     manifest = prepared.file_set.manifest
     for near in (prepared.near, by_features):

@@ -142,7 +142,12 @@ def prepare(
         notes = (*notes, describe_unreadable(skipped, size, LEFT_OUT))
     notes += tuple(
         pixel_findings(
-            listed.manifest.paths, checked, size=side, fit=config.fit, bit_depth=config.bit_depth
+            listed.manifest.paths,
+            checked,
+            size=side,
+            fit=config.fit,
+            bit_depth=config.bit_depth,
+            chosen=config.image_size is None,
         )
     )
     manifest = file_set.manifest

@@ -9,10 +9,11 @@ import numpy as np
 from longtail.core.words import counted
 from longtail.data.images.colour_modes import PLAIN
 from longtail.data.images.file_checks import Checked
-from longtail.data.images.resize import Fit, shown_share
+from longtail.data.images.resize import LARGE_SIDE, Fit, chosen_size, shown_share
 
 LONG = 1.8  # longer side over shorter side: above what cameras and screens make (16 : 9)
 FROM = 0.05  # share of such images from which it is said
+MUCH = 2  # times the side that the network sees: less is hardly lost
 NAMED = 3  # files that a sentence names
 
 
@@ -23,6 +24,7 @@ def pixel_findings(
     size: int,
     fit: Fit = "crop",
     bit_depth: int | None = None,
+    chosen: bool = False,
 ) -> tuple[str, ...]:
     """Return one sentence per kind of finding, for people; nothing where all is usual.
 
@@ -32,6 +34,7 @@ def pixel_findings(
         size: Side of the square that the network sees.
         fit: How images become squares.
         bit_depth: As the user said it.
+        chosen: Whether the images decided the size, and not the user.
     """
     readable = [c for c in checked if not c.reason]
     rows = [
@@ -81,6 +84,7 @@ def pixel_findings(
             "images have a colour profile other than sRGB, which is not applied",
         ),
         _long(readable, size, fit),
+        _reduced(readable, size) if chosen else "",
     ]
     return tuple(sentence for sentence in sentences if sentence)
 
@@ -108,4 +112,18 @@ def _long(checked: Sequence[Checked], size: int, fit: Fit) -> str:
         f"{len(long):,} of {counted(len(checked), 'image is', 'images are')} longer than {LONG:g} "
         f"to 1; the centre crop shows {shown} of them (median). data.fit=pad and data.fit=squash "
         "show the whole image."
+    )
+
+
+def _reduced(checked: Sequence[Checked], size: int) -> str:
+    """Name images that lose detail because most images are small."""
+    large = [c for c in checked if min(c.width, c.height) >= MUCH * size]
+    if size >= LARGE_SIDE or not large or len(large) < FROM * len(checked):
+        return ""
+    widest = max(large, key=lambda c: (min(c.width, c.height), c.width))
+    larger = chosen_size(int(np.median([min(c.width, c.height) for c in large])))
+    return (
+        f"{len(large):,} of {counted(len(checked), 'image is', 'images are')} larger (up to {widest.width} x "
+        f"{widest.height}) and reduced to {size} pixels, the size of most images; data.image_size={larger} "
+        "keeps more of them."
     )
