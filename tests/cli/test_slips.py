@@ -1,5 +1,7 @@
 """Slips of a newcomer: each is answered with what to write instead, before anything takes long."""
 
+from pathlib import Path
+
 import pytest
 
 from longtail.cli.verbs import on_ctrl_c, say_what_is_loaded
@@ -31,7 +33,7 @@ def test_slips_are_answered(longtail, words, told):
     ("words", "told"),
     [
         (["calibrate", "run"], "interrupted; nothing was written"),
-        (["train", "images"], "longtail train --resume --out RUN"),
+        (["train", "images"], "the run had not begun, so there is nothing to continue"),
         (["compare", "images"], "interrupted; the same command continues"),
         (["evaluate", "run"], "interrupted"),
         (["serve", "run"], "ended"),
@@ -40,7 +42,39 @@ def test_slips_are_answered(longtail, words, told):
 )
 def test_ctrl_c_names_a_way_on_only_where_there_is_one(words, told):
     assert on_ctrl_c(words).endswith(told)
-    assert ("resume" in on_ctrl_c(words)) == (words[:1] == ["train"])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["a/recipe", "epochs=9", "--out", "my runs/x"], "--resume --out 'my runs/x'"),
+        (["a/recipe", "--on-bad-image=skip"], "--resume --out 'my runs/x'"),
+        (["--resume", "--out", "my runs/x"], "--resume --out 'my runs/x'"),
+        (["a/recipe", "--seeds", "2"], "--resume a/recipe --seeds 2 --out 'my runs/x'"),
+        (["a/r", "--seeds=2", "--out=my runs/x"], "--resume a/r --seeds=2 '--out=my runs/x'"),
+        (["a/r", "--device", "cpu", "--resume"], "--resume a/r --device cpu --out 'my runs/x'"),
+    ],
+)
+def test_ctrl_c_says_how_to_continue_the_run_that_was_begun(tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("my runs/x")
+    (folder / "seed-0").mkdir(parents=True)
+    assert on_ctrl_c(["train", *words], folder).endswith("nothing to continue")
+    (folder / "seed-0" / "config.yaml").touch()
+    expected = f"interrupted; continue the run with: longtail train {told}"
+    assert on_ctrl_c(["train", *words], folder) == expected
+
+
+def test_ctrl_c_names_the_folder_that_was_chosen(longtail, monkeypatch):
+    def begin(config, place, *_):
+        place.mkdir(parents=True)
+        (place / "config.yaml").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("longtail.cli.train._train", begin)
+    status, _, err = longtail("train", *SHORT)
+    assert status == 130
+    assert "longtail train --resume --out runs/digits-lt" in err
 
 
 def test_what_is_loaded_is_told_on_a_terminal_before_pytorch_is_imported(monkeypatch, capsys):

@@ -10,6 +10,7 @@ import io
 import signal
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ import typer
 import longtail
 from longtail.cli.verbs import Verbs, on_ctrl_c
 from longtail.core.errors import LongtailError
+from longtail.core.interrupts import folder_to_continue
 
 LONGEST_MESSAGE = 5000  # characters
 LONGEST_NAME = 200
@@ -54,19 +56,21 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     status = 0
     told: str | None = None
+    folder: Path | None = None
     try:
         app(standalone_mode=True)
     except (LongtailError, RuntimeError, MemoryError, OSError) as error:
         status, told = _told(error)
         if told is None:
             raise
-    except KeyboardInterrupt:
-        status = INTERRUPTED
+    except KeyboardInterrupt as error:
+        status, folder = INTERRUPTED, folder_to_continue(error)
     except SystemExit as ended:
         # typer turns Ctrl-C into this status and its own usage errors into 2
         status = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
+        folder = folder_to_continue(ended)
     if status == INTERRUPTED:
-        told = on_ctrl_c(sys.argv[1:])
+        told = on_ctrl_c(sys.argv[1:], folder)
     _end(told, everywhere=status != INTERRUPTED)
     sys.exit(status)
 

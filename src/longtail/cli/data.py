@@ -41,12 +41,18 @@ from longtail.data.sources.benchmark_lists import LIST_FILES
 from longtail.data.sources.cifar import LAYOUTS
 from longtail.data.sources.file_set import OnSimilarNames
 from longtail.data.sources.folder_contents import refuse_one_image
+from longtail.engine.own_folder import require_own_folder
 from longtail.engine.run_folder import RunFolder, require_writable, writing
 from longtail.evaluation.label_quality import LabelQuality, judge_labels
 from longtail.evaluation.scores import LEAST_IMAGES
 from longtail.recipes import resolve
 from longtail.runs import Run, features
 
+# what inspect and labels write; both may share a folder
+WRITTEN = (
+    "counts.csv", "distribution.png", "findings.json", "near-duplicates.html", "together.csv",
+    "labels.csv", "labels.html",
+)  # fmt: skip
 MOST_SHOWN = 10  # suspicious labels that are printed
 
 app = typer.Typer(
@@ -99,6 +105,7 @@ def inspect_data(
     """
     if out is not None:
         require_writable(out / "counts.csv")
+        require_own_folder(out, WRITTEN, "Findings")
     with checking() as progress:
         config = _as_trained(path, root, bit_depth=bit_depth, on_similar_names=on_similar_names)
         prepared = prepare(config, progress=progress)
@@ -161,6 +168,7 @@ def labels(
       longtail data labels images.csv --root photos --out suspicious
     """
     require_writable(out / "labels.csv")
+    require_own_folder(out, WRITTEN, "Findings")
     changes = ["data.on_bad_image=skip"] if Path(source).expanduser().exists() else []
     changes += [f"data.root={root}"] if root is not None else []
     with checking() as progress:

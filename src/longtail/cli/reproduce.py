@@ -13,6 +13,7 @@ from rich.markdown import Markdown
 from longtail.cli.lines import console, say
 from longtail.cli.submit import FOLDER, SLURM, SUBMIT, Cluster, Submission
 from longtail.core.errors import ConfigError
+from longtail.data.sources.folder_contents import refuse_images_among_runs
 from longtail.engine.run_folder import require_writable, writing
 from longtail.recipes import RunConfig
 from longtail.reproduce import (
@@ -95,6 +96,7 @@ def reproduce(
         record, rows = results / f"reproduce-{name}.jsonl", _chosen(wanted, only)
         for file in filter(None, (record, page, figure)):
             require_writable(file)
+        refuse_images_among_runs(out)
         place = out / name / profile
         jobs = _jobs(wanted, rows, profile, seeds, place, results)
         if submission := Submission.asked(submit, slurm, place / FOLDER, device, parallel):

@@ -19,8 +19,10 @@ from longtail.cli.show import checking, comparison_table, score_table, summary_t
 from longtail.cli.submit import FOLDER, SLURM, SUBMIT, Cluster, Submission
 from longtail.core import distributed
 from longtail.core.errors import ConfigError
+from longtail.core.interrupts import continued_in
 from longtail.core.words import folder_name
 from longtail.data.sources.file_set import OnBadImage
+from longtail.data.sources.folder_contents import refuse_images_among_runs
 from longtail.engine.hardware import find_device
 from longtail.engine.log import Logs, SilentLog, default_log
 from longtail.engine.run_folder import RunFolder, require_writable
@@ -29,6 +31,7 @@ from longtail.recipes import RunConfig, resolve
 from longtail.report.of_run import write_report
 from longtail.run_queue.parallel import PARALLEL, train_parallel, wants_company
 from longtail.runs import Run, default_folder, records, training, write_summary
+from longtail.runs.run_folders import continued
 
 Overrides = Annotated[
     list[str] | None,
@@ -108,6 +111,8 @@ def train(
         distributed.start(find_device(device))
     folder = out or distributed.broadcast(default_folder(config))
     plan = _plan(variants, folder, seeds)
+    if distributed.is_main():
+        _require_free(plan, folder, resume=resume)
     if resume:
         _say_what_stands(plan)
     results: dict[str, list[Run]] = {label: [] for label in plan}
@@ -116,10 +121,11 @@ def train(
         done = _submit(plan, submission, resume=resume)
     else:
         done = _train_plan(plan, parallel, resume=resume, device=device, told=told)
-    for label, run in done:
-        results[label].append(run)
-        if record is not None and distributed.is_main():
-            records.append_record(record, records.record(run, run.evaluated_splits()[0]))
+    with continued_in(folder):
+        for label, run in done:
+            results[label].append(run)
+            if record is not None and distributed.is_main():
+                records.append_record(record, records.record(run, run.evaluated_splits()[0]))
     for runs in results.values():
         runs.sort(key=lambda run: run.config.training.seed)
     finished = {label: runs for label, runs in results.items() if runs}
@@ -179,9 +185,6 @@ def _train_plan(
 def _submit(plan: Plan, submission: Submission, *, resume: bool) -> Iterator[tuple[str, Run]]:
     """Submit all runs, and yield those that are finished."""
     label_of = {place: label for label, configs in plan.items() for place in configs}
-    if not resume:
-        for place in label_of:
-            RunFolder(place).require_free()
     configs = {place: config for own in plan.values() for place, config in own.items()}
     after = {
         place: start / place.name if (start := Path(config.start)) not in configs else start
@@ -195,15 +198,26 @@ def _submit(plan: Plan, submission: Submission, *, resume: bool) -> Iterator[tup
         yield label_of[run.folder.path], run
 
 
+def _require_free(plan: Plan, folder: Path, *, resume: bool) -> None:
+    """Refuse folders that the runs may not have, before the first of them reads its images."""
+    for place in (place for configs in plan.values() for place in configs):
+        if not (resume and RunFolder(place).config.exists()):
+            RunFolder(place).require_free()
+        if place != folder:
+            refuse_images_among_runs(folder)
+
+
 def _say_what_stands(plan: Plan) -> None:
     """Name the folders that `--resume` was given for and that hold no run or a finished one.
 
     A slip would cost a whole training, and old scores would look like new ones.
     """
-    for place in (place for configs in plan.values() for place in configs):
+    for place, config in (each for configs in plan.values() for each in configs.items()):
         if not (place / "config.yaml").exists():
             say(f"{place} contains no run yet, so a new one starts.")
-        elif Run.open(place).evaluated_splits():
+            continue
+        continued(config, RunFolder(place))  # another run is refused, before it is called finished
+        if Run.open(place).evaluated_splits():
             say(f"{place} is already finished; nothing is left to train.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -45,7 +46,6 @@ SUMMARIES = {
 }
 # what is true of a verb that Ctrl-C ends; of the others nothing is said
 CONTINUED = {
-    "train": "continue the run with: longtail train --resume --out RUN",
     "reproduce": "the same command continues",
     "compare": "the same command continues",
 }
@@ -107,18 +107,32 @@ def write_sketches() -> None:
     sketches.FILE.write_text(written_sketches(), encoding="utf-8")
 
 
-def on_ctrl_c(words: Sequence[str]) -> str:
+def on_ctrl_c(words: Sequence[str], folder: Path | None = None) -> str:
     """Return what is said when Ctrl-C ends a command.
 
     Args:
         words: After `longtail`.
+        folder: In which the work is continued; None if it was not chosen yet.
     """
     verb = words[0] if words else ""
+    if verb == "train":
+        return f"interrupted; {_to_continue(words[1:], folder)}"
     if verb == "serve":
         return "ended"
     if verb in WRITE_LAST:
         return "interrupted; nothing was written"
     return "interrupted" + (f"; {CONTINUED[verb]}" if verb in CONTINUED else "")
+
+
+def _to_continue(rest: Sequence[str], folder: Path | None) -> str:
+    if folder is None or not any(folder.glob("**/config.yaml")):
+        return "the run had not begun, so there is nothing to continue"
+    said = {word.partition("=")[0] for word in rest if word.startswith("--")}
+    # several runs, a device, a record: what is in no run folder is said again
+    again = list(rest) if said - {"--out", "--resume", "--on-bad-image"} else []
+    words = ["train", "--resume", *(word for word in again if word != "--resume")]
+    words += [] if again and "--out" in said else ["--out", str(folder)]
+    return f"continue the run with: {shlex.join([sketches.PROGRAM, *words])}"
 
 
 def say_what_is_loaded(verb: str, rest: Sequence[str]) -> None:

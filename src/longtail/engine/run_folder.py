@@ -31,7 +31,12 @@ from longtail.engine.checksums import (
     with_plain_ends,
 )
 from longtail.engine.identity import Identity, read_identity
+from longtail.engine.own_folder import require_own_folder
 
+# what is there before `config.yaml` if a process is killed, and the jobs that were submitted
+BEFORE_THE_RUN = (
+    "run.json", "environment.json", "skipped-images.csv", "split.csv", "checkpoints", "submitted",
+)  # fmt: skip
 SECONDS_OF_A_DAY = 86_400  # no file takes that long to write
 
 
@@ -189,7 +194,8 @@ class RunFolder:
         """Refuse a folder that a new run may not have.
 
         Raises:
-            ConfigError: If it already contains a run, which is never overwritten, or remains of one.
+            ConfigError: If it already contains a run, which is never overwritten, remains of one, or
+                other files.
         """
         if self.config.exists():
             raise ConfigError(
@@ -203,6 +209,7 @@ class RunFolder:
                 f"{self.path} contains {remains[0].relative_to(self.path)} of a run, but no config.yaml. "
                 "Restore config.yaml to continue the run, or choose another folder with --out."
             )
+        require_own_folder(self.path, BEFORE_THE_RUN, "Runs")
 
     def create(self) -> None:
         """Make the folder.

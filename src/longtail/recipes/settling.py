@@ -64,11 +64,14 @@ def settle(
 
 def settled_as(config: RunConfig, stored: RunConfig) -> RunConfig:
     """Return a configuration with what it leaves open as a run that was begun with it settled that."""
+    if "on_bad_image" not in config.data.model_fields_set and hasattr(stored.data, "on_bad_image"):
+        kept: dict[str, Any] = {"on_bad_image": stored.data.on_bad_image}
+        config = config.model_copy(update={"data": config.data.model_copy(update=kept)})
     if config.model.weights == "auto":
         model = stored.model
         if not model.begins_trained:
             config = from_nothing(config)
-        kept: dict[str, Any] = {"weights": model.weights, "pretrained": model.pretrained}
+        kept = {"weights": model.weights, "pretrained": model.pretrained}
         config = config.model_copy(update={"model": config.model.model_copy(update=kept)})
     if config.model.enlarge_to == "auto":
         kept = {"enlarge_to": stored.model.enlarge_to}

@@ -16,6 +16,7 @@ import pandas as pd
 from longtail.core.errors import ConfigError
 from longtail.core.words import counted, folder_name
 from longtail.data import Progress
+from longtail.data.sources.folder_contents import refuse_images_among_runs
 from longtail.engine.checksums import read_bytes
 from longtail.engine.run_folder import RunFolder, require_writable, writing
 from longtail.engine.terminal import Terminal
@@ -163,6 +164,7 @@ def compare_methods(
     }
     folder = out or _folder(source, question)
     require_writable(folder / "comparison.html")
+    refuse_images_among_runs(folder)
     with checking() as shown:
         plan = _plan(folder, question, lambda: plan_comparison(
             source, chosen, overrides, seeds=seeds, seconds=seconds, equal=_equal(equal), base=base,

@@ -89,7 +89,7 @@ def train(
     require_shared(folder)
     if resume:
         config = continued(config, folder)
-    elif distributed.is_main():
+    if distributed.is_main() and not (resume and folder.config.exists()):
         folder.require_free()  # before the images are read
     own = threads_of(folder, place, threads, resume=resume)
     if own.note:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePath
 
-from longtail.core.errors import DataError
+from longtail.core.errors import ConfigError, DataError
 from longtail.core.names import shown
 from longtail.data.images.decode import IMAGE_SUFFIXES
 
@@ -250,4 +250,26 @@ def refuse_one_image(path: Path) -> None:
         raise DataError(
             f"{shown(str(path))} is a single image: name the folder that contains one folder of images "
             "per class."
+        )
+
+
+def refuse_images_among_runs(folder: Path) -> None:
+    """Refuse a folder for several runs that holds images, itself or in its folders: they would be mixed up.
+
+    Raises:
+        ConfigError: If it does. A folder of runs may hold figures.
+        DataError: If it cannot be read.
+    """
+    if not folder.is_dir():
+        return
+    top = list_images(folder, deep=False)
+    depths = ("config.yaml", "*/config.yaml", "*/*/config.yaml")
+    runs = [below for below in top.folders if any(any(below.glob(depth)) for depth in depths)]
+    inside = [] if runs else [*top.images]
+    for below in (each for each in top.folders if each not in runs):
+        inside += list_images(below, deep=False).images[:1]
+    if inside:
+        raise ConfigError(
+            f"{shown(str(folder))} contains images, for example {_relative(inside[0], folder)}. Runs are not "
+            "written among images: choose another folder with --out."
         )

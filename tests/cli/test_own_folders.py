@@ -1,0 +1,62 @@
+"""What a command writes goes only into folders of its own: never among images or other files."""
+
+import pytest
+
+from longtail.core.errors import ConfigError
+from longtail.data.sources.folder_contents import refuse_images_among_runs
+from longtail.engine.own_folder import require_own_folder
+from tests.cli.test_verbs import SHORT
+
+
+def content(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", *SHORT],
+        ["train", *SHORT, "--resume"],
+        ["train", *SHORT, "--seeds", "2"],
+        ["train", *SHORT, "--each", "batch_size=100,200"],
+        ["compare", "digits-lt/cross-entropy", "--seeds", "1"],
+        ["reproduce", "decoupling-table-1"],
+        ["data", "inspect", "{images}"],
+        ["data", "labels", "{images}"],
+    ],
+)
+def test_nothing_is_written_among_images(longtail, image_folder, monkeypatch, words):
+    def never(*_, **__):
+        raise AssertionError("it is refused before the images are read")
+
+    monkeypatch.setattr("longtail.runs.training._open", never)
+    monkeypatch.setattr("longtail.cli.data.prepare", never)
+    before = content(image_folder)
+    words = [word.format(images=image_folder) for word in words]
+    status, _, err = longtail(*words, "--out", str(image_folder))
+    assert status == 2
+    assert "contains" in err
+    assert "choose another with --out" in err or "another folder with --out" in err
+    assert content(image_folder) == before
+
+
+def test_an_inspection_is_written_again_into_its_own_folder(longtail, image_folder):
+    for _ in range(2):
+        assert longtail("data", "inspect", str(image_folder), "--out", "inspection")[0] == 0
+
+
+def test_logs_hidden_files_and_other_runs_may_lie_there(tmp_path):
+    for name in ("slurm-7.out", ".DS_Store", "counts.csv"):
+        (tmp_path / name).touch()
+    require_own_folder(tmp_path, ["counts.csv"], "Findings")
+    require_own_folder(tmp_path / "new", [], "Runs")
+    with pytest.raises(ConfigError, match=r"other files or folders: counts.csv. Runs are written"):
+        require_own_folder(tmp_path, [], "Runs")
+    (tmp_path / "method" / "seed-0").mkdir(parents=True)
+    (tmp_path / "method" / "seed-0" / "config.yaml").touch()
+    (tmp_path / "figure.png").touch()
+    refuse_images_among_runs(tmp_path)
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.png").touch()
+    with pytest.raises(ConfigError, match=r"contains images, for example cat/1.png"):
+        refuse_images_among_runs(tmp_path)
