@@ -1,6 +1,9 @@
 """What a command writes goes only into folders of its own: never among images or other files."""
 
+import shutil
+
 import pytest
+import yaml
 
 from longtail.core.errors import ConfigError
 from longtail.data.sources.folder_contents import refuse_images_among_runs
@@ -60,3 +63,25 @@ def test_logs_hidden_files_and_other_runs_may_lie_there(tmp_path):
     (tmp_path / "cat" / "1.png").touch()
     with pytest.raises(ConfigError, match=r"contains images, for example cat/1.png"):
         refuse_images_among_runs(tmp_path)
+
+
+def test_a_run_that_left_out_damaged_files_continues_where_the_images_have_moved(
+    longtail, image_folder, tmp_path
+):
+    (image_folder / "ant" / "broken.jpg").write_text("no image")
+    changes = ["epochs=1", "backbone=resnet20", "pretrained=false", "batch_size=4"]
+    status, _, err = longtail(
+        "train", image_folder, *changes, "--on-bad-image", "skip", "--out", "run", "--device", "cpu"
+    )
+    assert status == 0, err
+    shutil.move(image_folder, tmp_path / "moved")
+    for words in ([], changes):
+        status, out, err = longtail("train", "moved", *words, "--resume", "--out", "run")
+        assert (status, "other values" in err) == (0, False)
+        assert "already finished; nothing is left to train" in out + err
+    status, out, err = longtail("train", "moved", "epochs=2", "--resume", "--out", "run")
+    assert (status, "already finished" in out + err) == (2, False)
+    assert "training.epochs" in err
+    assert (
+        yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["on_bad_image"] == "skip"
+    )

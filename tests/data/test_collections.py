@@ -333,3 +333,40 @@ def test_classes_that_may_lie_one_folder_deeper_are_told(tmp_path):
         DataError, match=r"only one class.* If its folders fox, owl are the classes, name"
     ):
         read_folder(tmp_path / "again")
+
+
+def test_a_folder_one_level_too_high_or_too_deep_is_answered_with_the_one_that_was_meant(tmp_path):
+    collection(tmp_path / "shop", bottle=3, can=3, cup=3)
+    image(tmp_path / "inbox" / "new.png")
+    (note,) = read_folder(tmp_path).notes  # a class may have folders below it
+    assert "only shop contains folders of images (bottle, can, cup)" in note
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "config.yaml").touch()
+    with pytest.raises(DataError, match=r"shop in .* itself .*\. Did you mean .*shop\?"):
+        read_folder(tmp_path)
+    with pytest.raises(
+        DataError, match=r"^3 images lie directly in .*can, .*Did you mean .*shop\?"
+    ):
+        read_folder(tmp_path / "shop" / "can")
+    with pytest.raises(DataError, match=r"^1 image lies directly in .*Expected .*inbox/CLASS"):
+        read_folder(tmp_path / "inbox")
+    run = tmp_path / "runs" / "first"
+    (run / "checkpoints").mkdir()
+    with pytest.raises(DataError, match="is a run folder, not a folder of images"):
+        read_folder(run)
+
+
+def test_a_class_that_has_split_folders_is_the_collection(tmp_path):
+    for split in ("train", "test"):
+        collection(tmp_path / "set" / split, fox=2, owl=2)
+    image(tmp_path / "docs" / "figure.png")
+    with pytest.raises(DataError, match=r"Did you mean .*set\?"):
+        read_folder(tmp_path)
+
+
+def test_classes_of_classes_as_in_inaturalist_are_read_without_a_word(tmp_path):
+    collection(tmp_path / "Plantae", rosa=2, tulipa=2, acer=1)
+    collection(tmp_path / "Aves", corvus=2, pica=1)
+    collection(tmp_path / "Fungi", amanita=1)
+    found = read_folder(tmp_path)
+    assert (found.manifest.classes, found.notes) == (("Aves", "Fungi", "Plantae"), ())

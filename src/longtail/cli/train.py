@@ -133,7 +133,9 @@ def train(
         kept = [c for c in overrides or () if not c.split("=")[0].endswith("seed")]
         _show(finished, folder, told.notes)
         seed = 1 + max(run.config.training.seed for runs in finished.values() for run in runs)
-        words = ["train", source or str(folder / "config.yaml"), *kept, f"seed={seed}", *asked]
+        # without overrides, a continued run keeps its own
+        named = source if changes or not resume else None
+        words = ["train", named or str(folder / "config.yaml"), *kept, f"seed={seed}", *asked]
         if out is not None and each is None:
             words += ["--out", _beside(out, seed, seeds)]
         say(f"to train another seed: longtail {shlex.join(words)}")
@@ -294,7 +296,8 @@ def _configuration(
             f"--resume continues a run, so name it: longtail train --resume --out RUN.{latest}"
         )
     if source is not None:
-        return resolve(source, changes)
+        config = resolve(source, changes)
+        return config if changes or out is None or not resume else _moved(config, out)
     if not resume or out is None:
         raise ConfigError(
             "Name a recipe or a folder of images, for example: longtail train "
@@ -308,6 +311,20 @@ def _configuration(
             f"{config.recipe} --seeds N --resume --out {out}."
         )
     return config
+
+
+def _moved(config: RunConfig, out: Path) -> RunConfig:
+    """Return the configuration of the run in `out` with images at another place, named without any option."""
+    own = ("folder", "table")
+    if config.data.name not in own or not RunFolder(out).config.exists():
+        return config
+    stored = Run.open(out).config
+    if stored.data.name != config.data.name:
+        return config
+    place = {
+        key: getattr(config.data, key) for key in ("path", "root") if hasattr(config.data, key)
+    }
+    return stored.model_copy(update={"data": stored.data.model_copy(update=place)})
 
 
 def _show(results: dict[str, list[Run]], folder: Path, told: set[str]) -> None:

@@ -9,14 +9,18 @@ from pathlib import Path
 
 from longtail.core.errors import DataError
 from longtail.core.names import clean_name, printable, shown
-from longtail.data.images.decode import IMAGE_SUFFIXES
 from longtail.data.sources.file_set import SPLIT_NAMES, FileSet, OnSimilarNames, Row, file_set
 from longtail.data.sources.folder_contents import (
     LeftOut,
     Listing,
     Reason,
-    describe_left_out,
     list_images,
+)
+from longtail.data.sources.folder_level import (
+    holders,
+    no_images,
+    perhaps_below,
+    refuse_one_too_high,
 )
 from longtail.data.sources.hugging_face import is_hugging_face, read_hugging_face
 
@@ -62,9 +66,7 @@ def read_folder(
     empty: dict[tuple[str, str], Path] = {}
     real: dict[Path, tuple[str, Path]] = {}
     spelt: dict[str, set[str]] = {}
-    below: dict[
-        str, set[str]
-    ] = {}  # folders in each class, and an empty name for images beside them
+    below: dict[str, set[str]] = {}  # the folders in each class that hold its images
     sources = [(parts[n], f) for n, listing in tops.items() for f in listing.folders]
     for split, folder in sources if parts else [("train", folder) for folder in top.folders]:
         inside = list_images(folder)
@@ -74,17 +76,18 @@ def read_folder(
             empty[split, label] = folder
             continue
         spelt.setdefault(label, set()).add(folder.name)
-        below.setdefault(label, set()).update(f.name for f in inside.folders)
-        below[label] |= {""} if any(path.parent == folder for path in inside.images) else set()
+        below.setdefault(label, set()).update(holders(folder, inside.images))
         if not kept:
             _require_one_place(inside, f"{split}/{label}", real)
         rows += [(printable(p.relative_to(root).as_posix()), label, split) for p in inside.images]
     known = {(split, label) for _, label, split in rows}
     left_out += [LeftOut(p, Reason.EMPTY) for place, p in empty.items() if place not in known]
     if not rows:
-        raise DataError(_no_images(root, left_out))
+        raise DataError(no_images(root, left_out))
+    if not parts and not kept:
+        refuse_one_too_high(root, top.folders, below)
     name = printable(root.resolve().name)
-    notes += [*_merged(spelt), *_perhaps_below(below)]
+    notes += [*_merged(spelt), *perhaps_below(below)]
     found = file_set(
         root, name, rows, similar_names=similar_names, notes=notes, for_training=for_training
     )
@@ -121,32 +124,6 @@ def _merged(spelt: dict[str, set[str]]) -> list[str]:
             f"one class: {', '.join(several[:4])}."
         )
     ]
-
-
-def _perhaps_below(below: dict[str, set[str]]) -> list[str]:
-    """Say so if the classes may be one level deeper: the same folders in all of them, and no image beside."""
-    shared = set.intersection(*below.values()) if below else set()
-    if len(shared) < 2 or "" in set.union(*below.values()):
-        return []
-    classes, names = (", ".join(map(shown, sorted(found)[:4])) for found in (below, shared))
-    return [
-        (
-            f"The classes are {classes}, and each contains the same folders ({names}). If those are "
-            "the classes, move them up, or list the images in a table."
-        )
-    ]
-
-
-def _no_images(root: Path, left_out: Sequence[LeftOut]) -> str:
-    """Say what is there instead."""
-    found = " ".join(describe_left_out(left_out, root))
-    tables = [e.path for e in left_out if e.path.suffix.lower() in (".csv", ".parquet", ".pq")]
-    hint = f" If {tables[0]} lists them, name that table instead." if tables else ""
-    endings = ", ".join(sorted(IMAGE_SUFFIXES))
-    return (
-        f"{root} contains no images. Expected {root}/CLASS/image.jpg or "
-        f"{root}/train/CLASS/image.jpg; known extensions: {endings}.{hint} {found}"
-    ).strip()
 
 
 def _split_folders(folders: Sequence[Path]) -> tuple[dict[str, str], list[str]]:
