@@ -77,6 +77,28 @@ def test_ctrl_c_names_the_folder_that_was_chosen(longtail, monkeypatch):
     assert "longtail train --resume --out runs/digits-lt" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "images.zip"], "images.zip is an archive: unpack it first"),
+        (["data", "inspect", "images.zip"], "images.zip is an archive: unpack it first"),
+        (["data", "inspect", "imags"], "imags. Did you mean "),
+        (["report", "runs/frist"], "it does not exist. Did you mean runs/first/?"),
+        (["evaluate", "images"], "images is not a run folder: it contains images."),
+        (["evaluate", "runs"], "it contains several; name one, for example runs/first."),
+        (["data", "inspect", "runs/first"], "is a run folder, not a folder of images"),
+        (["train", "images/ant"], "images/ant, without class folders. Did you mean /"),
+    ],
+)
+def test_what_was_named_is_told_from_what_was_meant(longtail, image_folder, words, told):
+    (image_folder.parent / "images.zip").touch()
+    (image_folder.parent / "runs" / "first" / "checkpoints").mkdir(parents=True)
+    (image_folder.parent / "runs" / "first" / "config.yaml").touch()
+    status, _, err = longtail(*words)
+    assert status == 2
+    assert told in " ".join(err.split())
+
+
 def test_what_is_loaded_is_told_on_a_terminal_before_pytorch_is_imported(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     say_what_is_loaded("serve", ["--port", "8123", "runs/first"])

@@ -362,7 +362,7 @@ MISTAKES = [
     (["train"], ["Name a recipe"]),
     (["train", "--resume", "--out", "absent"], ["absent is not a run folder"]),
     (["train", "digits-lt/mixup", "epochz=3"], ["epochz is not a key; did you mean training.epochs?"]),
-    (["train", "digits-lt/mixup", "epochs=three"], ["valid integer", "'three'"]),
+    (["train", "digits-lt/mixup", "epochs=three"], ["must be a whole number", "'three'"]),
     (["train", "digits-lt/mixup", "--device", "tpu"], ["Device 'tpu' cannot be used"]),
     (["train", "digits-lt/mixup", "--seeds", "0"], ["Invalid value for '--seeds'"]),
     (["train", "digits-lt/mixup", "--on-bad-image", "ignore"], ["--on-bad-image must be one of error, skip"]),

@@ -225,7 +225,7 @@ def test_the_log_says_what_is_trained(longtail, image_folder, weights):
     ("options", "words"),
     [
         (["low_rank=2", "weights=null"], "needs pretrained=true or weights=FILE"),
-        (["low_rank=0"], "greater than or equal to 1"),
+        (["low_rank=0"], "must be at least 1"),
         (["low_rank=2", "train=head"], "train=head would never train"),
         (["low_rank=2", "method=do"], "leave model.low_rank and model.adapter out"),
         (["low_rank=2", "method=experts", "narrow=false", "backbone=resnet50"], "leave model.low_rank out"),

@@ -40,7 +40,7 @@ from longtail.data.preparation import prepare
 from longtail.data.sources.benchmark_lists import LIST_FILES
 from longtail.data.sources.cifar import LAYOUTS
 from longtail.data.sources.file_set import OnSimilarNames
-from longtail.data.sources.folder_contents import refuse_one_image
+from longtail.data.sources.folder_contents import refuse_one_file
 from longtail.engine.own_folder import require_own_folder
 from longtail.engine.run_folder import RunFolder, require_writable, writing
 from longtail.evaluation.label_quality import LabelQuality, judge_labels
@@ -252,7 +252,7 @@ def _as_trained(path: Path, root: Path | None, **more: object) -> FolderData | T
         folder = expanded(path).is_dir()
         if folder and root is not None:
             raise ConfigError(f"--root works only with a table, but {path} is a folder.")
-        refuse_one_image(expanded(path))
+        refuse_one_file(expanded(path))
         if folder:
             return FolderData.model_validate({**raw, "name": "folder"})
         return TableData.model_validate({**raw, "name": "table", "root": root})

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from longtail.core.errors import ConfigError
 from longtail.core.names import shown
+from longtail.core.similar_paths import did_you_mean
+from longtail.data.images.decode import IMAGE_SUFFIXES
 
 NAMED = 3  # of what lies there, in a sentence
 LOGS = ("*.log", "*.out", "*.err", "*.txt")  # a shell or a cluster opens them before we begin
@@ -40,3 +42,21 @@ def require_own_folder(folder: Path, own: Collection[str], what: str) -> None:
         f"{shown(str(folder))} already contains other files or folders: {named}{more}. {what} are written "
         "only into a new or empty folder: choose another with --out."
     )
+
+
+def why_no_run(path: Path) -> str:
+    """Say what lies where a run was expected, and what to name instead.
+
+    Args:
+        path: A folder without `config.yaml`, or nothing.
+    """
+    if not path.exists():
+        return f"it does not exist.{did_you_mean(path)}"
+    if not path.is_dir():
+        return "it is a file."
+    runs = sorted(file.parent for file in path.glob("*/config.yaml"))
+    if runs:
+        return f"it contains several; name one, for example {shown(str(runs[0]))}."
+    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.glob("*/*")):
+        return "it contains images. Run folders are written by longtail train."
+    return "it has no config.yaml."

@@ -31,7 +31,7 @@ from longtail.engine.checksums import (
     with_plain_ends,
 )
 from longtail.engine.identity import Identity, read_identity
-from longtail.engine.own_folder import require_own_folder
+from longtail.engine.own_folder import require_own_folder, why_no_run
 
 # what is there before `config.yaml` if a process is killed, and the jobs that were submitted
 BEFORE_THE_RUN = (
@@ -265,7 +265,7 @@ class RunFolder:
                     f"{self.path} is an ensemble, which only predict and export can use; for anything else, "
                     "name its runs."
                 )
-            raise ConfigError(f"{self.path} is not a run folder: it has no config.yaml.")
+            raise ConfigError(f"{self.path} is not a run folder: {why_no_run(self.path)}")
         self._require_own_files()
         remove_leftovers(self.path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,18 @@ from longtail.models.options import ModelConfig
 from longtail.recipes.fields import fields, read_override, settled
 from longtail.recipes.synonyms import NOT_OF_A_RUN, SYNONYMS
 
+WANTED: Mapping[str, str] = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a text",
+}
+BOUNDS: Mapping[str, str] = {
+    "ge": "at least",
+    "gt": "greater than",
+    "le": "at most",
+    "lt": "less than",
+}
 # by method: what an option was before it had a name, whatever its default is now
 ONCE: Mapping[str, Mapping[str, Any]] = {
     "weight-balancing": {"ahead": False, "second_bn": "eval"},
@@ -244,12 +257,20 @@ def unknown_key(key: str, valid: Sequence[str]) -> str:
             return (
                 f"{key} is not a key; did you mean {min(meant, key=lambda full: full.count('.'))}?"
             )
+    # `learningrate` and `learning-rate`
+    joined = [full for full in valid if _letters(full.rpartition(".")[2]) == _letters(last)]
+    if joined:
+        return f"{key} is not a key; did you mean {min(joined, key=lambda full: full.count('.'))}?"
     beside = {full.rpartition(".")[2]: full for full in valid if full.rpartition(".")[0] == parent}
     anywhere = {full.rpartition(".")[2]: full for full in valid} | {full: full for full in valid}
     for names, text in ((beside, last), (anywhere, key), (anywhere, last)):
         if near := difflib.get_close_matches(text, names, n=1, cutoff=0.5):
             return f"{key} is not a key; did you mean {names[near[0]]}?"
     return f"{key} is not a key"
+
+
+def _letters(word: str) -> str:
+    return re.sub(r"[\W_]", "", word).lower()
 
 
 def _put(raw: dict[str, Any], parts: Sequence[str], value: Any) -> None:  # noqa: ANN401 - YAML
@@ -261,6 +282,15 @@ def _put(raw: dict[str, Any], parts: Sequence[str], value: Any) -> None:  # noqa
         raw[part] = dict(inner) if isinstance(inner, Mapping) else {}
         raw = raw[part]
     raw[last] = value
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    """Say what a value must be, where its type or its size is wrong; empty for other mistakes."""
+    kind, _, slip = detail["type"].partition("_")
+    if slip in ("type", "parsing", "from_float") and kind in WANTED:
+        return WANTED[kind]
+    bounds = detail.get("ctx", {})
+    return next((f"{say} {bounds[b]:g}" for b, say in BOUNDS.items() if b in bounds), "")
 
 
 def _describe(detail: ErrorDetails, valid: set[str]) -> str:
@@ -284,6 +314,8 @@ def _describe(detail: ErrorDetails, valid: set[str]) -> str:
         return f"{key} {text}" if text.startswith(("is ", "must ")) else f"{key}: {text}"
     message = detail["msg"].removeprefix("Value error, ")
     given = detail.get("input")
+    if wanted := _wanted(detail):
+        return f"{key} must be {wanted}, but is {shortened(repr(given))}"
     shown = "" if isinstance(given, Mapping | Options) else f", but got {shortened(repr(given))}"
     return f"{key}: {message}{shown}"
 

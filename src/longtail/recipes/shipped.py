@@ -13,7 +13,8 @@ from typing import Any
 from longtail.config.yaml_text import read_yaml, values
 from longtail.core.errors import ConfigError
 from longtail.core.paths import set_name
-from longtail.data.sources.folder_contents import refuse_one_image
+from longtail.core.similar_paths import similar_paths
+from longtail.data.sources.folder_contents import refuse_one_file
 from longtail.recipes.options import RunConfig, assign, validate
 from longtail.recipes.own_images import FROZEN, leaves, recipe_for
 from longtail.recipes.plugins import load_chosen
@@ -85,7 +86,7 @@ def trace(source: str, overrides: Sequence[str] = ()) -> Traced:
     load_chosen()
     path = _path(source)
     if path is not None:
-        refuse_one_image(path)
+        refuse_one_file(path)
     own_data = path is not None and (path.is_dir() or path.suffix.lower() in TABLES)
     layers = read_layers(FROZEN if own_data else source)
     raw, set_by = assemble(layers)
@@ -200,7 +201,9 @@ def _find(source: str) -> tuple[Path, str]:
     part = _path(str(file)) if file.name.startswith("_") else None
     shared = part is not None and part.is_file()
     if source not in names and not shared:
-        near = _near_on_disk(source) or _near_recipes(source, names)
+        kinds = (*TABLES, ".yaml", ".yml")
+        near = [] if own is None else similar_paths(own, kinds)
+        near = near or _near_recipes(source, names)
         hint = f" Did you mean {', '.join(near)}?" if near else ""
         raise ConfigError(
             f"There is no recipe, folder or table {source!r}.{hint} `longtail recipes` lists all recipes."
@@ -216,26 +219,6 @@ def _near_recipes(wanted: str, names: Sequence[str]) -> list[str]:
         wanted, list(dict.fromkeys(name.rpartition("/")[2] for name in names)), n=3
     )
     return [name for end in ends for name in names if name.endswith(f"/{end}")][:3]
-
-
-def _near_on_disk(source: str) -> list[str]:
-    """Return the folders, tables and recipe files beside `source` that have nearly its name."""
-    path = _path(source)
-    try:
-        beside = [] if path is None else list(path.parent.iterdir())
-    except OSError:
-        return []
-    kinds = (*TABLES, ".yaml", ".yml")
-    names = {
-        each.name: f"{each}/" if each.is_dir() else str(each)
-        for each in beside
-        if each.is_dir() or each.suffix.lower() in kinds
-    }
-    wanted = "" if path is None else path.name
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.75)
-    # "My Photos" is short for "My Photos (2024)"
-    longer = [name for name in names if wanted and name.lower().startswith(wanted.lower())]
-    return [names[name] for name in near or longer[:2]]
 
 
 def _merge(

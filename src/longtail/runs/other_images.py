@@ -23,7 +23,7 @@ from longtail.data.images.storage import ArrayImages, FileImages
 from longtail.data.images.unreadable import LEFT_OUT, describe_unreadable
 from longtail.data.sources.file_set import FileSet
 from longtail.data.sources.folder import read_folder
-from longtail.data.sources.folder_contents import refuse_one_image
+from longtail.data.sources.folder_contents import refuse_one_file
 from longtail.data.sources.table import read_table
 from longtail.data.splits.split_file import DIGEST
 from longtail.engine.checkpoint import CheckpointMetadata
@@ -143,7 +143,7 @@ def _left_out(manifest: Manifest, why: Sequence[str]) -> list[tuple[str, str, st
 
 
 def _listed(source: Path, root: Path | None) -> FileSet:
-    refuse_one_image(source)
+    refuse_one_file(source)
     if source.is_dir():
         if root is not None:
             raise ConfigError(f"--root works only with a table, but {source} is a folder.")

@@ -32,6 +32,7 @@ SYSTEM_NAMES = frozenset(
         "desktop.ini", "icon\r",
     }
 )  # fmt: skip
+ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 NAMED = 3  # of what was left out, in a sentence
 
 
@@ -240,12 +241,16 @@ def _relative(path: PurePath, root: Path | None) -> str:
     return shown((path.relative_to(root) if inside and root else path).as_posix())
 
 
-def refuse_one_image(path: Path) -> None:
-    """Refuse an image where a collection of images is expected.
+def refuse_one_file(path: Path) -> None:
+    """Refuse an image or an archive where a collection of images is expected.
 
     Raises:
-        DataError: If the path is a file that is called as an image.
+        DataError: If the path is a file that is called as one of them.
     """
+    if path.suffix.lower() in ARCHIVES and path.is_file():
+        raise DataError(
+            f"{shown(str(path))} is an archive: unpack it first, then name the folder of images."
+        )
     if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
         raise DataError(
             f"{shown(str(path))} is a single image: name the folder that contains one folder of images "

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from longtail.core.errors import DataError
 from longtail.core.names import clean_name, shown
 from longtail.core.regular_files import kind_of
+from longtail.core.similar_paths import did_you_mean
 from longtail.core.words import counted
 from longtail.data.sources.coco_json import SUFFIX, read_coco
 
@@ -131,7 +132,8 @@ def open_table(path: Path) -> Table:
             return Table(path, header, range(1, len(rows) + 1), rows)
         return _open_csv(path)
     except FileNotFoundError as error:
-        raise DataError(f"There is no folder or table {shown(str(path))}.") from error
+        near = did_you_mean(path, (".csv", ".parquet", ".pq", SUFFIX))
+        raise DataError(f"There is no folder or table {shown(str(path))}.{near}") from error
     except OSError as error:
         reason = shown(error.strerror or str(error), 200)
         raise DataError(f"{path} cannot be read as a table ({reason}).") from error
