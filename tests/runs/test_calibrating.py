@@ -201,8 +201,8 @@ def test_what_cannot_be_promised_comes_with_what_can_and_with_a_remedy(run):
     assert "at least 4 val images (1 of 4 classes)" in text
     assert (
         "Classes with fewer val images share thresholds: one for 1 few shot class and one for 2 classes "
-        "whose groups have too few val images (chosen on the images of all classes with fewer than 4). For these, "
-        "80 % holds on average over the classes" in text
+        "whose groups have too few val images (chosen on the images of all classes with fewer than 4). For "
+        "these, 80 % holds on average over the classes" in text
     )
     # coverage .8, alarm .1: more than twice the errors, but .2 is just twice
     assert "On test: few shot, 59.0 % of the sets contain the class." in text
@@ -251,5 +251,5 @@ def test_exports_carry_the_thresholds(longtail, run):
     assert told["set_thresholds"] == list(kept.set_thresholds)
     assert told["reject"]["medium"]["value"] == kept.reject["medium"].value
     card = (run / "export" / "model-safetensors-card.md").read_text()
-    assert "When not to believe it" in card
+    assert "When not to trust it" in card
     assert "few shot: no prediction is accepted" in card

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -144,6 +145,20 @@ def test_broken_images_are_rows_with_their_error(runs, folder, tmp_path, monkeyp
     assert predicted["class_1"].isna().tolist() == [True, False, True, True]
     assert "not an image" in predicted["error"][0]
     assert "does not exist" in predicted["error"][2]
+
+
+def test_where_no_image_can_be_read_nothing_is_called_predicted(
+    runs, tmp_path, monkeypatch, capsys
+):
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("a.txt", "no image")
+    out = tmp_path / "p.csv"
+    line = ["predict", runs["plain"].folder.path, tmp_path / "gone.jpg", tmp_path / "images.zip"]
+    assert call(monkeypatch, *line, "--out", out) == 1
+    said = capsys.readouterr()
+    assert said.out.split() == ["no", "image", "could", "be", "read;", "errors", "in", str(out)]
+    assert "predicted" not in said.out + said.err
+    assert "images.zip: a zip file, not an image; unpack it first" in said.err
 
 
 def test_formats_and_standard_input(runs, folder, tmp_path, monkeypatch, capsys):

@@ -147,7 +147,13 @@ def _hand_over(predictions: pd.DataFrame, out: Path | None) -> None:
         _print(predictions)
     else:
         _write(predictions, out)
-        say(f"{counted(size - len(failed), 'image', 'images')} predicted, written to {out}")
+        read = counted(size - len(failed), "image", "images")
+        told = (
+            f"{read} predicted, written to"
+            if len(failed) < size
+            else "no image could be read; errors in"
+        )
+        say(f"{told} {out}")
     if len(failed):
         bad = list(zip(failed["path"], failed["error"], strict=True))
         note = describe_unreadable(bad, size, LISTED_WITH_ERROR)

@@ -36,15 +36,16 @@ def serve(
 ) -> None:
     """Open a local page to drop images on: prediction, probabilities, nearest training images.
 
-    Programs send the bytes of an image to /predict and get JSON: curl --data-binary @photo.jpg
-    http://127.0.0.1:8000/predict. Only this machine is let in, unless --host says otherwise; then anybody
-    who reaches it may ask, and nothing is encrypted.
+    Programs send the bytes of an image to /predict and get JSON. Only this machine is let in, unless
+    --host says otherwise; then anybody who reaches it may ask, and nothing is encrypted.
 
     Examples:
 
       longtail serve runs/my-run
 
       longtail serve runs/my-run --port 8080 --nearest 0
+
+      curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:

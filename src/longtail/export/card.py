@@ -24,7 +24,7 @@ LIMITS = """\
 - Its probabilities assume the class distribution named above. For another one, use
   `longtail adjust RUN --by prior` or `longtail predict --prior`.
 - The accuracies apply to images like those it was tested on. For groups with few classes or few test images,
-  they are less certain than the digits suggest; the report of the run shows confidence intervals."""
+  they are less certain than the digits suggest: `longtail report RUN` gives confidence intervals."""
 
 
 def model_card(run: Run, model: LoadedModel, form: str, where: str) -> str:
@@ -160,23 +160,38 @@ def _preparation(metadata: CheckpointMetadata) -> list[str]:
 
 
 def _calibrated(model: LoadedModel) -> list[str]:
-    """Say what val showed of when not to believe the model, if it was asked."""
+    """Say what val showed of when not to trust the model, if it was calibrated."""
     if model.calibration is None:
         return []
     told = model.calibration.described
     return [
-        "## When not to believe it",
+        "## When not to trust it",
         "",
         f"Chosen on {told.images:,} images of val, for images that are distributed like those:",
         "",
         *(f"- {as_markdown(line)}" for line in describe(told)),
         "",
-        "The thresholds are in the metadata of the file as `calibration` (JSON): accept a prediction if the "
-        "softmax of its logits is above `reject[group].value` of the group of the predicted class; a class "
-        "is in the set if its score (1 - p for lac) is at most its `set_thresholds`. The warning of unusual "
-        "images needs features, which the file does not give: use `longtail predict`.",
+        "The thresholds are in the metadata of the file under `calibration` (JSON). Accept a prediction if "
+        "its probability (softmax of the logits) is above the threshold of the predicted class: with "
+        "`group = groups[class]`, that is `reject[group].value`; null accepts none. "
+        + _of_sets(told.score),
+        "",
+        "The warning of unusual images needs features, which the file does not give: use `longtail predict`.",
         "",
     ]
+
+
+def _of_sets(score: str) -> str:
+    """Say which classes are in a prediction set."""
+    own = (
+        "1 minus its probability"
+        if score == "lac"
+        else "the sum of all probabilities that are at least its own"
+    )
+    return (
+        f"A class is in the prediction set if {own} is at most `set_thresholds[class]`; null always includes "
+        "the class."
+    )
 
 
 def as_markdown(text: str) -> str:

@@ -85,6 +85,7 @@ SWAPPED = (5, 6, 7, 8)
 MIRRORED = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}  # axes of [3, H, W]
 JPEG = ("JPEG", "MPO")  # the second holds several, of a stereo camera or a phone
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+ZIP_MAGIC = b"PK\x03\x04"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -327,7 +328,10 @@ def _opened(stream: BinaryIO, path: Path) -> Iterator[Image.Image]:
 def _unknown(stream: BinaryIO) -> str:
     """Say what is known of a file that no decoder takes."""
     stream.seek(0)
-    if stream.read(4) in TIFF_MAGIC:
+    magic = stream.read(4)
+    if magic == ZIP_MAGIC:
+        return "a zip file, not an image; unpack it first"
+    if magic in TIFF_MAGIC:
         return (
             "this kind of TIFF is not supported (damaged, or unusual bands, bits or compression); "
             "save it as RGB or grey with 8 or 16 bits"
