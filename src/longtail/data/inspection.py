@@ -16,7 +16,7 @@ from longtail.data.images.file_checks import Checked, typical_side
 from longtail.data.images.pixel_checks import pixel_findings
 from longtail.data.images.resize import Fit, chosen_size
 from longtail.data.images.unreadable import LEFT_OUT, describe_unreadable
-from longtail.data.near_duplicates.found import NearDuplicates, describe_near
+from longtail.data.near_duplicates.found import COPIES, NearDuplicates, describe_near
 from longtail.data.preparation import Prepared
 from longtail.data.sources.file_set import FileSet
 
@@ -38,6 +38,11 @@ class NearPair:
     splits: tuple[str, str]
     distance: float
     unit: str
+
+    @property
+    def surely_copies(self) -> bool:
+        """Whether the pair is as near as only copies are."""
+        return self.unit == "bits" and self.distance <= COPIES
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from longtail.core.figure import FigureData
 from longtail.core.groups import GROUP_NAMES, ShotGroups
 from longtail.core.names import visible
 from longtail.core.stage import Stage
+from longtail.core.words import counted
 from longtail.data.sampling.samplers import class_probability
 from longtail.report.axes import plain_numbers, whole_numbers
 from longtail.report.distribution import COLOURS
@@ -200,8 +201,13 @@ def reliability(
         known = size >= 5  # fewer images say nothing
         x = np.bincount(place[mask], weights=confidence[mask], minlength=bins)[known] / size[known]
         y = np.bincount(place[mask], weights=right[mask], minlength=bins)[known] / size[known]
-        colour = COLOURS.get(name, INK)
-        axes.plot(100 * x, 100 * y, "o-", color=colour, markersize=4, label=name)
+        colour, label = (
+            COLOURS.get(name, INK),
+            f"{name}, {counted(int(mask.sum()), 'image', 'images')}",
+        )
+        if len(x) < 2:  # a single dot is no curve, and may lie under another one
+            x, y, label = x[:0], y[:0], f"{label}: too few for a curve"
+        axes.plot(100 * x, 100 * y, "o-", color=colour, markersize=4, label=label)
     axes.set(xlabel="confidence in %", ylabel="accuracy in %", xlim=(0, 101), ylim=(0, 101))
     axes.legend()
     return figure

@@ -19,7 +19,6 @@ from longtail.core.groups import GROUP_NAMES, RULE_TEXT
 from longtail.core.names import visible
 from longtail.evaluation.bootstrap import drawn_again
 from longtail.evaluation.scores import LEAST_IMAGES, percent
-from longtail.methods import METHODS
 from longtail.report import figures, text
 from longtail.report.acceptance import calibrated, draw_acceptance, masks_by_prediction
 from longtail.report.images import ShownImages, choose_images
@@ -159,6 +158,9 @@ def render_run(view: RunView, drawn: Sequence[Drawing] | None = None) -> str:
     ]
     looked_into = regions(view, pictured)
     content = run_data(view, images)
+    left_out = view.inspection.left_out if view.inspection else ()
+    found = view.inspection.warnings() if view.inspection else []
+    warnings = [warning for warning in found if warning not in left_out]
     return render(
         "run.html.j2",
         title=f"{config.recipe}, seed {config.training.seed}",
@@ -184,7 +186,9 @@ def render_run(view: RunView, drawn: Sequence[Drawing] | None = None) -> str:
         json=as_json(content),
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         environment=json.dumps(view.environment, indent=1),
-        method=METHODS[config.method_name],
+        made=text.how_made(view),
+        warnings=warnings,
+        notes=[note for note in [*left_out, *scores["notes"]] if note not in warnings],
         trained=text.trained(view),
         seconds=sum(line["seconds"] for line in view.lines),
         parameters=sum(p.numel() for p in view.model.method.parameters()),

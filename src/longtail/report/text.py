@@ -9,7 +9,9 @@ import numpy as np
 from longtail.core.groups import GROUP_NAMES
 from longtail.core.names import shown
 from longtail.core.words import counted
+from longtail.data.inspection import Inspection
 from longtail.evaluation.scores import LEAST_IMAGES, percent
+from longtail.methods import METHODS
 from longtail.report.classes import standings, worst_first
 from longtail.report.view import RunView
 
@@ -57,9 +59,10 @@ def class_verdict(view: RunView) -> str:
         parts.append(f"{numbers['open']:,} {is_} open: the {view.split} images are too few to tell")
     if numbers["untested"]:
         parts.append(f"{numbers['untested']:,} have no {view.split} images")
+    recognised = numbers["recognised"]
     text = (
-        f"{numbers['recognised']:,} of {total} are recognised (more than half of their images, "
-        "with 95 % confidence)"
+        f"{recognised:,} of {total} {'is' if recognised == 1 else 'are'} recognised (more than half of "
+        "their images, with 95 % confidence)"
     )
     text += f"; {'; '.join(parts)}." if parts else "."
     rare = sum(n < FEW_TO_LEARN_FROM for n in view.counts.values)
@@ -80,16 +83,17 @@ def next_actions(view: RunView) -> list[str]:
             actions.append(
                 "Remove the images that are in two splits from one of the two, and train again."
             )
-        across = [pair for pair in inspection.near_duplicates if pair.splits[0] != pair.splits[1]]
-        if across:
-            one, other = across[0].paths
-            divided = counted(len(across), "pair", "pairs")
-            actions.append(
-                f"Look at {divided} of near-duplicates that two splits divide, such as {shown(one)} and "
-                f"{shown(other)}, take one image of each out, and train again."
-            )
+        actions += _about_near_duplicates(inspection)
         if inspection.conflicting:
-            actions.append("Some images have two labels: decide which one is correct.")
+            named = [
+                "; ".join(" = ".join(map(shown, paths)) for paths in inspection.conflicting[:3])
+            ]
+            more = len(inspection.conflicting) - 3
+            named += [f"and {more:,} more"] if more > 0 else []
+            actions.append(
+                "Decide which label is correct where files with identical pixels have different ones, and "
+                f"delete the other file: {', '.join(named)}."
+            )
     if len(poor):
         rarest = poor[np.lexsort((np.nan_to_num(view.class_accuracy[poor]), counts[poor]))]
         listed = [f"{shown(names[c], 60)} ({counts[c]:,})" for c in rarest[:MOST_NAMED].tolist()]
@@ -103,15 +107,42 @@ def next_actions(view: RunView) -> list[str]:
     small = np.flatnonzero(view.tested < LEAST_IMAGES)
     if len(small):
         have = counted(len(small), "class has", "classes have")
+        drawn = view.run.identity is not None and view.run.identity.drawn_split
+        what = "images" if drawn else f"{view.split} images"
+        share = " (a share of them becomes test)" if drawn and view.split == "test" else ""
+        fewest = small[np.argsort(view.tested[small], kind="stable")][:MOST_NAMED].tolist()
+        listed = [f"{shown(names[c], 60)} ({view.tested[c]:,})" for c in fewest]
+        rest = len(small) - len(listed)
+        more = f", and of {counted(rest, 'more class', 'more classes')}" if rest else ""
         actions.append(
-            f"Add {view.split} images: {have} fewer than {LEAST_IMAGES}, which is too few to judge a "
-            "class."
+            f"Add {what} of {listing(listed)}{more}{share}: {have} fewer than {LEAST_IMAGES} {view.split} "
+            "images, which is too few to judge a class."
         )
     if not actions:
         actions.append(
             "Look through the mistakes below: the most confident ones are often wrong labels."
         )
     return actions
+
+
+def _about_near_duplicates(inspection: Inspection) -> list[str]:
+    """Name a pair that two splits divide: of copies, or else of images that look almost alike."""
+    across = [pair for pair in inspection.near_duplicates if pair.splits[0] != pair.splits[1]]
+    if not across:
+        return []
+    copies = [pair for pair in across if pair.surely_copies]
+    found = copies or across
+    pairs = counted(len(found), "pair", "pairs")
+    one, other = map(shown, found[0].paths)
+    if copies:
+        return [
+            f"Look at {pairs} of near-duplicates that two splits divide, such as {one} and {other}, take one "
+            "image of each out, and train again."
+        ]
+    return [
+        f"Check whether {pairs} of images that look almost alike and that two splits divide are copies, such "
+        f"as {one} and {other}; if so, take one image of each out, and train again."
+    ]
 
 
 def _about_confusion(view: RunView) -> list[str]:
@@ -144,10 +175,12 @@ def worst_class(view: RunView) -> tuple[str, str, str]:
 
 
 def group_lines(view: RunView) -> list[dict[str, Any]]:
-    """Return name, classes, accuracy and test images of every shot group."""
+    """Return name, classes, accuracy and test images of every shot group that has a class."""
     lines = []
     for name in GROUP_NAMES:
         mask = view.groups.mask(name).numpy()
+        if not mask.any():
+            continue
         value, _, interval = with_interval(view.intervals[name]).partition(" ")
         lines.append(
             {
@@ -173,6 +206,22 @@ def trained(view: RunView) -> str:
     most = sum(stage.epochs for stage in view.stages)
     unchanged = counted(patience, "epoch", "epochs")
     return f"{text} of {most:,}, stopped because val did not improve for {unchanged}"
+
+
+def how_made(view: RunView) -> list[str]:
+    """Say by which method, loss and backbone the model was trained, and whom to cite."""
+    config = view.run.config
+    method = METHODS[config.method_name]
+    loss = getattr(view.model.method.config, "loss", None)
+    frozen = ", frozen" if any(stage.features for stage in view.stages) else ""
+    parts = [f"Method: {config.method_name} ({method.summary})"]
+    parts += [f"loss: {loss.name}"] if hasattr(loss, "name") else []
+    sentences = [f"{'; '.join(parts)}; backbone: {config.model.backbone}{frozen}."]
+    return (
+        sentences
+        if method.citation.startswith("see")
+        else [*sentences, f"Cite: {method.citation}."]
+    )
 
 
 def listing(parts: list[str]) -> str:
