@@ -20,15 +20,15 @@ from longtail.data.images.resize import Fit, view_side
 
 def open_rgb(path: Path | str, side: int) -> Image.Image:
     """Decode upright; a large JPEG at 1/2, 1/4 or 1/8, with no side below `side`."""
-    image = Image.open(path)
-    image.draft("RGB", (side, side))
-    image = ImageOps.exif_transpose(image)
+    opened = Image.open(path)
+    opened.draft("RGB", (side, side))
+    image = ImageOps.exif_transpose(opened)
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{path}: more than 8 bits for each value")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        low, high = image.getchannel("A").getextrema()
-        if low < high:  # laid on white
+        alpha = np.asarray(image.getchannel("A"))
+        if alpha.min() < alpha.max():  # laid on white
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
