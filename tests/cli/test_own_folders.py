@@ -1,13 +1,15 @@
 """What a command writes goes only into folders of its own: never among images or other files."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
-from longtail.core.errors import ConfigError
+from longtail.core.errors import CheckpointError, ConfigError
 from longtail.data.sources.folder_contents import refuse_images_among_runs
 from longtail.engine.own_folder import require_own_folder
+from longtail.engine.run_folder import require_writable
 from tests.cli.test_verbs import SHORT
 
 
@@ -85,3 +87,19 @@ def test_a_run_that_left_out_damaged_files_continues_where_the_images_have_moved
     assert (
         yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["on_bad_image"] == "skip"
     )
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="needs a folder where nothing can be made"
+)
+def test_what_cannot_be_written_is_refused_before_the_images_are_read(longtail, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("it is refused before the images are read")
+
+    monkeypatch.setattr("longtail.runs.training._open", never)
+    for more in ([], ["--seeds", "2"]):
+        status, _, err = longtail("train", *SHORT, *more, "--out", "/proc/runs")
+        assert status != 0
+        assert "cannot be created" in err
+    with pytest.raises(CheckpointError, match=r"cannot be written \(.*\). Write to another place"):
+        require_writable(Path("/proc/x.html"))

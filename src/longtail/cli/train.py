@@ -97,6 +97,7 @@ def train(
         raise ConfigError("For several processes in a job, use --slurm ntasks-per-node=N.")
     if processes is not None:
         start_processes(processes, device)
+    place = find_device(device) if submit is None else None  # before the images are read
     more = [] if on_bad_image is None else [f"data.on_bad_image={on_bad_image}"]
     asked = [] if on_bad_image is None else ["--on-bad-image", on_bad_image]
     changes = [*(overrides or ()), *more]
@@ -107,38 +108,56 @@ def train(
     config = next(iter(variants.values()))
     if record is not None:
         require_writable(record)
-    if submit is None:
-        distributed.start(find_device(device))
+    if place is not None:
+        distributed.start(place)
     folder = out or distributed.broadcast(default_folder(config))
     plan = _plan(variants, folder, seeds)
     if distributed.is_main():
         _require_free(plan, folder, resume=resume)
     if resume:
         _say_what_stands(plan)
-    results: dict[str, list[Run]] = {label: [] for label in plan}
     told = _Told()
     if submission := Submission.asked(submit, slurm, folder / FOLDER, device, parallel):
         done = _submit(plan, submission, resume=resume)
     else:
         done = _train_plan(plan, parallel, resume=resume, device=device, told=told)
     with continued_in(folder):
-        for label, run in done:
-            results[label].append(run)
-            if record is not None and distributed.is_main():
-                records.append_record(record, records.record(run, run.evaluated_splits()[0]))
+        finished = _collected(done, plan, record)
+    if distributed.is_main() and finished:
+        _show(finished, folder, told.notes)
+        # without overrides, a continued run keeps its own
+        named = source if source and (changes or not resume) else str(folder / "config.yaml")
+        beside = (out, seeds) if out is not None and each is None else None
+        _say_how_to_train_another(finished, [named, *(overrides or ())], asked, beside)
+
+
+def _collected(
+    done: Iterator[tuple[str, Run]], plan: Plan, record: Path | None
+) -> dict[str, list[Run]]:
+    """Return the runs by variant, in the order of their seeds, and append each to `record` as it ends."""
+    results: dict[str, list[Run]] = {label: [] for label in plan}
+    for label, run in done:
+        results[label].append(run)
+        if record is not None and distributed.is_main():
+            records.append_record(record, records.record(run, run.evaluated_splits()[0]))
     for runs in results.values():
         runs.sort(key=lambda run: run.config.training.seed)
-    finished = {label: runs for label, runs in results.items() if runs}
-    if distributed.is_main() and finished:
-        kept = [c for c in overrides or () if not c.split("=")[0].endswith("seed")]
-        _show(finished, folder, told.notes)
-        seed = 1 + max(run.config.training.seed for runs in finished.values() for run in runs)
-        # without overrides, a continued run keeps its own
-        named = source if changes or not resume else None
-        words = ["train", named or str(folder / "config.yaml"), *kept, f"seed={seed}", *asked]
-        if out is not None and each is None:
-            words += ["--out", _beside(out, seed, seeds)]
-        say(f"to train another seed: longtail {shlex.join(words)}")
+    return {label: runs for label, runs in results.items() if runs}
+
+
+def _say_how_to_train_another(
+    finished: Mapping[str, list[Run]],
+    words: list[str],
+    asked: list[str],
+    beside: tuple[Path, int] | None,
+) -> None:
+    """Name the command for the next seed: source and overrides, options, and a folder beside `--out`."""
+    seed = 1 + max(run.config.training.seed for runs in finished.values() for run in runs)
+    kept = [word for word in words if not word.split("=")[0].endswith("seed")]
+    again = ["train", *kept, f"seed={seed}", *asked]
+    if beside is not None:
+        again += ["--out", _beside(beside[0], seed, beside[1])]
+    say(f"to train another seed: longtail {shlex.join(again)}")
 
 
 class _Told(SilentLog):

@@ -31,6 +31,10 @@ def find_device(name: str | None) -> torch.device:
     """
     if name is None and not torch.cuda.is_available():
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name is not None and name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"Device {name!r} cannot be used: PyTorch sees no GPU here. Leave out --device."
+        )
     own = name in (None, "cuda") and torch.cuda.is_available()
     try:
         device = torch.device("cuda", own_gpu()) if own else torch.device(str(name))

@@ -10,6 +10,7 @@ import shutil
 import socket
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,23 +42,39 @@ SECONDS_OF_A_DAY = 86_400  # no file takes that long to write
 
 
 def require_writable(path: Path) -> None:
-    """Refuse a file that cannot be written, before work that would be lost; nothing is made.
+    """Refuse a file that cannot be written, before work that would be lost; nothing stays there.
 
     Raises:
         CheckpointError: In words, if its folder cannot be made or written, or the file is a folder.
     """
     try:
-        nearest = next(parent for parent in path.absolute().parents if parent.exists())
-        wrong = (
-            errno.EISDIR if path.is_dir()
-            else errno.ENOTDIR if not nearest.is_dir()
-            else errno.EACCES if not os.access(nearest, os.W_OK | os.X_OK)
-            else 0
-        )  # fmt: skip
-        if wrong:
-            raise OSError(wrong, os.strerror(wrong))
+        _try_to_make(path)
     except OSError as error:
         raise _unwritten(path, error) from error
+
+
+def _try_to_make(path: Path) -> None:
+    nearest = _nearest_folder(path)
+    # permissions alone do not tell: root may write to /proc, where nothing can be made
+    Path(tempfile.mkdtemp(prefix=".longtail-", dir=nearest)).rmdir()
+
+
+def _nearest_folder(path: Path) -> Path:
+    """Return the nearest folder above `path` that exists.
+
+    Raises:
+        OSError: If `path` is a folder, or the nearest is none or may not be written.
+    """
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    wrong = (
+        errno.EISDIR if path.is_dir()
+        else errno.ENOTDIR if not nearest.is_dir()
+        else errno.EACCES if not os.access(nearest, os.W_OK | os.X_OK)
+        else 0
+    )  # fmt: skip
+    if wrong:
+        raise OSError(wrong, os.strerror(wrong))
+    return nearest
 
 
 @contextmanager
@@ -67,7 +84,10 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: In words, if the disk is full or the folder cannot be written.
     """
-    require_writable(path)
+    try:
+        _nearest_folder(path)
+    except OSError as error:
+        raise _unwritten(path, error) from error
     with _replacing(path, lambda temporary: temporary.unlink(missing_ok=True)) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -149,9 +169,11 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 
 def _unwritten(path: Path, error: OSError) -> CheckpointError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    what_to_do = "Free some space or write" if full else "Write"
     return CheckpointError(
-        f"{path} cannot be written ({error.strerror or error}). Free some space or write to "
-        "another place; files that were already complete are untouched."
+        f"{path} cannot be written ({error.strerror or error}). {what_to_do} to another place; files that "
+        "were already complete are untouched."
     )
 
 
@@ -196,6 +218,7 @@ class RunFolder:
         Raises:
             ConfigError: If it already contains a run, which is never overwritten, remains of one, or
                 other files.
+            CheckpointError: If it cannot be made or written.
         """
         if self.config.exists():
             raise ConfigError(
@@ -210,6 +233,10 @@ class RunFolder:
                 "Restore config.yaml to continue the run, or choose another folder with --out."
             )
         require_own_folder(self.path, BEFORE_THE_RUN, "Runs")
+        try:
+            _try_to_make(self.config)
+        except OSError as error:
+            raise self._not_created(error) from error
 
     def create(self) -> None:
         """Make the folder.
@@ -222,10 +249,13 @@ class RunFolder:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(
-                f"The run folder {self.path} cannot be created ({error.strerror or error}). Choose another "
-                "one with --out."
-            ) from error
+            raise self._not_created(error) from error
+
+    def _not_created(self, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"The run folder {self.path} cannot be created ({error.strerror or error}). Choose another one "
+            "with --out."
+        )
 
     @contextmanager
     def held(self) -> Iterator[None]:
