@@ -119,7 +119,8 @@ def test_long_commands_are_valid(tmp_path, monkeypatch):
 
 def test_the_python_examples_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    examples = [text for kind, text in BLOCKS if kind == "python"]
+    # what trains for half an hour is run by tests/run_queue/test_comparison.py
+    examples = [t for kind, t in BLOCKS if kind == "python" and "longtail.compare(" not in t]
     assert len(examples) == 3
     for text in examples:
         exec(compile(text, "README.md", "exec"), {})

@@ -5,6 +5,7 @@ import yaml
 
 from longtail.core import ConfigError
 from longtail.recipes import RunConfig, read_recipe, recipe_names, resolve, valid_keys
+from longtail.recipes.options import validate_stored
 
 RECIPES = [name for name in recipe_names() if not name.startswith("images/")]
 METHODS = {
@@ -232,3 +233,12 @@ def test_a_wrong_loss_is_explained_in_words(override, said):
     with pytest.raises(ConfigError) as caught:
         resolve("digits-lt/balanced-softmax", [override])
     assert said in str(caught.value)
+
+
+def test_a_run_of_before_may_name_an_option_that_is_gone():
+    stored = resolve("cifar100-lt/cross-entropy").model_dump(mode="json")
+    stored["method"]["plain_loss"] = 0.0  # did nothing
+    assert validate_stored(stored, "config") == resolve("cifar100-lt/cross-entropy")
+    stored["method"]["plain_loss"] = 0.5
+    with pytest.raises(ConfigError, match="plain_loss"):
+        validate_stored(stored, "config")

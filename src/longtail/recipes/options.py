@@ -45,6 +45,8 @@ ONCE: Mapping[str, Mapping[str, Any]] = {
     "weight-balancing": {"ahead": False, "second_bn": "eval"},
     "decoupling": {"representation": {"frozen_bn": "eval"}},
 }
+# by method: options that are gone, with the value at which they did nothing
+GONE: Mapping[str, Mapping[str, Any]] = {"single-head": {"plain_loss": 0.0}}
 
 
 class RunConfig(Options):
@@ -173,7 +175,9 @@ def _as_now(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a stored configuration with what was done before some of its options existed."""
     method, data, training = (raw.get(part) for part in ("method", "data", "training"))
     if isinstance(method, Mapping):
-        raw = {**raw, "method": _under(ONCE.get(str(method.get("name")), {}), method)}
+        gone = GONE.get(str(method.get("name")), {})
+        kept = {k: v for k, v in method.items() if k not in gone or gone[k] != v}
+        raw = {**raw, "method": _under(ONCE.get(str(method.get("name")), {}), kept)}
     if isinstance(data, Mapping) and isinstance(training, Mapping) and _draws_a_split(data):
         raw = {
             **raw,
