@@ -323,7 +323,7 @@ def test_own_images_names_and_lost_data(image_folder, tmp_path):
     assert THUMBNAIL in text
     sheet = text[text.index("Most confident mistakes") :]
     # a file that can be found
-    assert re.search(r"taken for [^<]+</span> [\d.]+ %<code>[^<]+/[^<]+\.\w+</code>", sheet)
+    assert re.search(r"taken for [^<]+</span> [\d.]+\xa0%<code>[^<]+/[^<]+\.\w+</code>", sheet)
     assert not re.search(r"<code>image \d+</code>", sheet)
     perfect = RunView.open(run.folder.path, device="cpu")
     perfect.__dict__["right"] = np.ones_like(perfect.right)  # as its cache would

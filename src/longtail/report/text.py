@@ -88,8 +88,8 @@ def next_actions(view: RunView) -> list[str]:
             named = [
                 "; ".join(" = ".join(map(shown, paths)) for paths in inspection.conflicting[:3])
             ]
-            more = len(inspection.conflicting) - 3
-            named += [f"and {more:,} more"] if more > 0 else []
+            unnamed = len(inspection.conflicting) - 3
+            named += [f"and {unnamed:,} more"] if unnamed > 0 else []
             actions.append(
                 "Decide which label is correct where files with identical pixels have different ones, and "
                 f"delete the other file: {', '.join(named)}."
@@ -212,10 +212,10 @@ def how_made(view: RunView) -> list[str]:
     """Say by which method, loss and backbone the model was trained, and whom to cite."""
     config = view.run.config
     method = METHODS[config.method_name]
-    loss = getattr(view.model.method.config, "loss", None)
+    loss = getattr(getattr(view.model.method.config, "loss", None), "name", None)
     frozen = ", frozen" if any(stage.features for stage in view.stages) else ""
     parts = [f"Method: {config.method_name} ({method.summary})"]
-    parts += [f"loss: {loss.name}"] if hasattr(loss, "name") else []
+    parts += [f"loss: {loss}"] if loss else []
     sentences = [f"{'; '.join(parts)}; backbone: {config.model.backbone}{frozen}."]
     return (
         sentences
