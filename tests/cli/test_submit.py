@@ -19,7 +19,7 @@ from longtail.engine import checkpoint as ckpt
 from longtail.engine.run_folder import RunFolder
 from longtail.recipes import resolve
 from longtail.runs import training
-from tests.cli.test_budget import TABLE
+from tests.run_queue.test_budget import TABLE
 
 TRAIN = ("train", "digits-lt/cross-entropy", "epochs=3", "batch_size=64", "--device", "cpu")
 SLURM = ("--submit", "slurm", "--slurm", "time=30")
