@@ -47,7 +47,7 @@ def test_a_budget_of_time_is_the_same_for_every_run(image_folder):
 def test_a_budget_that_is_too_small_says_what_is_needed(image_folder):
     # the least that cRT can take are 1 + 10 epochs: 11 s for each of two methods, and a tenth more
     with pytest.raises(
-        ConfigError, match=r"20 s is not enough for crt: 2 methods in 1 seed need about 25 s"
+        ConfigError, match=r"20 s is not enough for crt: 2 methods with 1 seed need about 25 s"
     ):
         plan(image_folder, "ce,crt", seconds=20, seeds=1)
     with pytest.raises(ConfigError, match="--equal time divides a time"):
