@@ -240,7 +240,7 @@ def test_damaged_checkpoints_are_named(tmp_path):
         ckpt.read_metadata(folder)
     (folder / ckpt.METADATA).unlink()
     assert ckpt.newest(tmp_path) is None
-    with pytest.raises(CheckpointError, match="contains no checkpoint"):
+    with pytest.raises(CheckpointError, match="interrupted before its first checkpoint"):
         ckpt.finished(tmp_path)
 
 
