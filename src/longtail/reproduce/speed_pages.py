@@ -200,9 +200,10 @@ def kept_memory_table(results: Results, name: str) -> str:
     rows = []
     for line in record["lines"]:
         kept, returned = line["kept"], line["returned"]
+        faster = returned["seconds"] / kept["seconds"]
         rows.append(
             f"| {line['row']} | {kept['seconds']:.2f} s | {returned['seconds']:.2f} s | "
-            f"{line['faster']:.2f} ({line['spread'][0]:.2f} to {line['spread'][1]:.2f}) | "
+            f"{faster:.2f} ({line['spread'][0]:.2f} to {line['spread'][1]:.2f}) | "
             f"{returned['faults']:,.0f} | {kept['most_memory_mb'] / returned['most_memory_mb']:.2f} |"
         )
     return "\n".join(
@@ -211,7 +212,8 @@ def kept_memory_table(results: Results, name: str) -> str:
             "|---|---|---|---|---|---|",
             *rows,
             "",
-            f"CPU seconds of a step on one thread; {machine_of(record)}, torch "
+            f"CPU seconds of a step on one thread: medians of {record['pairs']} processes each way; in "
+            f"brackets the smallest and largest ratio of a pair. Measured on {machine_of(record)}, torch "
             f"{record['versions']['torch']}.",
         ]
     )

@@ -115,19 +115,19 @@ def _unseen() -> AbstractContextManager[Progress]:
 
 def compare_methods(
     source: str,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str],
     *,
-    methods: str = COMPARED,
-    budget: str | None = None,
-    equal: str = "images",
-    seeds: int = 3,
-    base: str | None = None,
-    out: Path | None = None,
-    device: str | None = None,
-    parallel: int | None = None,
-    note: Note = lambda text: None,
+    methods: str,
+    budget: str | None,
+    equal: str,
+    seeds: int,
+    base: str | None,
+    out: Path | None,
+    device: str | None,
+    parallel: int | None,
+    note: Note,
+    progress: bool,
     checking: Callable[[], AbstractContextManager[Progress]] = _unseen,
-    progress: bool = False,
 ) -> MethodComparison:
     """Plan, train, score and compare, or continue what was begun; see `compare`.
 
