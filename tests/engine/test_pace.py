@@ -6,9 +6,10 @@ from longtail.core import Position
 from longtail.engine import trial
 from longtail.engine.log import SilentLog
 from longtail.engine.options import TrainingConfig
-from longtail.engine.pace import Pace
+from longtail.engine.pace import Pace, told_at_times
 from longtail.engine.step import StepFunction
 from longtail.engine.streams import build_loaders
+from longtail.prediction import predict_split
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -74,3 +75,46 @@ def test_the_steps_are_undone():
     optimizer = torch.optim.SGD(method.parameters(), lr=0.5)
     step(tuple(next(loader.epoch(0)) for loader in loaders), Position(0, 0, 0, 0, 3), optimizer)
     assert not tiny.equal(before, tiny.weights(method))
+
+
+def test_a_pass_over_images_is_told_soon_and_then_every_half_minute():
+    told = []
+    passed = told_at_times(told.append, "scoring test", on_cpu=True)
+    for second in range(1, 101):
+        passed(50 * second, 5000, float(second))
+    assert [text.split(",")[0] for text in told] == [
+        "scoring test: 100 of 5",
+        "scoring test: 1",
+        "scoring test: 3",
+        "scoring test: 4",
+    ]
+    assert told[1] == "scoring test: 1,600 of 5,000 images, 50 a second, about 68 s left"
+
+
+def test_a_pass_that_is_over_in_a_moment_tells_nothing():
+    told = []
+    passed = told_at_times(told.append, "scoring test", on_cpu=True)
+    for second in range(1, 6):
+        passed(20 * second, 100, float(second))
+    assert told == []
+
+
+def test_a_pass_of_hours_is_told_loudly_on_a_cpu_only():
+    told = []
+    for on_cpu in (True, False):
+        told_at_times(told.append, "computing features", on_cpu=on_cpu)(10, 100_000, 3.0)
+    assert told[0].startswith(
+        "THIS WILL TAKE LONG on a CPU. computing features: 10 of 100,000 images"
+    )
+    assert told[1].startswith("computing features: 10 of 100,000 images, 3 a second")
+
+
+def test_predicting_a_split_says_how_far_it_is():
+    told = []
+    data = tiny.data()
+    predict_split(
+        tiny.build("single-head"), data, "train", device=CPU, workers=1,
+        passed=lambda done, size, seconds: told.append((done, size)),
+    )  # fmt: skip
+    assert told[-1] == (len(data.manifest), len(data.manifest))
+    assert [done for done, _ in told] == sorted({done for done, _ in told})

@@ -20,6 +20,7 @@ from longtail.core.words import counted
 from longtail.engine.checkpoint import CheckpointMetadata
 from longtail.engine.checksums import json_text
 from longtail.engine.hardware import find_device
+from longtail.engine.log import default_log
 from longtail.runs import Run, load, scoring
 from longtail.runs.other_images import open_elsewhere, open_own
 from longtail.runs.scores_on_other_images import Deployment, evaluate_elsewhere, target_folder
@@ -96,7 +97,7 @@ def evaluate(
         if value is not None:
             raise ConfigError(f"{option} works only with --data or --prior.")
     split = split or "test"
-    scores = scoring.evaluate(opened, split, device=device, crops=crops)
+    scores = scoring.evaluate(opened, split, device=device, crops=crops, note=default_log().note)
     written = opened.folder.scores(split if crops is None else f"{split}-{crops}")
     if distributed.is_main() and as_json:
         say(written.read_text(encoding="utf-8").rstrip())

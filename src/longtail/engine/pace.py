@@ -10,6 +10,10 @@ from longtail.core.words import counted
 
 MEASURED = 1.0  # seconds of steps that an estimate is made from
 LONG = 30 * 60  # seconds from which it is said loudly without a GPU
+FIRST_NOTE, SECONDS_BETWEEN_NOTES = 2, 30  # seconds of a pass over images
+WORTH_A_NOTE = 5  # seconds that are left
+
+Passed = Callable[[int, int, float], None]  # images done, images in all, seconds so far
 
 
 @dataclass
@@ -107,3 +111,27 @@ def estimate(seconds: float, how: str = "about") -> str:
         how: `about`, or `at most` where it may end sooner.
     """
     return duration(seconds) if seconds < 1 else f"{how} {duration(seconds)}"
+
+
+def told_at_times(note: Callable[[str], None], doing: str, *, on_cpu: bool) -> Passed:
+    """Return what a pass over images reports to: soon, and then every half minute, it says how far it is.
+
+    Args:
+        note: Told the sentence.
+        doing: What is done with the images, such as "computing features".
+        on_cpu: Whether there is no accelerator.
+    """
+    told: float = FIRST_NOTE - SECONDS_BETWEEN_NOTES
+
+    def passed(done: int, size: int, seconds: float) -> None:
+        nonlocal told
+        left = (size - done) * seconds / done
+        if seconds - told < SECONDS_BETWEEN_NOTES or left < WORTH_A_NOTE:
+            return
+        told = seconds
+        text = f"{doing}: {done:,} of {size:,} images, {done / seconds:,.0f} a second, {estimate(left)} left"
+        if on_cpu and left > LONG:
+            text = f"THIS WILL TAKE LONG on a CPU. {text}. Shorter: a smaller image_size or enlarge_to, a GPU"
+        note(text)
+
+    return passed

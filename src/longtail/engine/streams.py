@@ -12,12 +12,10 @@ from longtail.data.data_set import DataSet
 from longtail.data.sampling.loader import FeatureLoader, Loader, TrainingLoader, evaluation_batches
 from longtail.data.sampling.samplers import EpochSampler
 from longtail.engine.options import TrainingConfig
-from longtail.engine.pace import LONG, estimate
+from longtail.engine.pace import told_at_times
 from longtail.engine.step import uncompiled
 from longtail.frozen import frozen_features
 from longtail.models.backbones import enlarged_side
-
-FIRST_NOTE, SECONDS_BETWEEN_NOTES = 2, 30  # seconds
 
 
 def build_sampler(
@@ -130,26 +128,11 @@ def features_of(
         note: Told how long it will take if that is long, and then how far it is.
         keep: Whether other runs will ask for the same, see `longtail.frozen.frozen_features`.
     """
-    told: float = FIRST_NOTE - SECONDS_BETWEEN_NOTES
-
-    def progress(done: int, size: int, seconds: float) -> None:
-        nonlocal told
-        if seconds - told > SECONDS_BETWEEN_NOTES:
-            told = seconds
-            note(_describe_pass(done, size, seconds, on_cpu=device.type == "cpu"))
-
+    progress = told_at_times(note, "computing features", on_cpu=device.type == "cpu")
     with uncompiled(config):
         return frozen_features(
             part, data, device=device, workers=config.workers, keep=keep, note=note, progress=progress
         )  # fmt: skip
-
-
-def _describe_pass(done: int, size: int, seconds: float, *, on_cpu: bool) -> str:
-    left = (size - done) * seconds / done
-    text = f"{done:,} of {size:,} images, {done / seconds:,.0f} a second: {estimate(left)} left"
-    if on_cpu and left > LONG:
-        text = f"THIS WILL TAKE LONG on a CPU. {text}. Shorter: a smaller image_size or enlarge_to, a GPU"
-    return text
 
 
 def _place(stage: int, stream: int) -> int:

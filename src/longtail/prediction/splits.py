@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from longtail.core.predictions import Predictions
 from longtail.data.data_set import DataSet
 from longtail.data.sampling.loader import evaluation_batches
 from longtail.engine.hardware import autocast
+from longtail.engine.pace import Passed
 from longtail.methods.method import Method
 from longtail.models.backbones import enlarged_side
 from longtail.prediction.finite import require_finite
@@ -30,6 +32,7 @@ def predict_split(
     precision: str = "fp32",
     checkpoint: str = "",
     workers: int = 4,
+    passed: Passed = lambda done, size, seconds: None,
 ) -> Predictions:
     """Compute the logits of every image of one split.
 
@@ -41,6 +44,8 @@ def predict_split(
         precision: `fp32` or `bf16`.
         checkpoint: SHA-256 of the weights.
         workers: Decoding threads.
+        passed: Told after each batch how many images of this process are done, of how many, in how many
+            seconds.
 
     Returns:
         Predictions in the order of `data`; complete on every process.
@@ -51,6 +56,7 @@ def predict_split(
     views = method.mixture_views if method.asks_for_views else ()
     drawn = [("none", 0), *((view, seed) for seed, view in enumerate(views, start=1))]
     side = enlarged_side(method)
+    done, size, since = 0, len(data.manifest) // distributed.world_size(), time.perf_counter()
     passes = [
         evaluation_batches(data, device=device, workers=workers, view=view, seed=seed, side=side)
         for view, seed in drawn
@@ -61,6 +67,8 @@ def predict_split(
             seen = [other for other, _ in others]
             found = method.predict_with_views(images, seen) if seen else method.predict(images)
             logits.append(found.float().cpu().numpy())
+            done += len(places)
+            passed(done, max(size, done), time.perf_counter() - since)
     num_classes = len(data.manifest.classes)
     own = (
         np.concatenate(rows) if rows else np.empty(0, np.int64),

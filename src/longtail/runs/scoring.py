@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +14,15 @@ from longtail.core.protocol import Protocol
 from longtail.core.stage import constant_part
 from longtail.data.data_set import DataSet
 from longtail.engine.hardware import find_device
+from longtail.engine.options import TrainingConfig
+from longtail.engine.pace import told_at_times
 from longtail.engine.streams import features_of
 from longtail.ensembles.sub_models_of_run import mixtures_of
 from longtail.evaluation import score
 from longtail.prediction import content_checksum, predict_split, write_predictions
 from longtail.prediction.splits import predict_features
 from longtail.prediction.views import TIMES, Crops, MeanOfCrops
-from longtail.runs.model import load
+from longtail.runs.model import LoadedModel, load
 from longtail.runs.run import Run
 
 UNTRAINED = "nothing was trained"  # in place of what chose the epoch
@@ -32,6 +35,7 @@ def evaluate(
     data: DataSet | None = None,
     device: str | None = None,
     crops: Crops | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Write predictions and scores of a finished run on one split.
 
@@ -42,6 +46,7 @@ def evaluate(
         device: As for `train`.
         crops: Score the mean of several parts of each image instead; the files are called
             `<split>-<crops>`, and the run's own stay.
+        note: Told how far it is, if it takes long.
 
     Returns:
         The content of `scores-<split>.json`.
@@ -53,24 +58,7 @@ def evaluate(
         data = run.open_data()
     part = data.split(split).normalised_by(model.metadata.mean, model.metadata.std)
     part = replace(part, manifest=part.manifest.restricted_to(model.metadata.classes))
-    # in fp32 whatever the training used, so that evaluate, predict, adjust and export agree
-    computing: dict[str, Any] = {"device": model.device, "workers": training.workers}
-    checkpoint = model.metadata.weights_sha256
-    method = model.method if crops is None else MeanOfCrops(model.method, crops).eval()
-    stages = model.method.stages()
-    frozen = None if crops is not None else constant_part(stages)
-    trained = any(stage.kind == "train" for stage in stages)
-    if frozen is not None and not distributed.active():
-        backbone = model.method.get_submodule(frozen)
-        logits = predict_features(
-            model.method, frozen, features_of(backbone, part, training, model.device, keep=True)
-        )
-        known = part.manifest
-        predictions = Predictions(
-            split, known.ids, known.labels, logits.numpy(), known.classes, checkpoint
-        )
-    else:
-        predictions = predict_split(method, part, split, checkpoint=checkpoint, **computing)
+    predictions = _predictions(model, part, split, training, crops, note)
     predictions = replace(
         predictions,
         corrections=model.metadata.corrections,
@@ -79,6 +67,7 @@ def evaluate(
     has_val = data.manifest.has("val")
     protocol = Protocol(has_val, training.selection(has_val))
     counts = ClassCounts(model.metadata.class_counts, model.metadata.classes)
+    trained = any(stage.kind == "train" for stage in model.method.stages())
     scores = score(
         predictions,
         counts,
@@ -96,7 +85,10 @@ def evaluate(
         "predictions_sha256": content_checksum(predictions),
     }
     if crops is None:
-        mixtures = mixtures_of(model.method, part, counts, run.config.data.groups, **computing)
+        mixtures = mixtures_of(
+            model.method, part, counts, run.config.data.groups,
+            device=model.device, workers=training.workers,
+        )  # fmt: skip
         if mixtures:
             scores["mixtures"] = mixtures
     name = split if crops is None else f"{split}-{crops}"
@@ -105,6 +97,35 @@ def evaluate(
         run.folder.write_json(run.folder.scores(name), scores)
     distributed.barrier()
     return scores
+
+
+def _predictions(
+    model: LoadedModel,
+    part: DataSet,
+    split: str,
+    training: TrainingConfig,
+    crops: Crops | None,
+    note: Callable[[str], None],
+) -> Predictions:
+    """Predict in fp32 whatever the training used, so that evaluate, predict, adjust and export agree."""
+    method, device, known = model.method, model.device, part.manifest
+    checkpoint = model.metadata.weights_sha256
+    frozen = None if crops is not None else constant_part(method.stages())
+    if frozen is not None and not distributed.active():
+        features = features_of(
+            method.get_submodule(frozen), part, training, device, note, keep=True
+        )
+        logits = predict_features(method, frozen, features).numpy()
+        return Predictions(split, known.ids, known.labels, logits, known.classes, checkpoint)
+    return predict_split(
+        method if crops is None else MeanOfCrops(method, crops).eval(),
+        part,
+        split,
+        device=device,
+        checkpoint=checkpoint,
+        workers=training.workers,
+        passed=told_at_times(note, f"scoring {split}", on_cpu=device.type == "cpu"),
+    )
 
 
 def _of_crops(crops: Crops | None) -> tuple[str, ...]:

@@ -181,7 +181,7 @@ def _score(
     if not data.manifest.has(split):
         log.note("There is neither a test split nor a val split, so nothing was scored.")
         return
-    scores = evaluate(run, split, data=data, device=str(place))
+    scores = evaluate(run, split, data=data, device=str(place), note=log.note)
     if tracking is None:
         return
     steps = (line.get("epochs_done", 0) for line in run.folder.read_metrics())
