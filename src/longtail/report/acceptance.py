@@ -12,8 +12,8 @@ from longtail.core.groups import GROUP_NAMES
 from longtail.evaluation.metrics import wilson_interval
 from longtail.evaluation.scores import percent
 from longtail.prediction.calibration import ALL, Described, read_described
-from longtail.report.distribution import COLOURS
 from longtail.report.figures import INK, new
+from longtail.report.group_colours import COLOURS
 from longtail.report.view import RunView
 from longtail.runs.calibrating import GROUPED, MEASURED, SET_SIZE, describe
 from longtail.uncertainty import accuracy_by_coverage

@@ -10,10 +10,8 @@ from longtail.core.groups import FEW_BELOW, GROUP_NAMES, MANY_ABOVE, ShotGroups
 from longtail.core.names import visible
 from longtail.core.words import counted
 from longtail.report.axes import plain_numbers
+from longtail.report.group_colours import COLOURS
 from longtail.report.saving import PLAIN_TEXT, save_figure
-
-# colour-blind safe (Okabe and Ito), dark to light also in grey
-COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00"}
 
 
 def draw_distribution(counts: ClassCounts, file: Path) -> str:

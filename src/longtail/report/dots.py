@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from longtail.core.groups import GROUP_NAMES
 from longtail.engine.run_folder import writing
 from longtail.evaluation.scores import percent, percent_of_seeds
-from longtail.report.distribution import COLOURS
 from longtail.report.figures import INK, STYLE, new
+from longtail.report.group_colours import COLOURS
 from longtail.report.saving import save_figure
 
 ALL = "all"

@@ -24,11 +24,11 @@ from longtail.core.stage import Stage
 from longtail.core.words import counted
 from longtail.data.sampling.samplers import class_probability
 from longtail.report.axes import plain_numbers, whole_numbers
-from longtail.report.distribution import COLOURS
+from longtail.report.group_colours import COLOURS
 from longtail.report.saving import PLAIN_TEXT, save_figure
 
 INK = "#1c1f24"  # of the page; becomes the text colour of a light or dark page
-# colour-blind safe (Okabe and Ito), beside those of the groups
+# of what is no shot group; colour-blind safe (Okabe and Ito)
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1")
 HOVERED_CLASSES = 1000  # above it, the points of the classes get no text of their own
 MATRIX_CLASSES = 16  # above it, names and numbers of a matrix cannot be read
@@ -87,6 +87,8 @@ def to_svg(figure: Figure, name: str, texts: Mapping[str, str] | None = None) ->
     # the page decides width and colour
     svg = re.sub(r'<svg (.*?)width="[^"]*"', r'<svg role="img" \1', svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'height="[^"]*pt"', "", svg, count=1)
+    for group, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{group})")
     return svg.replace(INK, "currentColor")
 
 

@@ -21,6 +21,7 @@ from longtail.evaluation.bootstrap import drawn_again
 from longtail.evaluation.scores import LEAST_IMAGES, percent
 from longtail.report import figures, text
 from longtail.report.acceptance import calibrated, draw_acceptance, masks_by_prediction
+from longtail.report.group_colours import COLOURS, ON_DARK
 from longtail.report.images import ShownImages, choose_images
 from longtail.report.page_data import as_json, run_data
 from longtail.report.regions import LEFT_OUT, regions
@@ -231,6 +232,7 @@ def environment() -> jinja2.Environment:
     )
     filters: dict[str, Any] = {"percent": percent}
     made.filters.update(filters)
+    made.globals |= {"group_colours": COLOURS, "group_colours_on_dark": ON_DARK}
     return made
 
 
