@@ -85,6 +85,16 @@ def test_all_is_the_weighted_mean_of_the_groups_on_a_balanced_set():
             "worst_class_accuracy", "calibration_error", "per_class", "selection", "recipe", "seed",
             "checkpoint_sha256"} <= set(scores)  # fmt: skip
     assert scores["groups_by_other_rule"]["rule"] == "index"
+    found = scores["intervals"]
+    assert found["all"]["classes"] == 100
+    assert found["all"]["images"] == scores["num_images"] == 2000
+    for name in ("many", "medium", "few"):
+        low, high = found[name]["interval"]
+        assert low < found[name]["value"] < high
+        assert found[name]["value"] == pytest.approx(groups[name]["accuracy"])
+        assert found[name]["classes"] == groups[name]["classes"]
+        assert found[name]["images"] == 20 * groups[name]["classes"]
+    assert scores["drawn_again"] == "images resampled within each class"
 
 
 def test_an_empty_group_is_none():
@@ -100,6 +110,13 @@ def test_an_empty_group_is_none():
         seed=0,
     )
     assert scores["groups"]["few"] == {"classes": 0, "accuracy": None}
+    assert scores["intervals"]["few"] == {
+        "value": None,
+        "interval": None,
+        "classes": 0,
+        "images": 0,
+    }
+    assert scores["intervals"]["many"]["classes"] == 2  # of three: one has no image
     assert scores["calibration_error"]["few"] is None
     assert scores["per_class"][2]["accuracy"] is None
     assert scores["num_classes_evaluated"] == 2

@@ -54,7 +54,9 @@ def difference(one, other):
     turn = (h2 - h1 + 180) % 360 - 180 if c1 * c2 else 0
     hue = (h1 + turn / 2) % 360 if c1 * c2 else h1 + h2
     light, chroma = (l1 + l2) / 2, (c1 + c2) / 2
-    cosines = (np.cos(np.radians(angle)) for angle in (hue - 30, 2 * hue, 3 * hue + 6, 4 * hue - 63))
+    cosines = (
+        np.cos(np.radians(angle)) for angle in (hue - 30, 2 * hue, 3 * hue + 6, 4 * hue - 63)
+    )
     t = 1 + np.dot([-0.17, 0.24, 0.32, -0.20], list(cosines))
     in_light = (l2 - l1) / (1 + 0.015 * (light - 50) ** 2 / np.sqrt(20 + (light - 50) ** 2))
     in_chroma = (c2 - c1) / (1 + 0.045 * chroma)

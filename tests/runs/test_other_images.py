@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from longtail import api
-from longtail.core import Predictions, ShotGroups
+from longtail.core import ClassCounts, Predictions
 from longtail.core.errors import ConfigError
+from longtail.evaluation import score
 from longtail.prediction import read_predictions
-from longtail.runs.scores_on_other_images import Deployment, intervals_of, moved
+from longtail.runs.scores_on_other_images import Deployment, moved
 
 COLOURS = {"ant": (200, 50, 50), "bee": (50, 200, 50), "cow": (50, 50, 200), "yak": (200, 200, 50)}
 
@@ -115,6 +116,7 @@ def test_a_table_of_one_class_in_a_test_split_is_enough(longtail, run, other, tm
     assert status == 0, err
     scores = json.loads(out)
     assert scores["num_images"] == 3
+    assert (scores["intervals"]["few"]["classes"], scores["intervals"]["few"]["images"]) == (1, 3)
     assert any("Only the test split is scored" in note for note in scores["notes"])
     assert longtail("evaluate", run, "--data", table, "--split", "val")[0] == 2
 
@@ -162,9 +164,10 @@ def made(logits, labels):
 def test_accuracies_are_weighted_by_the_shares_of_classes_that_have_images():
     # accuracies: a 1/2, b 1, c has no image
     predictions = made(np.eye(3)[[0, 1, 1, 1, 1]], [0, 0, 1, 1, 1])
-    groups = ShotGroups("threshold", (0, 1, 2))
-    prior = torch.tensor([0.6, 0.2, 0.2], dtype=torch.float64)
-    found = intervals_of(predictions, groups, prior, None)
+    found = score(
+        predictions, ClassCounts([200, 50, 3], ("a", "b", "c")), rule="threshold",
+        selection="last epoch", recipe="r", seed=0, prior=np.array([0.6, 0.2, 0.2]),
+    )["intervals"]  # fmt: skip
     assert found["prior"]["value"] == pytest.approx((0.6 * 0.5 + 0.2 * 1) / 0.8)
     low, high = found["prior"]["interval"]
     assert 0 <= low < found["prior"]["value"] < high <= 1
@@ -174,6 +177,14 @@ def test_accuracies_are_weighted_by_the_shares_of_classes_that_have_images():
         1,
         None,
     )
+    sizes = {name: (entry["classes"], entry["images"]) for name, entry in found.items()}
+    assert sizes == {
+        "all": (2, 5),
+        "many": (1, 2),
+        "medium": (1, 3),
+        "few": (0, 0),
+        "prior": (2, 5),
+    }
 
 
 def test_an_unknown_prior_is_estimated_as_by_hand():

@@ -71,7 +71,6 @@ def score_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
 
 def interval_table(scores: dict[str, Any]) -> Table:
     """Return the accuracies of one score file with `intervals`, in percent, with their 95 % intervals."""
-    images = image_counts(scores)
     table = Table(
         title=f"accuracy in %, {visible(scores['split'])}, {scores['selection']}",
         # that it is not measurable is among the notes
@@ -79,26 +78,21 @@ def interval_table(scores: dict[str, Any]) -> Table:
     )
     for name in ("", "classes", "images", "accuracy", "95 % interval"):
         table.add_column(name, justify="left" if not name else "right")
-    tested = f"{scores['num_classes_evaluated']:,} of {scores['num_classes']:,}"
-
-    def row(what: str, classes: str, size: int, value: float | None, limits: Any) -> None:  # noqa: ANN401
-        interval = "-" if limits is None else f"{percent(limits[0])} to {percent(limits[1])}"
-        table.add_row(what, classes, f"{size:,}", percent(value), interval)
-
-    row("micro", tested, images[ALL], scores["accuracy"], scores["accuracy_interval"])
     found = scores["intervals"]
-    row("macro", tested, images[ALL], found["all"]["value"], found["all"]["interval"])
+
+    def row(what: str, size: str, entry: dict[str, Any]) -> None:
+        limits, classes = entry["interval"], f"{entry['classes']:,} of {size}"
+        interval = "-" if limits is None else f"{percent(limits[0])} to {percent(limits[1])}"
+        table.add_row(what, classes, f"{entry['images']:,}", percent(entry["value"]), interval)
+
+    whole = f"{scores['num_classes']:,}"
+    of_all = {"value": scores["accuracy"], "interval": scores["accuracy_interval"]}
+    row("micro", whole, found[ALL] | of_all)
+    row("macro", whole, found[ALL])
     if "prior" in found:  # what is to be expected where classes have the shares of the prior
-        row("weighted by the prior", tested, images[ALL], *found["prior"].values())
+        row("weighted by the prior", whole, found["prior"])
     for name in GROUP_NAMES:
-        classes = [line for line in scores["per_class"] if line["group"] == name]
-        with_images = sum(line["test_count"] > 0 for line in classes)
-        row(
-            f"{name} shot",
-            f"{with_images:,} of {len(classes):,}",
-            images[name],
-            *found[name].values(),
-        )
+        row(f"{name} shot", f"{scores['groups'][name]['classes']:,}", found[name])
     return table
 
 

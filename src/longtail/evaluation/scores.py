@@ -16,7 +16,7 @@ from longtail.core.groups import GROUP_NAMES, RULE_TEXT, GroupRule, ShotGroups
 from longtail.core.names import some
 from longtail.core.predictions import Predictions
 from longtail.core.words import counted
-from longtail.evaluation.bootstrap import paired_intervals
+from longtail.evaluation.bootstrap import drawn_again, group_masks, paired_intervals
 from longtail.evaluation.metrics import (
     LEAST_SEEDS,
     calibration_error,
@@ -54,6 +54,7 @@ def score(
     seed: int,
     notes: Sequence[str] = (),
     together: NDArray[np.int64] | None = None,
+    prior: NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Compute every score of one split. Accuracies are fractions in [0, 1]; None where undefined.
 
@@ -65,8 +66,10 @@ def score(
         recipe: Name for people.
         seed: Of the run.
         notes: What belongs beside the numbers.
-        together: int64 [N], equal for images that belong together, for `accuracy_interval`: they are
-            drawn again as a whole. Without it every image stands alone (Wilson's interval).
+        together: int64 [N], equal for images that belong together, for the intervals: they are drawn again
+            as a whole. Without it every image stands alone (Wilson's interval for `accuracy`).
+        prior: Shares of the classes, [C], for the accuracy where classes have these; classes without an
+            image are left out of it.
     """
     num_classes = len(predictions.classes)
     predicted = predictions.predicted()
@@ -105,6 +108,8 @@ def score(
         "worst_class": None if worst is None else worst["name"],
         "groups": _groups(confusion, main),
         "groups_by_other_rule": _groups(confusion, ShotGroups.from_counts(counts, other)),
+        "intervals": _class_averages(predictions.labels, correct, tested, main, prior, together),
+        "drawn_again": drawn_again(predictions.labels, together),
         "calibration_error": calibration,
         "per_class": rows,
         "selection": selection,
@@ -277,6 +282,43 @@ def _interval(
     found = paired_intervals(one_class, correct, correct, everything, together=together)
     low, high = found["all"]["after"]["interval"]
     return low, high
+
+
+def _class_averages(
+    labels: NDArray[np.int64],
+    correct: NDArray[np.bool_],
+    tested: NDArray[np.int64],
+    groups: ShotGroups,
+    prior: NDArray[np.float64] | None,
+    together: NDArray[np.int64] | None,
+) -> dict[str, dict[str, Any]]:
+    """Return class-averaged accuracy, its 95 % interval, and the classes and images on which it rests.
+
+    Args:
+        labels: int64 [N].
+        correct: bool [N].
+        tested: Images of each class, [C].
+        groups: Of the classes.
+        prior: Of `score`.
+        together: Of `score`.
+
+    Returns:
+        For `all`, each shot group, and `prior` where it is given: `value` and `interval` (both are None for
+        a group without images), and how many `images` of how many `classes` they rest on.
+    """
+    weights: Mapping[str, NDArray[Any]] = group_masks(groups)
+    if prior is not None:
+        shares = np.where(tested > 0, prior, 0.0)
+        weights = {**weights, "prior": shares / shares.sum()}
+    found = paired_intervals(labels, correct, correct, weights, together=together)
+    sizes = {
+        name: {
+            "classes": int((tested[weight > 0] > 0).sum()),
+            "images": int(tested[weight > 0].sum()),
+        }
+        for name, weight in weights.items()
+    }
+    return {name: row["after"] | sizes[name] for name, row in found.items()}
 
 
 def _notes(per_class: Sequence[Mapping[str, Any]], *, worst_is_known: bool) -> list[str]:

@@ -5,21 +5,17 @@ Nothing here touches what the run says of itself: results go into a folder of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from longtail.adjust import deployment_shift, estimate_prior, in_use
 from longtail.core import distributed
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import CheckpointError, ConfigError
-from longtail.core.groups import ShotGroups
 from longtail.core.predictions import Predictions
 from longtail.core.prior import unknown_prior, written
 from longtail.core.protocol import Protocol
@@ -28,7 +24,6 @@ from longtail.core.words import counted, folder_name
 from longtail.engine.checksums import read_json
 from longtail.engine.run_folder import require_writable, writing
 from longtail.evaluation import score
-from longtail.evaluation.bootstrap import drawn_again, group_masks, paired_intervals
 from longtail.prediction import content_checksum, predict_split, write_predictions
 from longtail.runs.model import LoadedModel
 from longtail.runs.other_images import Elsewhere
@@ -128,18 +123,15 @@ def evaluate_elsewhere(
         notes = (*notes, _about_prior(deployment, len(predictions.ids)))
     selected = metadata.selected_epoch is not None
     protocol = Protocol(selected, "best-validation" if selected else "last")
-    groups = ShotGroups.from_counts(counts, run.config.data.groups)
-    intervals = intervals_of(predictions, groups, prior, data.together)
     scores = score(
         predictions, counts,
         rule=run.config.data.groups, selection=protocol.describe(metadata.selected_epoch),
         recipe=run.config.recipe, seed=run.config.training.seed, notes=notes, together=data.together,
+        prior=None if prior is None else prior.numpy(),
     ) | {
         "run": metadata.run,
         "elsewhere": {"source": source, "prior": None if deployment is None else deployment.name},
         "prior": None if prior is None else dict(zip(counts.names, prior.tolist(), strict=True)),
-        "intervals": intervals,
-        "drawn_again": drawn_again(predictions.labels, data.together),
         "left_out": len(found.left_out),
         "images_sha256": data.content(),
         "predictions_sha256": content_checksum(predictions),
@@ -177,31 +169,6 @@ def moved(
     shifted = logits.double() + deployment_shift(known, prior)
     prior = in_use(prior)
     return replace(predictions, logits=shifted.float().numpy(), assumed_prior=written(prior)), prior
-
-
-def intervals_of(
-    predictions: Predictions,
-    groups: ShotGroups,
-    prior: Tensor | None,
-    together: NDArray[np.int64] | None,
-) -> dict[str, Any]:
-    """Return class-averaged accuracy with its 95 % interval: `all`, each shot group, `prior`.
-
-    Args:
-        predictions: Of labelled images.
-        groups: Of the classes.
-        prior: Weights of the classes, [C], for the accuracy where classes have these shares; classes without
-            an image here are left out of it.
-        together: Of `paired_intervals`.
-    """
-    right = predictions.predicted() == predictions.labels
-    weights: Mapping[str, NDArray[Any]] = group_masks(groups)
-    if prior is not None:
-        tested = np.bincount(predictions.labels, minlength=len(prior)) > 0
-        shares = np.where(tested, prior.numpy(), 0.0)
-        weights = {**weights, "prior": shares / shares.sum()}
-    found = paired_intervals(predictions.labels, right, right, weights, together=together)
-    return {name: row["after"] for name, row in found.items()}
 
 
 def _about_prior(deployment: Deployment, images: int) -> str:
