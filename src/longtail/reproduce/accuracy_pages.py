@@ -146,29 +146,3 @@ def gamma_table(results: Results, name: str) -> str:
             cells.append(percent_of_seeds([found[choice][group] for found in by_images["test"]]))
         table.append(f"| {choice} | {' | '.join(cells)} |")
     return "\n".join(table)
-
-
-def pretrained_table(results: Results, name: str, split: str, unit: str = "minutes") -> str:
-    """Return what is trained on a pretrained backbone: the newest record of every row and seed.
-
-    Args:
-        results: Holds the records.
-        name: Of the file with the records.
-        split: Of the accuracies.
-        unit: Of the time, `minutes` or `seconds`.
-    """
-    lines = [line for line in results.lines(name) if line["split"] == split]
-    newest = {(line["row"], line["seed"]): line for line in lines}
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for (row, _), line in newest.items():
-        rows.setdefault(row, []).append(line)
-    table = [
-        f"| what is trained | seeds | all | many | medium | few | {unit} |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row, lines in rows.items():
-        cells = [percent_of_seeds([line[key] for line in lines])
-                 for key in ("macro_accuracy", "many", "medium", "few")]  # fmt: skip
-        longest = max(line["training_seconds"] for line in lines) / (60 if unit == "minutes" else 1)
-        table.append(f"| {row} | {len(lines)} | {' | '.join(cells)} | {longest:.0f} |")
-    return "\n".join(table)

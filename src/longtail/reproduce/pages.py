@@ -26,7 +26,6 @@ from longtail.reproduce.accuracy_pages import (
     norms_table,
     overview,
     paper_table,
-    pretrained_table,
     short_table,
 )  # fmt: skip
 from longtail.reproduce.do_pages import (
@@ -41,6 +40,7 @@ from longtail.reproduce.do_pages import (
 )  # fmt: skip
 from longtail.reproduce.figure import dots_of
 from longtail.reproduce.headline import headline
+from longtail.reproduce.pretrained_pages import pretrained_table, tuning_table
 from longtail.reproduce.processes_page import several_processes_table
 from longtail.reproduce.results import Results
 from longtail.reproduce.speed_pages import (
@@ -66,6 +66,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "features": lambda results: features_table(results, "features.jsonl"),
     "pretrained": lambda results: pretrained_table(results, "pretrained.jsonl", "test"),
     "foundation": lambda results: pretrained_table(results, "foundation.jsonl", "test", "seconds"),
+    "foundation-tuning": lambda results: tuning_table(results, "foundation.jsonl"),
     "pretrained-rates": lambda results: pretrained_table(results, "pretrained.jsonl", "val"),
     "several-processes": lambda _: several_processes_table(),
     "low-rank": lambda results: low_rank_table(results, "low-rank.jsonl"),
