@@ -38,7 +38,12 @@ HEADS = {
     "cosine, begins with class means": [*COSINE, *MEANS],
 }
 LARGER = {
-    f"linear, {name} at {size}": [f"backbone=tf_efficientnet_{name.lower()}", f"enlarge_to={size}"]
+    f"{head}, {name} at {size}": [
+        f"backbone=tf_efficientnet_{name.lower()}",
+        f"enlarge_to={size}",
+        *HEADS[head],
+    ]
+    for head in ("linear", "cosine, begins with class means")
     for name, size in (("Lite0", 224), ("Lite1", 160), ("Lite2", 160), ("Lite2", 224))
 }
 # bf16 is slower than fp32 in the backward pass of depthwise convolutions on a CPU
@@ -87,7 +92,8 @@ def options_of(row: str, record: Path, wheels: Path | None) -> list[str]:
         return [*COSINE, *MEANS, "train=nothing"]
     lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
     scored = {line["row"]: line["macro_accuracy"] for line in lines if line["split"] == "val"}
-    alike = "linear" if row in LARGER else row  # the head whose rates were tried
+    # the head whose rates were tried
+    alike = row.rpartition(", ")[0] if row in LARGER else row
     by_rate = {rate: scored[f"val {alike}, rate {rate}"] for rate in RATES[alike]}
     options = (HEADS | LARGER | TUNINGS)[row]
     rate = f"learning_rate={max(by_rate, key=lambda rate: by_rate[rate])}"

@@ -40,7 +40,7 @@ from longtail.reproduce.do_pages import (
 )  # fmt: skip
 from longtail.reproduce.figure import dots_of
 from longtail.reproduce.headline import headline
-from longtail.reproduce.pretrained_pages import pretrained_table, tuning_table
+from longtail.reproduce.pretrained_pages import pretrained_dots, pretrained_table, tuning_table
 from longtail.reproduce.processes_page import several_processes_table
 from longtail.reproduce.results import Results
 from longtail.reproduce.speed_pages import (
@@ -178,6 +178,9 @@ def write_pages(root: Path, *, check: bool) -> list[Path]:
         )
         for name, table in FIGURES.items()
     }
+    figures[root / "docs" / "figures" / "foundation.svg"] = pretrained_dots(
+        results, "foundation.jsonl"
+    )
     stale += [
         figure
         for figure, (_, rows) in figures.items()

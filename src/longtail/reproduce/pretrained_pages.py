@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from longtail.core.groups import GROUP_NAMES
 from longtail.evaluation.scores import percent, percent_of_seeds
+from longtail.report.dots import DotRow
 from longtail.reproduce.results import Results
 
 
@@ -17,11 +19,7 @@ def pretrained_table(results: Results, name: str, split: str, unit: str = "minut
         split: Of the accuracies.
         unit: Of the time, `minutes` or `seconds`.
     """
-    lines = [line for line in results.lines(name) if line["split"] == split]
-    newest = {(line["row"], line["seed"]): line for line in lines}
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for (row, _), line in newest.items():
-        rows.setdefault(row, []).append(line)
+    rows = _rows(results, name, split)
     table = [
         f"| what is trained | seeds | all | many | medium | few | {unit} |",
         "|---|---|---|---|---|---|---|",
@@ -32,6 +30,27 @@ def pretrained_table(results: Results, name: str, split: str, unit: str = "minut
         longest = max(line["training_seconds"] for line in lines) / (60 if unit == "minutes" else 1)
         table.append(f"| {row} | {len(lines)} | {' | '.join(cells)} | {longest:.0f} |")
     return "\n".join(table)
+
+
+def pretrained_dots(results: Results, name: str) -> tuple[str, list[DotRow]]:
+    """Return title and rows of the figure of what reached what on test.
+
+    Args:
+        results: Holds the records.
+        name: Of the file with the records; a row that ends with its pixels is a fine-tuning.
+    """
+    title = "CIFAR-100-LT, ratio 100: EfficientNet-Lite, pretrained on ImageNet\nlast epoch"
+    return title, [
+        DotRow(
+            row,
+            "fine-tuned for ten epochs"
+            if row.split(", ")[-1].isdigit()
+            else "head on frozen features",
+            {"all": [line["macro_accuracy"] for line in lines]}
+            | {group: [line[group] for line in lines] for group in GROUP_NAMES},
+        )
+        for row, lines in _rows(results, name, "test").items()
+    ]
 
 
 def tuning_table(results: Results, name: str) -> str:
@@ -65,3 +84,18 @@ def tuning_table(results: Results, name: str) -> str:
 
 def _rate(text: str) -> float:
     return float(text.removeprefix("rate "))
+
+
+def _rows(results: Results, name: str, split: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the newest record of every row and seed on a split, by row."""
+    lines = [line for line in results.lines(name) if line["split"] == split]
+    newest = {(line["row"], line["seed"]): line for line in lines}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for (row, _), line in newest.items():
+        rows.setdefault(row, []).append(line)
+    # stable: heads in their order, then what is fine-tuned
+    return dict(sorted(rows.items(), key=lambda item: _is_tuned(item[0])))
+
+
+def _is_tuned(row: str) -> bool:
+    return row.split(", ")[-1].isdigit()
