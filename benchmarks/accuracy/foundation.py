@@ -49,9 +49,9 @@ LARGER = {
 # bf16 is slower than fp32 in the backward pass of depthwise convolutions on a CPU
 TUNED = ["augment=true", "augmentation=crop-flip", "batch_size=64", "precision=fp32"]
 LIGHT = {
-    "biases": ["adapter=bias"],
-    "normalisation": ["adapter=norm"],
-    "LoRA of rank 8": ["low_rank=8"],
+    "biases": ["train=all", "adapter=bias"],
+    "normalisation": ["train=all", "adapter=norm"],
+    "LoRA of rank 8": ["train=all", "low_rank=8"],
 }
 FROM_MEANS = "all weights, cosine from class means"
 PARTS = {
@@ -84,10 +84,15 @@ CHOOSING = {
 }
 
 
+SIZING = [f"val {row}" for row in LARGER]  # which network and size, at the rate of the same head
+
+
 def options_of(row: str, record: Path, wheels: Path | None) -> list[str]:
     """Return the options of a row; it has the rate that its rows `val ...` chose."""
     if row in CHOOSING:
         return CHOOSING[row]
+    if row in SIZING:
+        return [*options_of(row.removeprefix("val "), record, wheels), *HELD_OUT]
     if row == ALONE:
         return [*COSINE, *MEANS, "train=nothing"]
     lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
@@ -109,7 +114,7 @@ def options_of(row: str, record: Path, wheels: Path | None) -> list[str]:
 
 def main() -> None:
     """Train the rows and write the records."""
-    rows = [*CHOOSING, ALONE, *HEADS, *LARGER, *TUNINGS]
+    rows = [*CHOOSING, *SIZING, ALONE, *HEADS, *LARGER, *TUNINGS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rows", nargs="+", choices=rows, default=rows, metavar="ROW")
@@ -118,14 +123,14 @@ def main() -> None:
     parser.add_argument("--record", type=Path, default=Path("results/foundation.jsonl"))
     arguments = parser.parse_args()
     for row in arguments.rows:
-        once = row in CHOOSING or row == ALONE  # what chooses, and what has no randomness
+        once = row.startswith("val ") or row == ALONE  # what chooses, and what has no randomness
         for seed in range(1 if once else arguments.seeds):
             folder = arguments.out / row.replace(", ", "-").replace(" ", "-") / f"seed-{seed}"
             if (folder / "scores-test.json").exists():
                 continue
             options = [*options_of(row, arguments.record, arguments.wheels), f"seed={seed}"]
             run = api.train(RECIPE, options, out=folder, log=PlainLog())
-            split = "val" if row in CHOOSING else "test"
+            split = "val" if row.startswith("val ") else "test"
             if split == "val":
                 api.evaluate(run, split)
             used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
