@@ -270,6 +270,22 @@ def test_the_command_line_recommends_first(runs, tmp_path, longtail):
     assert "SADE" in longtail("ensemble", *folders, "--all", "--device", "cpu")[1]
 
 
+def test_members_may_be_augmented_differently(runs, tmp_path, longtail):
+    options = ["epochs=1", "batch_size=16", "validation_per_class=3", "keep_in_train=1"]
+    other = api.train(
+        "digits-lt/cross-entropy",
+        [*options, "augmentation=none"],
+        out=tmp_path / "other",
+        device="cpu",
+    )
+    assert other.config.data.augmentation != runs[0].config.data.augmentation
+    status, said, wrong = longtail(
+        "ensemble", runs[0].folder.path, other.folder.path, "--device", "cpu"
+    )
+    assert status == 0, wrong
+    assert said.startswith("recommended: ")
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

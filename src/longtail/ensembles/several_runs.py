@@ -19,6 +19,7 @@ from longtail.core.groups import GROUP_NAMES, GroupRule, ShotGroups
 from longtail.core.manifest import SPLITS
 from longtail.data import Progress
 from longtail.data.data_set import DataSet
+from longtail.data.options import DataConfig
 from longtail.engine.hardware import describe_environment, find_device
 from longtail.engine.identity import images_differ
 from longtail.engine.options import TrainingConfig
@@ -171,9 +172,13 @@ def _write(
     write_ensemble(runs, made, out, described)
 
 
+def _images_of(run: Run) -> DataConfig:
+    """Return which images a run has, however it augments them."""
+    return run.config.data.model_copy(update={"augmentation": None})
+
+
 def _require_one_task(runs: Sequence[Run], models: Sequence[LoadedModel]) -> None:
     """Refuse runs that were trained on other images or classes, and the same run twice."""
-    first = runs[0].config
     for run, model in zip(runs, models, strict=True):
         trained_on = {model.metadata.train_checksum, models[0].metadata.train_checksum} - {
             ""
@@ -182,7 +187,7 @@ def _require_one_task(runs: Sequence[Run], models: Sequence[LoadedModel]) -> Non
         changed = len(known) == 2 and any(
             images_differ(known[0], known[1], name) for name in SPLITS
         )
-        same = run.config.data == first.data and len(trained_on) < 2 and not changed
+        same = _images_of(run) == _images_of(runs[0]) and len(trained_on) < 2 and not changed
         if set(model.metadata.classes) != set(models[0].metadata.classes) or not same:
             raise ConfigError(
                 f"{run.folder.path} has other classes, other data or another split than "
