@@ -3,6 +3,7 @@
 import os
 import pty
 
+from longtail.cli.show import phases
 from longtail.engine import log
 from longtail.engine.terminal import NOTEBOOK, Terminal, can_redraw
 
@@ -29,3 +30,22 @@ def test_a_cell_of_a_notebook_gets_lines_though_its_commands_run_on_a_terminal(m
 def test_a_file_cannot_be_redrawn(tmp_path):
     with (tmp_path / "out.txt").open("w") as stream:
         assert not can_redraw(stream)
+
+
+def test_what_takes_long_is_shown_on_a_terminal_only(monkeypatch, capsys):
+    with phases() as told:
+        told("writing onnx", 0, 0)
+    assert capsys.readouterr() == ("", "")
+    owner, end = pty.openpty()
+    with os.fdopen(end, "w") as stream:
+        monkeypatch.setattr("sys.stderr", stream)
+        monkeypatch.delenv(NOTEBOOK, raising=False)
+        with phases() as told:
+            told("writing onnx", 0, 0)
+            told("comparing image files", 3, 8)
+        monkeypatch.undo()
+    shown = os.read(owner, 10_000).decode()
+    assert "writing onnx" in shown
+    assert "comparing image files" in shown
+    assert "0:00:00" in shown  # and since when
+    os.close(owner)

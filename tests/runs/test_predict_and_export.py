@@ -233,8 +233,16 @@ FORMS = [
 @pytest.mark.parametrize(("name", "form"), FORMS)
 def test_every_method_exports(name, form, runs, tmp_path):
     suffix = FORMATS[form][0]
-    done = export_run(runs[name].folder.path, form, tmp_path / f"m{suffix}")
+    told = []
+    done = export_run(
+        runs[name].folder.path, form, tmp_path / f"m{suffix}", progress=lambda *at: told.append(at)
+    )
     assert done.difference <= 1e-4
+    last = {what: (at, size) for what, at, size in told}  # in the order of the work
+    files = done.prepared.files
+    assert list(last.items())[-3:] == [
+        (f"writing {form}", (1, 1)), ("comparing logits", (1, 1)), ("comparing image files", (files, files)),
+    ]  # fmt: skip
     assert done.path.stat().st_size > 10_000
     card = done.card.read_text()
     scores = runs[name].scores("test")

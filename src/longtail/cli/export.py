@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from longtail.cli.lines import completing, say
-from longtail.cli.show import checking, print_notes
+from longtail.cli.show import phases, print_notes
 from longtail.core.errors import ConfigError
 from longtail.core.words import counted
 from longtail.export import ADAPTER_FORMATS, FORMATS, export_adapter, export_run
@@ -55,7 +55,7 @@ def export(
         print_notes([run])
         say(f"written: {export_adapter(run, form, out)}")
         return
-    with checking() as progress:
+    with phases() as progress:
         done = export_run(run, form, out, sub_models=sub_models, progress=progress)
     print_notes([run])
     say(f"written: {done.path} ({done.path.stat().st_size / 1e6:.1f} MB)")

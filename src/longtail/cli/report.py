@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress, TaskID
 
 from longtail.cli.lines import say
-from longtail.cli.show import print_notes
+from longtail.cli.show import phases, print_notes
 from longtail.core.errors import ConfigError
 from longtail.core.manifest import SPLITS
 from longtail.engine.run_folder import writing
-from longtail.engine.terminal import Terminal
 from longtail.report.of_run import page_name
 
 Out = Annotated[
@@ -72,7 +68,7 @@ def report(
         raise ConfigError(
             f"--importance needs a single run, but got {len(found)}; write one report per run."
         )
-    with _progress() as progress:
+    with phases() as progress:
         views = [RunView.open(path, split, device, importance, progress) for path in found]
         if len(views) == 1:
             shown = drawings(views[0], for_files=figures is not None)
@@ -105,18 +101,3 @@ def report(
 def _require_split(option: str, value: str | None) -> None:
     if value is not None and value not in SPLITS:
         raise ConfigError(f"{option} must be one of {', '.join(SPLITS)}, but got {value!r}.")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a callback that shows on a terminal what takes long, and how far it is."""
-    out = Terminal(stderr=True, soft_wrap=False)
-    with Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def report(what: str, done: int, size: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=size)
-            bar.update(tasks[what], completed=done, total=size)
-
-        yield report

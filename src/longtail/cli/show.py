@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from longtail.core.groups import GROUP_NAMES
 from longtail.core.names import visible
 from longtail.core.words import counted
+from longtail.data.preparation import Phases
 from longtail.data.preparation import Progress as DataProgress
 from longtail.engine.terminal import Terminal
 from longtail.evaluation.metrics import LEAST_SEEDS
@@ -178,3 +179,19 @@ def checking(what: str = "reading images") -> Iterator[DataProgress]:
         yield report
     finally:
         bar.stop()
+
+
+@contextmanager
+def phases() -> Iterator[Phases]:
+    """Yield a callback that shows on a terminal what takes long, how far it is, and since when."""
+    out = Terminal(stderr=True, soft_wrap=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, size: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=size or None)
+            bar.update(tasks[what], completed=done, total=size or None)
+
+        yield report

@@ -3,7 +3,7 @@
 from longtail.data.data_set import DataSet
 from longtail.data.images.storage import ArrayImages, FileImages
 from longtail.data.options import DataConfig, LongTail
-from longtail.data.preparation import Progress
+from longtail.data.preparation import Phases, Progress
 from longtail.data.sampling.samplers import EpochSampler, class_probability, group_preferred
 from longtail.data.source_to_batch import open_data
 
@@ -14,6 +14,7 @@ __all__ = [
     "EpochSampler",
     "FileImages",
     "LongTail",
+    "Phases",
     "Progress",
     "class_probability",
     "group_preferred",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from longtail.core.errors import ConfigError, LongtailError
 from longtail.core.manifest import SPLITS
 from longtail.core.rng import torch_generator
 from longtail.core.words import counted
-from longtail.data import Progress
+from longtail.data import Phases, Progress
 from longtail.data.images.storage import ArrayImages
 from longtail.engine.run_folder import require_writable, writing
 from longtail.export import formats
@@ -88,7 +90,7 @@ def export_run(
     out: Path | None = None,
     *,
     sub_models: bool = False,
-    progress: Progress = lambda done, size: None,
+    progress: Phases = lambda what, done, size: None,
 ) -> Exported:
     """Export the model of a finished run, or an ensemble, and check the written file.
 
@@ -98,7 +100,7 @@ def export_run(
         out: File; `<run>/export/model.<suffix>` if not given.
         sub_models: Write the logits of every sub-model [B, T, C] instead of the mixture, for test-time
             learning elsewhere; onnx and torch-export only.
-        progress: Called while files are checked.
+        progress: Called with what takes long, how much of it is done, and how much there is.
 
     Raises:
         ConfigError: If there is no such format, a package is missing, or the model does not fit it.
@@ -123,23 +125,20 @@ def export_run(
     members = [Run.open(folder) for folder in member_folders(run)]
     opened = members[0]
     predictor = Predictor(model, sub_models=sub_models).eval()
-    images, source = _images(opened, model, progress)
+    images, source = _images(opened, model, partial(progress, "reading images"))
     if sub_models:
         _require_sub_models(predictor, images, form)
     with writing(target) as file:
         about = formats.About.of(members, model)
-        write(predictor, about, file)
-        with torch.inference_mode():
-            expected = require_finite(predictor(images), "The model")
-        exported = read(file, about)
-        difference = compare(expected, exported, images)
-        allowed = TOLERANCE + ROUNDING * float(expected.abs().max())
-        if not difference <= allowed:  # NaN is a difference too
-            raise LongtailError(
-                f"The logits of the exported model differ from the run's by {difference:.2e}, more than "
-                f"{allowed:.2g}, so it was deleted. Please report this with the configuration."
-            )
-        prepared = None if sub_models else compare_files(opened, model, predictor, exported)
+        with _lasting(progress, f"writing {form}"):
+            write(predictor, about, file)
+        with _lasting(progress, "comparing logits"):
+            exported = read(file, about)
+            difference = _require_same(predictor, exported, images)
+        prepared = None
+        if not sub_models:
+            told = partial(progress, "comparing image files")
+            prepared = compare_files(opened, model, predictor, exported, told)
     card = target.with_name(f"{target.stem}-card.md")
     with writing(card) as file:
         where = _compared(target, form, difference, prepared)
@@ -194,6 +193,35 @@ def _require_sub_models(predictor: nn.Module, images: Tensor, form: str) -> None
     with torch.inference_mode():
         if predictor(images[:1]).shape[1] == 1:
             raise ConfigError("--sub-models: this method is a single model; leave out the option.")
+
+
+@contextmanager
+def _lasting(progress: Phases, what: str) -> Iterator[None]:
+    """Tell of something that takes long, of which nobody knows how far it is."""
+    progress(what, 0, 0)
+    yield
+    progress(what, 1, 1)
+
+
+def _require_same(
+    predictor: nn.Module, exported: Callable[[Tensor], Tensor], images: Tensor
+) -> float:
+    """Return by how much a logit of the exported model differs at most.
+
+    Raises:
+        OutputError: If the run predicts numbers that are not finite.
+        LongtailError: If it is more than rounding.
+    """
+    with torch.inference_mode():
+        expected = require_finite(predictor(images), "The model")
+    difference = compare(expected, exported, images)
+    allowed = TOLERANCE + ROUNDING * float(expected.abs().max())
+    if not difference <= allowed:  # NaN is a difference too
+        raise LongtailError(
+            f"The logits of the exported model differ from the run's by {difference:.2e}, more than "
+            f"{allowed:.2g}, so it was deleted. Please report this with the configuration."
+        )
+    return difference
 
 
 def compare(expected: Tensor, exported: Callable[[Tensor], Tensor], images: Tensor) -> float:

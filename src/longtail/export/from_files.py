@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from longtail.core.errors import LongtailError
+from longtail.data import Progress
 from longtail.data.options import ArrayData
 from longtail.data.preparation import read_files
 from longtail.export.preparation import prepare
@@ -39,6 +40,7 @@ def compare_files(
     model: LoadedModel,
     predict: Callable[[Tensor], Tensor],
     exported: Callable[[Tensor], Tensor],
+    progress: Progress = lambda done, size: None,
 ) -> FromFiles | None:
     """Compare probabilities of some of a run's files; None if none can be read.
 
@@ -47,10 +49,13 @@ def compare_files(
         model: Its size of images.
         predict: From pixels [B, 3, S, S] in 0..1 to logits, of the run.
         exported: The same of the exported model.
+        progress: Called with the number of files that are prepared, and of all.
     """
     metadata = model.metadata
     seen, made = [], []
-    for path in _some_files(run):
+    files = _some_files(run)
+    for done, path in enumerate(files):
+        progress(done, len(files))
         view = decode_view(path, metadata.image_size, metadata.fit, metadata.bit_depth).view
         try:
             plain = prepare(path, metadata.image_size, metadata.fit)
@@ -63,6 +68,7 @@ def compare_files(
         return None
     with torch.inference_mode():
         expected, found = predict(torch.stack(seen)), exported(torch.stack(made))
+    progress(len(files), len(files))
     return FromFiles(len(seen), float((expected.softmax(1) - found.softmax(1)).abs().max()))
 
 

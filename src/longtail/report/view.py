@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from longtail.data.inspection import Inspection, inspect, near_pairs
 from longtail.data.near_duplicates.found import describe_near, near_by_hash
 from longtail.data.near_duplicates.neighbours import can_search
 from longtail.data.options import ArrayData, FolderData, TableData
-from longtail.data.preparation import read_files
+from longtail.data.preparation import Phases, read_files
 from longtail.data.sampling.loader import evaluation_batches
 from longtail.engine import checkpoint as ckpt
 from longtail.evaluation import confusion_matrix
@@ -38,7 +38,6 @@ from longtail.prediction.importance import importance_by_class
 from longtail.report.classes import class_intervals, confused_pairs
 from longtail.runs import LoadedModel, Run, load
 
-Progress = Callable[[str, int, int], None]
 Batch = tuple[torch.Tensor, NDArray[np.int64]]
 
 
@@ -59,7 +58,7 @@ class RunView:
     split: str
     device: str | None = None
     importance: str | None = None
-    progress: Progress = field(default=lambda what, done, size: None, compare=False)
+    progress: Phases = field(default=lambda what, done, size: None, compare=False)
 
     @classmethod
     def open(
@@ -68,7 +67,7 @@ class RunView:
         split: str | None = None,
         device: str | None = None,
         importance: str | None = None,
-        progress: Progress = lambda what, done, size: None,
+        progress: Phases = lambda what, done, size: None,
     ) -> RunView:
         """Open a run that was scored.
 
