@@ -2,8 +2,10 @@
 
 import io
 import os
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,13 +14,15 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+import longtail
 from longtail import api
 from longtail.core import DataError, OutputError
 from longtail.core.names import printable, visible
 from longtail.core.table_cells import csv_text, plain_cell, safe_cell
 from longtail.export import export_run
 from longtail.prediction import read_predictions, write_predictions
-from longtail.prediction.inputs import collect
+from longtail.prediction.images import JUDGED, PredictOptions
+from longtail.prediction.inputs import collect, decode_view
 from longtail.report.view import RunView
 
 NAMES = ("=cmd()", "fox [red]$", "owl [bold] :fox:")
@@ -52,6 +56,36 @@ def images(run, tmp_path):
     (folder / "list.txt").write_text("p0.png\n\ngone.png\n", encoding="utf-8")
     (folder / "list.csv").write_text("place,path\nx,p1.png\ny,p2.png\n", encoding="utf-8")
     return folder
+
+
+def test_the_documents_explain_every_column(run, images):
+    page = Path(__file__).parents[2] / "docs" / "own-data-in-detail.md"
+    table = page.read_text(encoding="utf-8").partition("### Columns of the predictions")[2]
+    rows = re.findall(r"^\| (`.*?) \|", table.partition("\n\nWith")[0], re.MULTILINE)
+    documented = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    found = list(api.predict(run, images / "p0.png", PredictOptions(top=2), device="cpu"))
+    classes = ["class_1", "class_2", "probability_1", "probability_2"]
+    assert documented == ["path", *classes, "group", *JUDGED, "error"]
+    assert set(found) == set(documented) - set(JUDGED)
+
+
+def test_a_model_says_what_it_is(run):
+    model = longtail.load(run, device="cpu")
+    assert repr(model) == (
+        "<LoadedModel: method single-head, backbone resnet20, "
+        "3 classes (=cmd(), fox [red]$, owl [bold] :fox:), images of 16 x 16 pixels, on cpu>"
+    )
+
+
+def test_a_jpeg_file_is_decoded_at_a_reduced_scale_and_an_opened_image_is_not(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    for name, same in (("a.jpg", False), ("a.png", True)):
+        Image.fromarray(pixels).save(tmp_path / name)
+        views = [
+            decode_view(item, 32, "crop", None).view
+            for item in (tmp_path / name, Image.open(tmp_path / name))
+        ]
+        assert np.array_equal(*views) == same
 
 
 def test_every_file_of_a_folder_is_a_row_or_is_named(longtail, run, images, tmp_path):

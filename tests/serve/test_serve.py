@@ -70,8 +70,20 @@ def test_it_says_what_predict_says(client, served, tmp_path):
         assert one == {"class": row[f"class_{rank}"], "probability": row[f"probability_{rank}"]}
     assert len(said["predictions"]) == 3
     assert said["group"] == row["group"]
-    view = Image.open(io.BytesIO(base64.b64decode(said["view"])))
+
+
+def test_images_are_in_the_answer_only_if_they_are_asked_for(client):
+    plain = client.post("/predict", content=png(20))
+    assert set(plain.json()) == {"predictions", "group", "notes", "nearest"}
+    assert [set(near) for near in plain.json()["nearest"]] == [{"name", "where", "cosine"}] * 4
+    assert plain.json() == client.post("/predict?thumbnails=false", content=png(20)).json()
+    asked = client.post("/predict?thumbnails=true", content=png(20)).json()
+    view = Image.open(io.BytesIO(base64.b64decode(asked.pop("view"))))
     assert view.size == (8, 8)
+    for near in asked["nearest"]:
+        assert Image.open(io.BytesIO(base64.b64decode(near.pop("thumbnail")))).format == "JPEG"
+    assert asked == plain.json()
+    assert client.post("/predict?thumbnails=1", content=png(20)).status_code == 400
 
 
 def test_a_training_image_is_its_own_nearest(served):

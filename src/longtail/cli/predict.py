@@ -85,6 +85,8 @@ def predict(
     After `longtail calibrate`, a row also says as what the image is accepted (empty: not known), which
     classes it may be (each by a threshold of its own, not by rank), and whether it is unusual.
 
+    docs/own-data-in-detail.md, "Columns of the predictions", explains every column.
+
     Examples:
 
       longtail predict runs/my-run new-images/ --out predictions.csv

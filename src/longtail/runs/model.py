@@ -15,8 +15,10 @@ from longtail.core.counts import ClassCounts
 from longtail.core.errors import CheckpointError, ConfigError
 from longtail.core.groups import ShotGroups
 from longtail.core.host_memory import keeping_freed_memory
+from longtail.core.names import some, visible
 from longtail.core.prior import written
 from longtail.core.rng import derive_seed
+from longtail.core.words import counted
 from longtail.engine import checkpoint as ckpt
 from longtail.engine.checksums import checksum
 from longtail.engine.hardware import find_device
@@ -34,7 +36,7 @@ from longtail.runs.hub import local
 from longtail.runs.run import Run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedModel:
     """A trained method with what it needs to be used.
 
@@ -44,6 +46,7 @@ class LoadedModel:
         groups: Shot groups of the classes.
         device: Where it is.
         calibration_file: Where a calibration of these weights would lie.
+        backbone: Name of the network; of an ensemble, of all its networks.
     """
 
     method: Method
@@ -51,6 +54,16 @@ class LoadedModel:
     groups: ShotGroups
     device: torch.device
     calibration_file: Path | None = None
+    backbone: str = ""
+
+    def __repr__(self) -> str:
+        classes = self.metadata.classes
+        size = self.metadata.image_size
+        return (
+            f"<LoadedModel: method {self.metadata.method}, backbone {visible(self.backbone)}, "
+            f"{counted(len(classes), 'class', 'classes')} ({some(classes)}), "
+            f"images of {size} x {size} pixels, on {self.device}>"
+        )
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -76,13 +89,16 @@ class LoadedModel:
 
         Args:
             images: One or several files, folders, lists of files, images of Pillow, uint8 arrays [H, W, 3].
+                Give the file where there is one: a large JPEG file is decoded at a reduced scale, as in
+                training, but an opened image has all its pixels, so its probabilities may differ slightly.
             options: How many classes, which prior, and the like.
             progress: Called with the number of images that are done.
             note: Called with sentences on what was left out, and on what the pixels show.
 
         Returns:
             One row per image: path (or `image 0`), class_1, probability_1, ..., group of class_1, error; of a
-            calibrated model also accepted_as, prediction_set, typical and unusual.
+            calibrated model also accepted_as, prediction_set, typical and unusual. The table "Columns of the
+            predictions" in docs/own-data-in-detail.md explains each.
 
         Raises:
             DataError: If a folder holds no image, an array is no image, or the prior does not fit.
@@ -128,7 +144,8 @@ def load(run: Path | str, *, device: str | None = None, stage: int | None = None
     place = find_device(device)
     groups = ShotGroups.from_counts(counts, opened.config.data.groups)
     calibration = opened.folder.calibration if stage is None else None
-    return LoadedModel(method.to(place).eval(), metadata, groups, place, calibration)
+    backbone = str(opened.config.model.backbone)
+    return LoadedModel(method.to(place).eval(), metadata, groups, place, calibration, backbone)
 
 
 def _load_ensemble(path: Path, device: str | None) -> LoadedModel:
@@ -155,7 +172,8 @@ def _load_ensemble(path: Path, device: str | None) -> LoadedModel:
             "weights_sha256": checksum("".join(one.weights_sha256 for one in each).encode()),
         }
     )
-    return LoadedModel(method, metadata, first.groups, first.device)
+    backbones = ", ".join(dict.fromkeys(model.backbone for model in models))
+    return LoadedModel(method, metadata, first.groups, first.device, backbone=backbones)
 
 
 def _assumed(

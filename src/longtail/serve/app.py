@@ -1,5 +1,8 @@
 """The server: a page to drop images on, and `POST /predict`, which takes the bytes of one image.
 
+With `?thumbnails=true`, which the page asks for, the answer also holds images: what the model sees, and the
+nearest training images.
+
 It belongs to the user of this machine. It listens on the loopback interface unless told otherwise, refuses
 requests that another site's page sends (`Origin`) or that came by another name (`Host`), takes no path, keeps
 no image, and reads no more than 32 MiB or 50 million pixels.
@@ -12,6 +15,7 @@ import math
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,8 +67,12 @@ class Served:
     top: int = 5
     nearest: int = 5
 
-    def predict(self, content: bytes) -> dict[str, Any]:
+    def predict(self, content: bytes, *, thumbnails: bool = False) -> dict[str, Any]:
         """Return what the model says of the bytes of an image file.
+
+        Args:
+            content: Of the file.
+            thumbnails: Whether to add what the model sees, and the nearest training images (JPEG in base64).
 
         Raises:
             HTTPException: 413 for too many pixels, 400 for no image.
@@ -99,7 +107,6 @@ class Served:
                 if f"class_{rank}" in row
             ],
             "group": row["group"],
-            "view": as_jpeg(decoded.view),
             "notes": [visible(note.replace(str(file), "the image")) for note in notes],
         }
         if "prediction_set" in row:
@@ -107,9 +114,12 @@ class Served:
                 key: _plain(row.get(key)) for key in ("accepted_as", "prediction_set", "unusual")
             }
         if self.training is not None:
-            found = self.training.nearest(decoded.view, self.nearest)
-            said["nearest"] = [asdict(one) for one in found]
-        return said
+            found = self.training.nearest(decoded.view, self.nearest, thumbnails=thumbnails)
+            said["nearest"] = [
+                {key: value for key, value in asdict(one).items() if value is not None}
+                for one in found
+            ]
+        return said | ({"view": as_jpeg(decoded.view)} if thumbnails else {})
 
     def about(self) -> dict[str, Any]:
         """Return what the page says of the model."""
@@ -131,8 +141,12 @@ def build_app(served: Served, hosts: Sequence[str]) -> Starlette:
 
     async def predict(request: Request) -> Response:
         _require_own_page(request)
+        asked = request.query_params.get("thumbnails", "false")
+        if asked not in ("true", "false"):
+            raise HTTPException(400, f"thumbnails must be true or false, not {asked!r}.")
         content = await asyncio.wait_for(_body(request), SECONDS)
-        return JSONResponse(await anyio.to_thread.run_sync(served.predict, content, limiter=turn))
+        answer = partial(served.predict, content, thumbnails=asked == "true")
+        return JSONResponse(await anyio.to_thread.run_sync(answer, limiter=turn))
 
     async def about(request: Request) -> Response:
         return JSONResponse(served.about())

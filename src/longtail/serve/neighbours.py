@@ -45,13 +45,13 @@ class Neighbour:
         name: Its class.
         where: Its path in the data set, or its number.
         cosine: Of both images' features without their mean, -1..1.
-        thumbnail: JPEG in base64.
+        thumbnail: JPEG in base64, where it was asked for.
     """
 
     name: str
     where: str
     cosine: float
-    thumbnail: str
+    thumbnail: str | None
 
 
 class TrainingImages:
@@ -85,12 +85,15 @@ class TrainingImages:
         self._mean = values.mean(dim=0)
         self._unit = nn.functional.normalize(values - self._mean, dim=1)
 
-    def nearest(self, view: NDArray[np.uint8], number: int) -> list[Neighbour]:
+    def nearest(
+        self, view: NDArray[np.uint8], number: int, *, thumbnails: bool = True
+    ) -> list[Neighbour]:
         """Return the nearest training images, nearest first.
 
         Args:
             view: What the network sees of an image, uint8 [3, S, S].
             number: How many.
+            thumbnails: Whether to make them.
         """
         metadata = self._model.metadata
         pixels = torch.from_numpy(view[None]).to(self._model.device)
@@ -103,7 +106,7 @@ class TrainingImages:
                 manifest.classes[manifest.labels[row]],
                 manifest.paths[row] if manifest.paths else f"image {manifest.ids[row]}",
                 round(value, 3),
-                thumbnail_of(self._data, row),
+                thumbnail_of(self._data, row) if thumbnails else None,
             )
             for value, row in zip(values.tolist(), rows.tolist(), strict=True)
         ]

@@ -46,7 +46,7 @@ function show(file, said) {
 async function ask(file) {
   if (about && file.size > about.most_bytes) return {error: `The file is larger than ${about.most_bytes / 2 ** 20} MiB.`};
   try {
-    const response = await fetch("/predict", {method: "POST", body: file, headers: {"Content-Type": "application/octet-stream"}});
+    const response = await fetch("/predict?thumbnails=true", {method: "POST", body: file, headers: {"Content-Type": "application/octet-stream"}});
     return await response.json();
   } catch {
     return {error: "The server does not respond. Is longtail serve still running?"};
