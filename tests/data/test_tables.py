@@ -12,7 +12,7 @@ from PIL import Image
 
 from longtail.core.errors import DataError
 from longtail.data.options import TableData
-from longtail.data.preparation import read_files
+from longtail.data.preparation import prepare, read_files
 from longtail.data.sources.table import read_table
 from longtail.data.sources.table_files import MOST_LETTERS, open_table
 from longtail.data.splits.split_file import split_table
@@ -146,9 +146,54 @@ def test_what_a_table_cannot_mean(root, content, words):
         read_table(root / "t.csv")
 
 
+def test_all_faults_of_a_table_are_told_at_once(root):
+    rows = [["path", "label", "split"], *([*row, "train"] for row in ROWS)]  # rows 1 to 8
+    rows += [["img/fox/0.png", "fox"], ["", "fox", "train"], ["img/fox/1.png", "fox", "dev"]]
+    with pytest.raises(DataError) as told:
+        read_table(table(root, [*rows, ["gone.png", "lynx", "val"]]))
+    assert str(told.value) == (
+        f"{root / 't.csv'} has 4 faults:\n"
+        "  row 9: 2 cells, but the first row has 3 columns (path, label, split)\n"
+        "  row 10: path and label must not be empty\n"
+        "  row 11: split must be one of train, val, test, but is 'dev'\n"
+        "  row 12: there is no file gone.png\n"
+        "Put a cell that contains ',' in quotes."
+    )
+    wrong = [["img/fox/0.png", "fox", "dev"]] * 14
+    strange = [["img/fox/1.png", "yak", "val"]]
+    with pytest.raises(DataError) as told:
+        read_table(table(root, [*rows[:8], *strange, *wrong]))
+    lines = str(told.value).splitlines()
+    assert lines[0].endswith("has 15 faults:")
+    assert lines[1] == "  row 9: the class yak occurs in val but not in train"
+    assert lines[10:] == [
+        "  row 18: split must be one of train, val, test, but is 'dev'",
+        "  and 5 more",
+    ]
+
+
+def test_unknown_classes_and_missing_files_are_named_with_their_rows(root):
+    rows = [["path", "label", "split"], *([*row, "train"] for row in ROWS)]
+    (root / "img" / "yak").mkdir()
+    for n in range(5):
+        (root / f"img/yak/{n}.png").touch()
+    yaks = [[f"img/yak/{n}.png", "yak", "val"] for n in range(5)]
+    with pytest.raises(
+        DataError, match=r"occur in val but not in train.*: yak \(rows 9, 10, 11 and 2 more\)\. Add"
+    ):
+        read_table(table(root, [*rows, *yaks]))
+    missing = [[f"gone{n:02}.png", "fox", "train"] for n in range(12)]
+    table(root, [*rows, *missing])
+    with pytest.raises(DataError, match="19 of 19 images cannot be read") as told:
+        prepare(TableData(name="table", path=root / "t.csv"))
+    lines = str(told.value).splitlines()
+    assert lines[1] == f"  {root / 'gone00.png'} (row 9): the file does not exist"
+    assert lines[11] == "  and 9 more"
+
+
 def test_other_encodings_are_told_from_names_that_are_not_utf8(root):
     rows = [["path", "label"], *([path, "Füchs" if name == "fox" else name] for path, name in ROWS)]
-    with pytest.raises(DataError, match=r"row 2: the label F\\xfcchs is not UTF-8. .*iconv"):
+    with pytest.raises(DataError, match=r"(?s)row 2: the label F\\xfcchs is not UTF-8\n.*iconv"):
         read_table(table(root, rows, encoding="latin-1"))
     with pytest.raises(DataError, match=r"row 2: the path img/f\\xfcchs.png is not UTF-8"):
         read_table(

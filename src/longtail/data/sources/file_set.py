@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longtail.core.errors import DataError
 from longtail.core.manifest import SPLITS, Manifest
-from longtail.core.names import alike, same_to_people, shown
+from longtail.core.names import alike, same_to_people, shown, some
 from longtail.data.images.below import FilesBelow
 from longtail.data.images.file_checks import Checked
 from longtail.data.images.unreadable import REFUSED, REFUSED_IN_RUN, describe_unreadable
@@ -43,12 +44,14 @@ class FileSet:
         root: The folder.
         left_out: What lies below the folder and is not read.
         notes: What else a user should know.
+        numbers: Row of each image in its table, by `ids` of the manifest, int64 [N]; None of a folder.
     """
 
     manifest: Manifest
     root: Path
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    numbers: NDArray[np.int64] | None = field(default=None, compare=False)
 
     def files(self) -> FilesBelow:
         """Return the file of every image."""
@@ -67,6 +70,7 @@ def file_set(
     similar_names: OnSimilarNames = "error",
     notes: Iterable[str] = (),
     for_training: bool = True,
+    numbers: Sequence[int] | None = None,
 ) -> FileSet:
     """Return the files of a folder or table as a set, sorted by path.
 
@@ -77,6 +81,7 @@ def file_set(
         similar_names: What becomes of classes whose names differ only in capitals or kinds of space.
         notes: What a user should know.
         for_training: Whether a model is to be trained on them: there must be two classes, all in train.
+        numbers: Of the rows in a table, for messages.
 
     Raises:
         DataError: If there is one class only, one that does not occur in train, or two that are the same to
@@ -89,9 +94,10 @@ def file_set(
     unknown = sorted({label for _, label, _ in rows} - set(classes))
     if unknown:
         where = sorted({split for _, label, split in rows if label in unknown})
+        named = _with_places(unknown[:8], rows, numbers)
         raise DataError(
             f"{name}: these classes occur in {' and '.join(where)} but not in train, so no model can "
-            f"learn them: {', '.join(unknown[:8])}. Add training images or remove them."
+            f"learn them: {', '.join(named)}. Add training images or remove them."
         )
     if len(classes) < 2 and for_training:
         below = sorted({"/".join(path.split("/")[1:-1]) for path, _, _ in rows} - {""})
@@ -100,7 +106,8 @@ def file_set(
             f"{name} has only one class ({classes[0]!r}); a classifier needs at least two. "
             f"Expected one folder (or label) per class.{hint if len(below) > 1 else ''}"
         )
-    rows = sorted(rows)
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    rows = [rows[place] for place in order]
     number = {label: index for index, label in enumerate(classes)}
     manifest = Manifest(
         name,
@@ -110,7 +117,24 @@ def file_set(
         np.array([SPLITS.index(split) for _, _, split in rows], dtype=np.int8),
         tuple(file for file, _, _ in rows),
     )
-    return FileSet(manifest, root, notes=(*notes, *more))
+    listed = None if numbers is None else np.array(numbers, dtype=np.int64)[order]
+    return FileSet(manifest, root, notes=(*notes, *more), numbers=listed)
+
+
+def _with_places(
+    labels: Sequence[str], rows: Sequence[Row], numbers: Sequence[int] | None
+) -> list[str]:
+    """Return names of classes with the rows of a table that they stand in, if it is one."""
+    if numbers is None:
+        return [*labels]
+    found: dict[str, list[str]] = {label: [] for label in labels}
+    for number, (_, label, _) in zip(numbers, rows, strict=True):
+        if label in found:
+            found[label].append(str(number))
+    return [
+        f"{label} ({'row' if len(places) == 1 else 'rows'} {some(places, 3)})"
+        for label, places in found.items()
+    ]
 
 
 def _require_names(name: str, labels: set[str]) -> None:
@@ -170,7 +194,12 @@ def without_bad_images(
     if not bad:
         return file_set, ()
     if on_bad_image == "error":
-        placed = [(str(file_set.root / path), reason) for path, reason in bad]
+        at = file_set.numbers
+        rows = [int(i) for i, c in zip(file_set.manifest.ids, checked, strict=True) if c.reason]
+        placed = [
+            (f"{file_set.root / path}{'' if at is None else f' (row {at[row]})'}", reason)
+            for row, (path, reason) in zip(rows, bad, strict=True)
+        ]
         action = REFUSED_IN_RUN if of_run else REFUSED
         raise DataError(describe_unreadable(placed, len(paths), action, as_list=True))
     good = np.array([row for row, c in enumerate(checked) if not c.reason], dtype=np.int64)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from longtail.core.errors import DataError
-from longtail.core.names import clean_name, printable, shown
+from longtail.core.names import clean_name, printable, same_to_people, shown
 from longtail.data.images.decode import IMAGE_SUFFIXES
 from longtail.data.sources.file_set import SPLIT_NAMES, FileSet, OnSimilarNames, file_set
-from longtail.data.sources.table_files import Table, is_slip, looks_like, open_table, plain
-from longtail.data.sources.table_paths import find_listed
+from longtail.data.sources.table_files import (
+    IN_UTF8,
+    Fault,
+    Table,
+    is_slip,
+    looks_like,
+    open_table,
+    plain,
+    refused,
+)
+from longtail.data.sources.table_paths import find_listed, is_there
 
+Cells = tuple[str, str, str]  # path, label, split
 MOST_SPLITS = 5  # different words in a column that may be a split
 
 
@@ -35,29 +46,16 @@ def read_table(
     Raises:
         DataError: If the table cannot be read, a column is missing or nearly has the right name, a cell is
             empty, a split has an unknown name, a file is listed twice, none is found, or paths are written as
-            another system does.
+            another system does. All rows that cannot be used are told at once.
     """
-    table = open_table(path)
+    table = open_table(path, with_faults=True)
     root = root or path.parent
     rows = [*zip(*_cells(table), strict=True)]
-    if not rows:
+    if not rows and not table.faults:
         raise DataError(f"{path} has no rows.")
-    for number, (file, label, split) in zip(table.numbers, rows, strict=True):
-        what = f"{path}, row {number}"
-        if not file or not label:
-            raise DataError(f"{what}: path and label must not be empty.")
-        if split.lower() not in SPLIT_NAMES:
-            said = f"is {shown(split)!r}" if split else "the cell is empty"
-            raise DataError(f"{what}: split must be one of train, val, test, but {said}.")
-        if re.fullmatch(r"\[\s*(['\"]).*\1\s*\]", label):
-            raise DataError(
-                f"{what}: {shown(label)} is a list, not a class; an image has one label."
-            )
-        if printable(label) != label:
-            raise DataError(
-                f"{what}: the label {shown(label)} is not UTF-8. Save the table as UTF-8, for example: "
-                "iconv -f latin1 -t utf-8 OLD.csv > NEW.csv"
-            )
+    if faults := [*table.faults, *_faults(table, rows)]:
+        more = _missing(table, rows, root, faults, for_training=for_training)
+        raise refused(path, [*faults, *more])
     if all(re.fullmatch(r"-?\d+\.0*", label) for _, label, _ in rows):
         # whole numbers that another program has made fractions of
         rows = [(file, label.partition(".")[0], split) for file, label, split in rows]
@@ -71,7 +69,50 @@ def read_table(
         ],
         similar_names=similar_names,
         for_training=for_training,
+        numbers=table.numbers,
     )
+
+
+def _faults(table: Table, rows: Sequence[Cells]) -> Iterator[Fault]:
+    """Find the rows whose cells say nothing that can be used."""
+    for number, (file, label, split) in zip(table.numbers, rows, strict=True):
+        if not file or not label:
+            yield Fault(number, "path and label must not be empty")
+        elif split.lower() not in SPLIT_NAMES:
+            said = f"is {shown(split)!r}" if split else "the cell is empty"
+            yield Fault(number, f"split must be one of train, val, test, but {said}")
+        elif re.fullmatch(r"\[\s*(['\"]).*\1\s*\]", label):
+            what = f"{shown(label)} is a list, not a class; an image has one label"
+            yield Fault(number, what)
+        elif printable(label) != label:
+            yield Fault(number, f"the label {shown(label)} is not UTF-8", IN_UTF8)
+
+
+def _missing(
+    table: Table,
+    rows: Sequence[Cells],
+    root: Path,
+    faults: Sequence[Fault],
+    *,
+    for_training: bool,
+) -> Iterator[Fault]:
+    """Find, in a table with faults, what would be refused next: missing files and unknown classes."""
+    faulty = {fault.number for fault in faults}
+    known = for_training and not table.faults  # a row that was left out may be of any class
+    learnt = {
+        same_to_people(label)
+        for number, (_, label, split) in zip(table.numbers, rows, strict=True)
+        if number in faulty or SPLIT_NAMES[split.lower()] == "train"
+    }
+    for number, (file, label, split) in zip(table.numbers, rows, strict=True):
+        if number in faulty:
+            continue
+        if not is_there(root, file):
+            yield Fault(number, f"there is no file {shown(file)}")
+        elif known and same_to_people(label) not in learnt:
+            yield Fault(
+                number, f"the class {shown(label)} occurs in {split.lower()} but not in train"
+            )
 
 
 def _cells(table: Table) -> list[list[str]]:

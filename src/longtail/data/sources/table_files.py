@@ -26,6 +26,8 @@ from longtail.data.sources.coco_json import SUFFIX, read_coco
 MOST_BYTES = 2**29  # of a CSV file, or of one column of a Parquet file: ten million rows
 MOST_ROWS = 20_000_000
 MOST_LETTERS = 10_000  # of a cell
+LISTED_FAULTS = 10
+IN_UTF8 = "Save the table as UTF-8, for example: iconv -f latin1 -t utf-8 OLD.csv > NEW.csv"
 SEPARATORS = ",;\t|"
 BYTE_ORDER_MARKS = (  # longer ones first, because they begin like shorter ones
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
@@ -45,6 +47,34 @@ SYNONYMS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, order=True)
+class Fault:
+    """A row that cannot be used.
+
+    Attributes:
+        number: As an editor shows it.
+        what: Is wrong with it, without a stop.
+        advice: What to do, the same for all rows with this fault.
+    """
+
+    number: int
+    what: str
+    advice: str = ""
+
+
+def refused(path: Path, faults: Sequence[Fault]) -> DataError:
+    """Return an error that names the first rows that cannot be used, and how many more there are."""
+    faults = sorted(set(faults))
+    advice = [fault.advice for fault in faults if fault.advice]
+    if len(faults) == 1:
+        return DataError(" ".join([f"{path}, row {faults[0].number}: {faults[0].what}.", *advice]))
+    lines = [f"  row {fault.number}: {fault.what}" for fault in faults[:LISTED_FAULTS]]
+    if len(faults) > LISTED_FAULTS:
+        lines.append(f"  and {len(faults) - LISTED_FAULTS:,} more")
+    head = f"{path} has {len(faults):,} faults:"
+    return DataError("\n".join([head, *lines, *dict.fromkeys(advice)]))
+
+
 @dataclass(frozen=True)
 class Table:
     """A table whose cells are text.
@@ -53,12 +83,14 @@ class Table:
         path: The file.
         header: Names of the columns as they are written.
         numbers: Row of each record as an editor shows it (the header is row 1).
+        faults: Rows that were left out, because they have other columns than the header.
     """
 
     path: Path
     header: tuple[str, ...]
     numbers: Sequence[int]
     _rows: Sequence[Sequence[str]] | None = None
+    faults: tuple[Fault, ...] = ()
 
     def find(self, name: str) -> int | None:
         """Return the place of a column; capitals and spaces around it do not count. None if there is none.
@@ -112,13 +144,17 @@ def is_slip(title: str, name: str) -> bool:
     return plain(title) != name and SequenceMatcher(None, letters, name).ratio() >= 0.75
 
 
-def open_table(path: Path) -> Table:
+def open_table(path: Path, *, with_faults: bool = False) -> Table:
     """Open a CSV or Parquet file with a row of titles, or the JSON of COCO and iNaturalist.
 
     CSV may be separated by commas, semicolons, tabs or bars and be written in UTF-8, UTF-16 or UTF-32.
 
+    Args:
+        path: The file.
+        with_faults: Whether rows of other columns than the header are left to the caller, in `faults`.
+
     Raises:
-        DataError: If it is neither, in words.
+        DataError: If it is neither, or rows have other columns, in words.
     """
     try:
         if kind := kind_of(path):
@@ -130,7 +166,10 @@ def open_table(path: Path) -> Table:
         if path.suffix.lower() == SUFFIX:
             header, rows = read_coco(path)
             return Table(path, header, range(1, len(rows) + 1), rows)
-        return _open_csv(path)
+        table = _open_csv(path)
+        if table.faults and not with_faults:
+            raise refused(path, table.faults)
+        return table
     except FileNotFoundError as error:
         near = did_you_mean(path, (".csv", ".parquet", ".pq", SUFFIX))
         raise DataError(f"There is no folder or table {shown(str(path))}.{near}") from error
@@ -163,14 +202,19 @@ def _open_csv(path: Path) -> Table:
     while len(header) > 1 and not header[-1].strip():
         header.pop()
     width = len(header)
+    titles = f"{counted(width, 'column', 'columns')} ({shown(', '.join(map(shown, header)), 200)})"
+    advice = f"Put a cell that contains {separator!r} in quotes."
+    faults, sound = [], []
     for number, row in zip(numbers[1:], rows, strict=True):
         if len(row) < width or any(cell.strip() for cell in row[width:]):
-            raise DataError(
-                f"{path}, row {number}: {counted(len(row), 'cell', 'cells')}, but the first row has "
-                f"{counted(width, 'column', 'columns')} ({shown(', '.join(map(shown, header)), 200)}). Put "
-                f"a cell that contains {separator!r} in quotes."
-            )
-    return Table(path, tuple(header), numbers[1:], rows)
+            cells = counted(len(row), "cell", "cells")
+            faults.append(Fault(number, f"{cells}, but the first row has {titles}", advice))
+        else:
+            sound.append((number, row))
+    if not faults:
+        return Table(path, tuple(header), numbers[1:], rows)
+    kept = [number for number, _ in sound], [row for _, row in sound]
+    return Table(path, tuple(header), *kept, tuple(faults))
 
 
 def _text(path: Path) -> str:

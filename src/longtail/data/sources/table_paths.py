@@ -12,7 +12,7 @@ from longtail.core.errors import DataError
 from longtail.core.names import from_printable, printable, shown
 from longtail.core.words import counted
 from longtail.data.images.decode import IMAGE_SUFFIXES
-from longtail.data.sources.table_files import Table
+from longtail.data.sources.table_files import IN_UTF8, Fault, Table, refused
 
 TRIED = 20  # paths that are looked for elsewhere, when none is where the table says
 
@@ -32,9 +32,9 @@ def find_listed(table: Table, paths: Sequence[str], root: Path, *, kept: bool) -
     Raises:
         DataError: If none exists, with advice; or if a file is listed twice, under one name or two.
     """
-    for number, path in zip(table.numbers, paths, strict=True):
-        if "\0" in path:
-            raise DataError(f"{table.path}, row {number}: a path must not contain NUL characters.")
+    rows = [*zip(table.numbers, paths, strict=True)]
+    if nul := [Fault(n, "a path must not contain NUL characters") for n, p in rows if "\0" in p]:
+        raise refused(table.path, nul)
     folders = _RealFolders()
     spelt = list(paths)
     real: list[str | None] = []
@@ -48,14 +48,23 @@ def find_listed(table: Table, paths: Sequence[str], root: Path, *, kept: bool) -
         _require_once(table, spelt, real)
     if not any(real):
         raise DataError(_not_found(table, paths, root))
-    for number, path, found in zip(table.numbers, paths, real, strict=True):
-        if found is None and printable(path) != path:
-            raise DataError(
-                f"{table.path}, row {number}: the path {shown(path)} is not UTF-8, and no file has these "
-                "bytes as its name. Save the table as UTF-8, for example: iconv -f latin1 -t utf-8 "
-                "OLD.csv > NEW.csv"
-            )
+    odd = [
+        Fault(
+            number,
+            f"the path {shown(path)} is not UTF-8, and no file has these bytes as name",
+            IN_UTF8,
+        )
+        for (number, path), found in zip(rows, real, strict=True)
+        if found is None and printable(path) != path
+    ]
+    if odd:
+        raise refused(table.path, odd)
     return spelt
+
+
+def is_there(root: Path, path: str) -> bool:
+    """Say whether a path of a table is one of the disk, in whatever letters."""
+    return "\0" not in path and any(os.path.lexists(root / s) for s in (path, *_spellings(path)))
 
 
 def _require_once(table: Table, paths: Sequence[str], real: Sequence[str | None]) -> None:

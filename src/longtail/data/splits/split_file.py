@@ -130,7 +130,7 @@ def with_split(file_set: FileSet, kept: pd.DataFrame) -> FileSet:
         ),
         *_note(gone, "of the run are missing"),
     )
-    return replace(file_set, manifest=manifest, notes=notes)
+    return replace(file_set, manifest=manifest, notes=notes, numbers=None)  # by other ids
 
 
 def _numbered(table: pd.DataFrame) -> pd.DataFrame:
