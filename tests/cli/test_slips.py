@@ -65,6 +65,43 @@ def test_ctrl_c_says_how_to_continue_the_run_that_was_begun(tmp_path, monkeypatc
     assert on_ctrl_c(["train", *words], folder) == expected
 
 
+def test_ctrl_c_repeats_the_number_of_processes(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").touch()
+    for whole, here, told in (("2", "2", " --processes 2"), ("1", "1", ""), ("8", "4", "")):
+        monkeypatch.setenv("WORLD_SIZE", whole)  # as PyTorch's launcher does
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+        said = on_ctrl_c(["train", "a/recipe", "--out", "x"], tmp_path)
+        assert said.endswith(f"longtail train --resume --out {tmp_path}{told}")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["tran", "x"],
+            "error: No such command 'tran'. Did you mean 'train'? longtail --help explains",
+        ),
+        (
+            ["evaluate"],
+            "error: Missing argument 'run'. longtail evaluate --help explains the command.",
+        ),
+        (
+            ["data", "inspect", "m", "--nothing"],
+            "longtail data inspect --help explains the command.",
+        ),
+        (["predict", "r", "i", "--top", "x"], "error: Invalid value for '--top': "),
+        (["evaluate", "absent"], "error: "),
+    ],
+)
+def test_every_error_has_the_same_form(longtail, words, told):
+    status, _, err = longtail(*words)
+    assert status == 2
+    assert told in err
+    assert err.startswith("error: ")
+    assert "Error" not in err
+    assert "Usage" not in err
+
+
 def test_ctrl_c_names_the_folder_that_was_chosen(longtail, monkeypatch):
     def begin(config, place, *_):
         place.mkdir(parents=True)

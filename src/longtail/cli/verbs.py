@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +57,10 @@ LOAD_RUNS = ("adjust", "calibrate", "ensemble", "evaluate", "export", "predict",
 ELSEWHERE = {"methods": "lists", "options": "lists", "text-head": "text_head"}  # verb -> file
 
 
+UsageError: Any = typer.BadParameter.__mro__[
+    1
+]  # of click, of which typer may have a copy of its own
+
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(
@@ -69,6 +75,16 @@ class Verbs(TyperGroup):
     def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - typer's own
         super().__init__(**attributes)
         self.commands = {name: TyperCommand(name, help=text) for name, text in SUMMARIES.items()}
+
+    def make_context(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - typer's own
+        """Read the arguments before the verb."""
+        with _in_our_words():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own
+        """Read the arguments of the verb, and call it."""
+        with _in_our_words():
+            return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - typer's own
         """Find the verb that is called, and import it, unless only its help or a completion is asked for."""
@@ -95,6 +111,27 @@ class Verbs(TyperGroup):
             raise ConfigError(slip)
         say_what_is_loaded(name, rest)
         return name, _imported(name), rest
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """Turn what typer finds wrong with the arguments into an error like any other.
+
+    Raises:
+        ConfigError: In place of typer's.
+    """
+    try:
+        yield
+    except UsageError as error:
+        if type(error).show is not UsageError.show:  # no mistake: the help
+            raise
+        said = error.format_message()
+        names, at = [sketches.HELP], error.ctx
+        while at is not None and at.parent is not None:
+            names, at = [at.info_name, *names], at.parent
+        stop = "" if said.endswith((".", "?")) else "."
+        command = " ".join([sketches.PROGRAM, *names])
+        raise ConfigError(f"{said}{stop} {command} explains the command.") from error
 
 
 def written_sketches() -> str:
@@ -132,6 +169,10 @@ def _to_continue(rest: Sequence[str], folder: Path | None) -> str:
     again = list(rest) if said - {"--out", "--resume", "--on-bad-image"} else []
     words = ["train", "--resume", *(word for word in again if word != "--resume")]
     words += [] if again and "--out" in said else ["--out", str(folder)]
+    # the launcher of several processes keeps their number to itself
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("1", "") and processes == os.environ.get("LOCAL_WORLD_SIZE"):
+        words += ["--processes", processes]
     return f"continue the run with: {shlex.join([sketches.PROGRAM, *words])}"
 
 
