@@ -297,6 +297,22 @@ def test_what_cannot_be_reported(runs, tmp_path, monkeypatch, capsys):
     api.train("digits-lt/cross-entropy", [*SHORT, "imbalance_ratio=10"], out=other, device="cpu")
     assert call(monkeypatch, runs["tau"], other) == 2
     assert "cannot be compared" in capsys.readouterr().err
+    # what cannot be written is told before anything is drawn
+    drawn = []
+    monkeypatch.setattr("longtail.report.page.render_run", lambda *given: drawn.append(given))
+    monkeypatch.setattr("longtail.report.page.drawings", lambda *given, **more: drawn.append(given))
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "below"
+    for line in (
+        ["--out", below / "page.html"],
+        ["--out", tmp_path],
+        ["--figures", below],
+        ["--tables", below],
+    ):
+        assert call(monkeypatch, runs["tau"], *line) in (1, 2)
+        assert "cannot be written" in capsys.readouterr().err
+    assert drawn == []
+    monkeypatch.undo()
     # scores that do not belong to the predictions are not shown
     copy = tmp_path / "copy"
     shutil.copytree(runs["tau"], copy)

@@ -11,7 +11,7 @@ from longtail.cli.lines import say
 from longtail.cli.show import phases, print_notes
 from longtail.core.errors import ConfigError
 from longtail.core.manifest import SPLITS
-from longtail.engine.run_folder import writing
+from longtail.engine.run_folder import require_writable, writing
 from longtail.report.of_run import page_name
 
 Out = Annotated[
@@ -70,15 +70,18 @@ def report(
         )
     with phases() as progress:
         views = [RunView.open(path, split, device, importance, progress) for path in found]
+        what = "report" if len(views) == 1 else "comparison"
+        folder = found[0] if len(views) == 1 else runs[0] if len(runs) == 1 else Path()
+        target = out or folder / page_name(what, views[0].split)
+        # before work that would be lost
+        for place in (target, *(each / "file" for each in (figures, tables) if each is not None)):
+            require_writable(place)
         if len(views) == 1:
             shown = drawings(views[0], for_files=figures is not None)
             page = render_run(views[0], shown)
         else:
             comparison = Comparison.of(views)
             page, shown = render_comparison(comparison), comparison_drawings(comparison)
-    what = "report" if len(views) == 1 else "comparison"
-    folder = found[0] if len(views) == 1 else runs[0] if len(runs) == 1 else Path()
-    target = out or folder / page_name(what, views[0].split)
     with writing(target) as file:
         file.write_text(page, encoding="utf-8")
     written, missing = [target], ""
