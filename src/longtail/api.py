@@ -65,7 +65,7 @@ def train(
         out: Run folder; `runs/<recipe>-<date>` if not given.
         resume: Continue the run in `out`.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; the best there is if not given.
-        progress: Show it on standard error: a bar on a terminal, a line an epoch in a notebook or a file.
+        progress: Show it on standard error: a bar on a terminal, lines of epochs in a notebook or a file.
             Silent if false.
         log: Where to report instead.
 

@@ -327,6 +327,12 @@ def test_inspect(longtail, image_folder, tmp_path):
     ratio = counts.max() / counts.min()
     assert f"imbalance ratio (largest over smallest class in train): {ratio:.1f}" in out
     assert json.loads((tmp_path / "found" / "findings.json").read_text())["conflicting"]
+    # images that cannot be read explain the difference to what train and the folder name
+    (image_folder / "ant" / "bad.png").write_bytes(b"x")
+    assert (
+        "3 classes, 23 of 24 images (train 15, val 3, test 5); the other one cannot be read"
+        in longtail("data", "inspect", image_folder)[1]
+    )
 
 
 def test_verify(longtail, benchmark_data, published_lists):

@@ -49,3 +49,38 @@ def test_what_takes_long_is_shown_on_a_terminal_only(monkeypatch, capsys):
     assert "comparing image files" in shown
     assert "0:00:00" in shown  # and since when
     os.close(owner)
+
+
+def lines_of(epochs, capsys, *, first=0, seconds=1.0, monkeypatch):
+    """Return the numbers of the epochs that a training outside a terminal prints."""
+    now = [0.0]
+    monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
+    plain = log.PlainLog()
+    plain.stage("joint", epochs, first, 9)
+    for epoch in range(first + 1, epochs + 1):
+        now[0] += seconds
+        plain.epoch(
+            {
+                "stage": "joint",
+                "epoch": epoch,
+                "loss": 1.0,
+                "learning_rate": 0.1,
+                "images_per_second": 9,
+            }
+        )
+    said = capsys.readouterr().err.splitlines()
+    return said[0], [int(line.split(" of ")[0].rpartition(" ")[2]) for line in said[1:]]
+
+
+def test_a_long_stage_prints_about_fifty_epochs_outside_a_terminal(capsys, monkeypatch):
+    said, told = lines_of(400, capsys, monkeypatch=monkeypatch)
+    assert said == "stage joint: epochs 1 to 400, 9 steps each; every 8 epochs a line"
+    assert told == [1, *range(8, 401, 8)]
+    said, told = lines_of(50, capsys, monkeypatch=monkeypatch)
+    assert said == "stage joint: epochs 1 to 50, 9 steps each"
+    assert told == [*range(1, 51)]
+    _, told = lines_of(399, capsys, first=300, monkeypatch=monkeypatch)
+    assert told == [301, *range(302, 399, 2), 399]
+    # epochs that take long are told as they end
+    _, told = lines_of(90, capsys, seconds=700, monkeypatch=monkeypatch)
+    assert told == [*range(1, 91)]

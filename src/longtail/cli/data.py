@@ -274,7 +274,12 @@ def _print(found: Inspection, *, drawn: bool) -> None:
     counts = found.manifest.class_counts()
     sizes = ", ".join(f"{split} {size:,}" for split, size in found.sizes.items() if size)
     total = len(found.manifest)
-    say(f"{found.manifest.name}: {len(counts)} classes, {total:,} images ({sizes})")
+    images = f"{total:,} images"
+    rest = ""
+    if bad := len(found.damaged):
+        images = f"{total:,} of {total + bad:,} images"
+        rest = f"; the other {'one' if bad == 1 else f'{bad:,}'} cannot be read"
+    say(f"{found.manifest.name}: {len(counts)} classes, {images} ({sizes}){rest}")
     if drawn:
         say("they have no split; this is the one that longtail train would draw")
     say(f"imbalance ratio (largest over smallest class in train): {found.imbalance_ratio:.1f}")

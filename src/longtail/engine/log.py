@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ from longtail.engine.pace import duration
 from longtail.engine.terminal import Terminal, can_redraw
 
 SECONDS_BETWEEN_TICKS = 1.0
+LINES_A_STAGE = 50  # about, outside a terminal
+LONGEST_SILENCE = 600.0  # seconds
 
 
 class Log(Protocol):
@@ -56,11 +59,16 @@ class SilentLog:
 
 
 class PlainLog(SilentLog):
-    """One line an epoch on standard error, for files and pipes; each begins with `prefix`."""
+    """Lines of epochs on standard error, for files and pipes; each begins with `prefix`.
+
+    A stage of up to 50 epochs gets a line each, a longer one about 50 lines: of the first and the last epoch,
+    of every n-th, and of one that ends ten minutes after the last line.
+    """
 
     def __init__(self, prefix: str = "") -> None:
         self._prefix = prefix
         self._epochs, self._first, self._begun = 0, 0, time.monotonic()
+        self._every, self._told = 1, self._begun
 
     def note(self, text: str) -> None:
         """Print a sentence."""
@@ -68,13 +76,21 @@ class PlainLog(SilentLog):
 
     def stage(self, name: str, epochs: int, first: int, steps: int) -> None:
         """Print the name of the stage."""
-        self.note(f"stage {name}: epochs {first + 1} to {epochs}, {steps} steps each")
+        self._every = math.ceil((epochs - first) / LINES_A_STAGE) if epochs > first else 1
+        rest = f"; every {self._every} epochs a line" if self._every > 1 else ""
+        self.note(f"stage {name}: epochs {first + 1} to {epochs}, {steps} steps each{rest}")
         self._epochs, self._first, self._begun = epochs, first, time.monotonic()
+        self._told = self._begun
 
     def epoch(self, line: Mapping[str, Any]) -> None:
-        """Print the epoch, and how long the rest of the stage takes at the speed so far."""
+        """Print the epoch, if it is its turn, and how long the rest of the stage takes at this speed."""
         done, left = line["epoch"] - self._first, self._epochs - line["epoch"]
-        seconds = (time.monotonic() - self._begun) / max(done, 1) * left
+        now = time.monotonic()
+        in_time = now - self._told < LONGEST_SILENCE
+        if done > 1 and left > 0 and line["epoch"] % self._every and in_time:
+            return
+        self._told = now
+        seconds = (now - self._begun) / max(done, 1) * left
         rest = f", {duration(seconds)} left in this stage" if left > 0 else ""
         self.note(describe_epoch(line, self._epochs) + rest)
 
