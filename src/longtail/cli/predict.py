@@ -83,9 +83,7 @@ def predict(
     run as a formula (=1+1) starts with an apostrophe; .parquet and .jsonl contain it unchanged.
 
     After `longtail calibrate`, a row also says as what the image is accepted (empty: not known), which
-    classes it may be (each by a threshold of its own, not by rank), and whether it is unusual.
-
-    docs/own-data-in-detail.md, "Columns of the predictions", explains every column.
+    classes it may be (not by rank), and whether it is unusual. docs/own-data-in-detail.md has all columns.
 
     Examples:
 
