@@ -72,7 +72,7 @@ def test_it_says_what_predict_says(client, served, tmp_path):
     assert said["group"] == row["group"]
 
 
-def test_images_are_in_the_answer_only_if_they_are_asked_for(client):
+def test_images_are_in_the_response_only_if_they_are_asked_for(client):
     plain = client.post("/predict", content=png(20))
     assert set(plain.json()) == {"predictions", "group", "notes", "nearest"}
     assert [set(near) for near in plain.json()["nearest"]] == [{"name", "where", "cosine"}] * 4

@@ -1,6 +1,6 @@
 """The server: a page to drop images on, and `POST /predict`, which takes the bytes of one image.
 
-With `?thumbnails=true`, which the page asks for, the answer also holds images: what the model sees, and the
+With `?thumbnails=true`, which the page asks for, the response also holds images: what the model sees, and the
 nearest training images.
 
 It belongs to the user of this machine. It listens on the loopback interface unless told otherwise, refuses
@@ -145,8 +145,8 @@ def build_app(served: Served, hosts: Sequence[str]) -> Starlette:
         if asked not in ("true", "false"):
             raise HTTPException(400, f"thumbnails must be true or false, not {asked!r}.")
         content = await asyncio.wait_for(_body(request), SECONDS)
-        answer = partial(served.predict, content, thumbnails=asked == "true")
-        return JSONResponse(await anyio.to_thread.run_sync(answer, limiter=turn))
+        respond = partial(served.predict, content, thumbnails=asked == "true")
+        return JSONResponse(await anyio.to_thread.run_sync(respond, limiter=turn))
 
     async def about(request: Request) -> Response:
         return JSONResponse(served.about())
