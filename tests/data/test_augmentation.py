@@ -213,6 +213,23 @@ def test_every_policy_changes_images_differently(name):
     assert len(torch.unique(made.flatten(1), dim=0)) > 30
 
 
+def test_views_without_blur_jitter_four_images_of_five_and_grey_one_of_five():
+    """As `augmentation_sim` of the codes of BCL and ProCo; the crop, from .08 of the area on, is left out."""
+    policy = find_policy("sim-without-blur")
+    assert policy.resized_crop == (0.08, 1.0)
+    one = torch.full((1, 3, 8, 8), 60, dtype=torch.uint8)
+    one[:, 0, :, ::2] = 200  # red stripes of one pixel, symmetric to a flip but for a shift
+    made = policy(one.repeat(20000, 1, 1, 1), draws(20000), is_cut=True)
+    stripes = made[:, :, 0, :2]  # [B, 3, 2]
+    assert torch.equal(made, stripes.repeat(1, 1, 4)[:, :, None].expand_as(made)), "blurred"
+    grey = (stripes == stripes[:, :1]).all(dim=2).all(dim=1).float().mean()
+    alike = (stripes.sort(dim=2).values == torch.tensor([[60, 200], [60, 60], [60, 60]])).all(
+        dim=(1, 2)
+    )
+    assert grey == pytest.approx(0.2, abs=0.01)
+    assert alike.float().mean() == pytest.approx(0.2 * 0.8, abs=0.01)
+
+
 def counting(monkeypatch, module, **functions):
     """Count the images that reach each operation."""
     seen = dict.fromkeys(functions, 0)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from longtail.core import Batch, ClassCounts, Position, ShotGroups
+from longtail.engine.options import TrainingConfig
+from longtail.engine.schedule import rate_in_stage
 from longtail.methods.fslwf import WeightGenerator, new_classes, posing_as_new
 from longtail.models.backbones import Backbone
 from longtail.models.last_relu import without_last_relu
@@ -153,3 +155,11 @@ def test_networks_without_groups_stay_as_they_are():
     plain = Backbone(torch.nn.Linear(2, 2), 2)
     assert without_last_relu(plain) is plain
     assert isinstance(plain.network, torch.nn.Linear)
+
+
+def test_episodes_have_the_rates_of_the_released_configuration():
+    """LUT_lr is [(4, .01), (6, .001)] of six epochs, whatever lowers the rate of the first stage."""
+    episodes = tiny.build("fslwf", {"second": 6}).stages()[1]
+    training = TrainingConfig(epochs=100, schedule="step", milestones=(0.3, 0.6, 0.9))
+    rates = [rate_in_stage(training, episodes, epoch) for epoch in range(6)]
+    assert rates == pytest.approx([0.01] * 4 + [0.001] * 2)

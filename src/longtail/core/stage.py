@@ -57,6 +57,7 @@ class Stage:
         schedule: Likewise (`step`, `cosine` or `constant`).
         warmup: Likewise, a duration.
         warmup_start: Likewise, a share of the rate.
+        milestones: Likewise, durations.
         ahead: Epochs by which the schedule is ahead of the training: codes that step it before an epoch begin
             with the rate of the second one and end with that of none.
         nesterov: Likewise.
@@ -84,6 +85,7 @@ class Stage:
     schedule: Literal["step", "cosine", "constant"] | None = None
     warmup: float | None = None
     warmup_start: float | None = None
+    milestones: tuple[float, ...] | None = None
     ahead: int = 0
     nesterov: bool | None = None
     rates: tuple[tuple[str, float], ...] = ()

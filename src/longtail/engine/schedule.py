@@ -1,6 +1,7 @@
 """Learning rate of every epoch, as the released codes compute it."""
 
 import math
+from collections.abc import Sequence
 
 from longtail.core.stage import Stage, epochs_of
 from longtail.engine.options import TrainingConfig
@@ -28,6 +29,7 @@ def rate_in_stage(config: TrainingConfig, stage: Stage, epoch: int) -> float:
             schedule=stage.schedule,
             warmup=stage.warmup,
             warmup_start=stage.warmup_start,
+            milestones=stage.milestones,
         )
 
     start = config.averaged_from(stage.epochs) if stage.averaged else None
@@ -48,6 +50,7 @@ def learning_rate(
     schedule: str | None = None,
     warmup: float | None = None,
     warmup_start: float | None = None,
+    milestones: Sequence[float] | None = None,
 ) -> float:
     """Return the learning rate of `epoch` (from 0) of a stage of `epochs`.
 
@@ -67,6 +70,7 @@ def learning_rate(
         schedule: Replaces `config.schedule`.
         warmup: Replaces `config.warmup`.
         warmup_start: Replaces `config.warmup_start`.
+        milestones: Replaces `config.milestones`.
     """
     top = config.learning_rate if peak is None else peak
     warm = epochs_of(config.warmup if warmup is None else warmup, epochs)
@@ -78,7 +82,8 @@ def learning_rate(
     if kind == "constant":
         return top
     if kind == "step":
-        passed = sum(epoch >= epochs_of(milestone, epochs) for milestone in config.milestones)
+        lowered = config.milestones if milestones is None else milestones
+        passed = sum(epoch >= epochs_of(milestone, epochs) for milestone in lowered)
         return float(top * config.decay_factor**passed)
     begin = max(warm - 1, 0)
     return 0.5 * top * (1 + math.cos(math.pi * (epoch - begin) / (epochs - begin)))

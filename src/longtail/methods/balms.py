@@ -27,6 +27,10 @@ Where paper and released code disagree, and what we do:
   has the peak learning rate of the stage, without momentum and weight decay, which do not depend on psi.
 - In the code, the balanced set is train on CIFAR and val on large data sets. Here it is always train, because
   nothing is trained on val.
+- In the code, only drawn images pass the network, and the balanced ones in a batch of their own. Here, the
+  candidates and the balanced images pass as one batch, so BatchNorm (`second_bn=train`) sees them together.
+- The code needs PyTorch 1.4, where its scheduler, stepped before each epoch, begins with the rate of the
+  second one and ends with zero. Here, both cosines begin at their peaks.
 - Each process draws from, and tries, its own part of the batch; psi moves by the mean of the gradients.
 """
 

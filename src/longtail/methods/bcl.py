@@ -54,7 +54,7 @@ class BCLOptions(Options):
     )
     projection_width: int = Field(1024, ge=2, description="d: 128 on CIFAR")
     views: tuple[ViewName, ViewName, ViewName] = Field(
-        ("default", "sim", "sim"),
+        ("default", "sim-without-blur", "sim-without-blur"),
         description="for the classifier, and twice for the contrast; default is the data set's own",
     )
 

@@ -36,7 +36,8 @@ Where papers and released codes disagree, and what we do:
     distillation text: of each expert; code: of the mean, and both losses once for every expert, which weighs
                  them by E. The code never puts the teacher into eval mode (`distillation.bn=train`).
     router       code: batches of 512; here, the rate is that of 512 scaled to the batch. The code draws a
-                 class, then goes through its images in turn; here, the image is drawn, too.
+                 class, then goes through its images in turn; here, the image is drawn, too. On CIFAR, its
+                 layers begin with Kaiming's normal; here, everywhere as its code has them on large sets.
     BalPoE       the theory requires a mean tau of 1; the ImageNet-LT recipe has 1.25, which favours rare
                  classes by log pi / 4. Our recipe is as published.
 SADE's weights of the experts from all test images (transductive) are in `longtail ensemble RUN`.

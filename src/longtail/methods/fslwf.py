@@ -66,7 +66,10 @@ class FSLwFOptions(Options):
     second: int = Field(6, ge=1, description="epochs of stage 2")
     second_rate: float = Field(0.01, gt=0, description="its learning rate")
     second_schedule: Literal["step", "cosine", "constant"] = Field(
-        "step", description="of that rate; step lowers it at training.milestones"
+        "step", description="of that rate; step lowers it at second_milestones"
+    )
+    second_milestones: tuple[float, ...] = Field(
+        (2 / 3,), description="where it is lowered, as fractions of stage 2"
     )
 
 
@@ -186,6 +189,7 @@ class FSLwF(Method):
                 trainable=("head", "generator"),
                 learning_rate=config.second_rate,
                 schedule=config.second_schedule,
+                milestones=config.second_milestones,
                 warmup=0,
             ),
             Stage(name="new classes", epochs=0, kind="fit"),

@@ -27,6 +27,8 @@ Where paper and released code disagree, and what we do:
 - Its commands set a=.5, but its code draws from Beta(1, 1). Here, `beta` is 1.
 - As in the code, the labels of a CutMix pair have the shares that were drawn, not those of the clipped box.
   The code rounds the sides of the box up; we round them down.
+- On CIFAR, the code draws P and Q from Kaiming's normal, too, as it does the classifiers. Here, P and Q have
+  the framework's default everywhere, as in its code for large sets.
 - As in the code, the mixup and the CutMix images pass the network separately, so BatchNorm sees each alone.
 - The paper also has rows with MaxNorm, in which the classifier is trained again as in weight balancing, and a
   row "GLMC + BS" without code. Neither is included.

@@ -31,6 +31,8 @@ Where paper and released code disagree, and what we do:
 - On ImageNet-LT, the layer is new in stage 3 (`layer=second`). On Places-LT, it is trained from the beginning
   (`layer=both`), and the backbone is frozen (`train=added`) with its BatchNorm in train mode.
 - Until March 2020, an error in the code kept the attention of Places-LT frozen. Here, it is trained.
+- The attention's last convolution begins at zero, so that attention changes nothing at first. The released
+  network then draws all of its convolutions anew, and this one with them. Here, it begins at zero.
 - The code continues from, and reports, the epoch that is best on val; we use the last one (training.select).
 - The attention layer takes 7 x 7 maps. We resize other maps, so that the method runs on small images.
 - The paper also rejects images of unknown classes by a threshold. That is not included; the tables do not

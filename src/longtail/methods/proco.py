@@ -61,7 +61,7 @@ class ProCoOptions(Options):
     )
     projection_width: int = Field(128, ge=16, description="d: 1,024 on large sets")
     views: tuple[ViewName, ViewName, ViewName] = Field(
-        ("default", "sim", "sim"),
+        ("default", "sim-without-blur", "sim-without-blur"),
         description="for the classifier, and twice for the contrast; default is the data set's own",
     )
 

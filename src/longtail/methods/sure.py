@@ -23,6 +23,8 @@ Where paper and released code disagree, and what we do:
   batch of that pass: q_i of its images is 0. Here, q_i is of the image as it is.
 - In the second stage of the code, mixed images pass the network as well, with weight 0, and each batch passes
   once more with SAM. BatchNorm's statistics follow all of them; here, only the first pass of plain images.
+- The code draws new partners and shares of the mixed images for SAM's second pass. Here, both passes have the
+  same ones.
 - The second stage begins with the weights that scored best on test in the first. Here, with the last ones.
 - The ranking loss of the paper has weight 0 in all commands for long tails, and is left out.
 """

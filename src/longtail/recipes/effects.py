@@ -37,6 +37,11 @@ def _no_steps(get: Get) -> bool:
     return bool(get("training.schedule") != "step" and not later)
 
 
+def _own_milestones(get: Get) -> bool:
+    """Whether steps are taken in stage 2 alone, which has milestones of its own."""
+    return bool(get("training.schedule") != "step" and get("method.name") == "fslwf")
+
+
 def _no_contrast(get: Get) -> bool:
     return bool(get("method.name") == "paco" and get("method.objective") != "paco")
 
@@ -49,6 +54,11 @@ def _own_views(get: Get) -> bool:
 
 RULES = (
     Rule(("training.milestones", "training.decay_factor"), "no stage uses steps", _no_steps),
+    Rule(("training.milestones",), "only stage 2 uses steps", _own_milestones),
+    Rule(
+        ("method.second_milestones",), "stage 2 does not use steps",
+        _is("method.second_schedule", "cosine", "constant"),
+    ),
     Rule(
         ("training.warmup_start", "training.warmup_end"), "there is no warm-up",
         _is("training.warmup", 0),

@@ -116,6 +116,10 @@ POLICIES: dict[str, Policy] = {
     ),
     "mirror": Policy((mirror,)),
     "sim": Policy((_JITTER, *_GREY_AND_BLUR, random_flip), _ALL),
+    # BCL and ProCo: both views of the contrast, on images of any size
+    "sim-without-blur": Policy(
+        (random_flip, partial(colour_jitter, hue=0.1, probability=0.8), random_grey), _ALL
+    ),
     "randaugment": Policy((random_flip, _JITTER, randaugment), _ALL),
     "stacked-randaugment": Policy((random_flip, _JITTER, *_GREY_AND_BLUR, randaugment), _ALL),
     "stacked-randaugment-3": Policy(

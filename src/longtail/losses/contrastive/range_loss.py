@@ -1,8 +1,10 @@
 """Range loss (Zhang et al., ICCV 2017, arXiv 1611.08976, eq. 4 to 7).
 
-    L       = alpha L_intra + beta L_inter L_intra = sum over classes of k / sum_{j = 1..k} 1 / D_j      D_j
-    the k largest distances within the class L_inter = max(M - min over pairs of classes |mu - mu'|^2, 0)  mu
-    the mean features of the classes in the batch
+    L        alpha L_intra + beta L_inter
+    L_intra  sum over classes of k / sum_{j = 1..k} 1 / D_j
+    L_inter  max(M - min over pairs of classes |mu - mu'|^2, 0)
+    D_j      the k largest distances within the class
+    mu       the mean features of the classes in the batch
 
 D are squared Euclidean distances. The harmonic mean of a class's largest distances is pulled together, and
 the two nearest means apart. Every class needs several images in a batch. As a baseline for long tails (Liu et

@@ -10,6 +10,8 @@ take only a part S of it there, and the rest P where the weights are. With l the
 
 Where papers and codes disagree: ImbSAM's code doubles S (`weight=2`, the default), its text does not. Its
 training in PyTorch hands over the rare classes by another name than is expected: it does not run as released.
+In both codes, BatchNorm's statistics follow both passes. Here, they follow the first only, as those of the
+weights that predict (`longtail.engine.sharpness`).
 """
 
 from __future__ import annotations
