@@ -211,3 +211,14 @@ def test_linear_head_starts_where_it_is_told():
     head.reset_parameters()
     assert (head.bias == torch.tensor(-4.595)).all()
     assert LinearHead(64, 10).weight.abs().max() <= 1 / 8
+
+
+@pytest.mark.parametrize(("initial_bias", "expected"), [(None, 0.0), (-4.5, -4.5)])
+def test_a_linear_head_may_begin_with_rows_and_keeps_the_bias_that_it_was_given(
+    initial_bias, expected
+):
+    head = LinearHead(3, 2, initial_bias=initial_bias)
+    rows = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    head.begin_with(rows)
+    assert torch.equal(head.weight, rows)
+    assert torch.equal(head.bias, torch.full((2,), expected))

@@ -137,6 +137,14 @@ def test_options_say_which_recipe(options, weights, train, rate, folder):
     assert config.method.augment == (train != "head")
 
 
+@pytest.mark.parametrize(
+    ("option", "start"), [("train=all", "class-means"), ("pretrained=false", None)]
+)
+def test_a_pretrained_backbone_is_tuned_from_class_means(option, start, folder):
+    found = resolve(str(folder), [option]).method.head_start
+    assert (found and found.name) == start
+
+
 def test_another_method_begins_from_nothing(folder):
     config = resolve(str(folder), ["method=mislas"])
     assert not config.model.begins_trained
