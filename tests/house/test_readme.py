@@ -142,9 +142,8 @@ def test_a_page_that_is_not_up_to_date_is_named_and_rewritten(tmp_path, monkeypa
     monkeypatch.setattr(pages, "MEASURED", measured)
     monkeypatch.setattr(pages, "measured", lambda results: "{}\n")
     monkeypatch.setattr(pages, "table_names", tuple)
-    monkeypatch.setattr(pages, "FIGURES", {"overview": "overview-cifar100"})
     row = DotRow("plain", "short", {"all": [0.3], "many": [0.5], "medium": [0.25], "few": [0.125]})
-    monkeypatch.setattr(pages, "dots_of", lambda *_: ("title", [row]))
+    monkeypatch.setattr(pages, "FIGURES", {"overview": lambda results: ("title", [row])})
     figure = tmp_path / "docs" / "figures" / "overview.svg"
     assert write_pages(tmp_path, check=True) == [page, measured, figure]
     assert "typed" in page.read_text()

@@ -18,6 +18,7 @@ from longtail.recipes.catalogue import FILE as CATALOGUE
 from longtail.recipes.described import written_descriptions
 from longtail.recipes.explain import written_catalogue
 from longtail.recipes.measured import FILE as MEASURED
+from longtail.report.dots import DotRow, describe, write_dots
 from longtail.reproduce.accuracy_pages import (
     calibration_table,
     decoupling_table,
@@ -55,6 +56,8 @@ from longtail.reproduce.speed_pages import (
     speed_table,
 )  # fmt: skip
 from longtail.reproduce.tables import read_table, table_names
+
+Drawn = Callable[[Results], tuple[str, list[DotRow]]]  # title and rows of a figure
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "headline": lambda results: headline(results.records),
@@ -114,13 +117,19 @@ TABLES: dict[str, Callable[[Results], str]] = {
     ),
 }
 
+
 # figures of the short schedule, below docs/figures
-FIGURES = {
-    "overview": "overview-cifar100",
-    "baselines": "baselines-cifar100",
-    "reslt": "reslt-disagreements",
-    "paco": "paco-ablation",
-    "experts": "experts-cifar100",
+def _short(table: str) -> Drawn:
+    return lambda results: dots_of(read_table(table), "short", results.records)
+
+
+FIGURES: dict[str, Drawn] = {
+    "overview": _short("overview-cifar100"),
+    "baselines": _short("baselines-cifar100"),
+    "reslt": _short("reslt-disagreements"),
+    "paco": _short("paco-ablation"),
+    "experts": _short("experts-cifar100"),
+    "foundation": lambda results: pretrained_dots(results, "foundation.jsonl"),
 }
 
 
@@ -153,8 +162,6 @@ def write_pages(root: Path, *, check: bool) -> list[Path]:
     Raises:
         ConfigError: If a page names a table that does not exist, or no page shows one.
     """
-    from longtail.report.dots import describe, write_dots
-
     results = Results(root / "results")
     pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
     pages += sorted((root / "docs" / "results").glob("*.md"))
@@ -173,14 +180,8 @@ def write_pages(root: Path, *, check: bool) -> list[Path]:
         if not page.exists() or page.read_text(encoding="utf-8") != text
     ]
     figures = {
-        root / "docs" / "figures" / f"{name}.svg": dots_of(
-            read_table(table), "short", results.records
-        )
-        for name, table in FIGURES.items()
+        root / "docs" / "figures" / f"{name}.svg": draw(results) for name, draw in FIGURES.items()
     }
-    figures[root / "docs" / "figures" / "foundation.svg"] = pretrained_dots(
-        results, "foundation.jsonl"
-    )
     stale += [
         figure
         for figure, (_, rows) in figures.items()
