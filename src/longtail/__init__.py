@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         load,
         predict,
         train,
+        write_report,
     )
     from longtail.core import (
         ClassCounts,
@@ -58,6 +59,7 @@ __all__ = [
     "load",
     "predict",
     "train",
+    "write_report",
 ]
 
 # PyTorch takes seconds to import: the command line must be able to say something before
@@ -65,7 +67,7 @@ __getattr__, __dir__ = names_from(
     __name__,
     {
         "api": "Features MethodComparison PredictOptions Run adjust_run compare compare_runs ensemble "
-        "evaluate features load predict train",
+        "evaluate features load predict train write_report",
         "frozen.estimator": "LongTailClassifier",
         "core": "ClassCounts LongtailError Manifest Predictions Protocol ShotGroups",
     },

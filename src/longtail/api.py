@@ -43,15 +43,16 @@ __all__ = [
     "predict",
     "record",
     "train",
+    "write_report",
     "write_summary",
 ]
 
 
 def train(
-    source: str | RunConfig,
+    source: str | Path | RunConfig,
     overrides: Sequence[str] = (),
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     resume: bool = False,
     device: str | None = None,
     progress: bool = True,
@@ -80,7 +81,11 @@ def train(
 
 
 def compare_runs(
-    runs: Sequence[Run], out: Path, *, split: str | None = None, device: str | None = None
+    runs: Run | Path | str | Sequence[Run | Path | str],
+    out: Path | str,
+    *,
+    split: str | None = None,
+    device: str | None = None,
 ) -> Path:
     """Write the page of `longtail report RUN RUN`; see `longtail.report.compare.compare`."""
     # what draws takes a second to import, which training need not wait for

@@ -77,6 +77,10 @@ def test_a_run_that_left_out_damaged_files_continues_where_the_images_have_moved
     )
     assert status == 0, err
     shutil.move(image_folder, tmp_path / "moved")
+    status, _, err = longtail("evaluate", "run", "--split", "val")
+    assert status == 2
+    assert "which is not there any more" in err
+    assert "longtail train NEW-PLACE --resume --out run" in err
     for words in ([], changes):
         status, out, err = longtail("train", "moved", *words, "--resume", "--out", "run")
         assert (status, "other values" in err) == (0, False)
@@ -84,9 +88,10 @@ def test_a_run_that_left_out_damaged_files_continues_where_the_images_have_moved
     status, out, err = longtail("train", "moved", "epochs=2", "--resume", "--out", "run")
     assert (status, "already finished" in out + err) == (2, False)
     assert "training.epochs" in err
-    assert (
-        yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["on_bad_image"] == "skip"
-    )
+    data = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]
+    assert (data["on_bad_image"], Path(data["path"]).name) == ("skip", "moved")
+    status, _, err = longtail("evaluate", "run", "--split", "val")  # looks in the new place
+    assert status == 0, err
 
 
 @pytest.mark.skipif(

@@ -141,6 +141,7 @@ def test_public_names():
         "ClassCounts", "Features", "LongTailClassifier", "LongtailError", "Manifest", "MethodComparison",
         "PredictOptions", "Predictions", "Protocol", "Run", "ShotGroups", "__version__", "adjust_run",
         "compare", "compare_runs", "ensemble", "evaluate", "features", "load", "predict", "train",
+        "write_report",
     ]  # fmt: skip
 
 

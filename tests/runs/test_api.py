@@ -73,3 +73,32 @@ def test_scores_are_computed_in_fp32_whatever_the_training_used(tmp_path):
     anew = predict_split(model.method, part, "test", device=torch.device("cpu"))
     written = read_predictions(run.folder.predictions("test"))
     np.testing.assert_array_equal(written.logits, anew.logits)
+
+
+def test_whatever_takes_a_run_or_a_folder_takes_its_path_as_text(runs, tmp_path):
+    names = [str(run.folder.path) for run in runs]
+    assert longtail.evaluate(names[0], "val") == longtail.evaluate(runs[0], "val")
+    page = longtail.compare_runs(names, str(tmp_path / "page.html"), device="cpu")
+    assert page.read_bytes() == longtail.compare_runs(runs, page, device="cpu").read_bytes()
+    assert longtail.write_report(names[0]) == runs[0].folder.path / "report.html"
+    both = longtail.ensemble(names, out=str(tmp_path / "both"), combination="average of logits")
+    assert both["written"]["folder"] == str(tmp_path / "both")
+    done = longtail.adjust_run(names[0], "tau", str(tmp_path / "tau"), force=True)
+    assert done is not None
+    assert longtail.Run.open(str(tmp_path / "tau")).scores("test")
+    with pytest.raises(ConfigError, match="no sub-models"):
+        longtail.ensemble(names[0])
+
+
+def test_a_source_may_be_a_path_and_a_run_folder_a_text(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    small = ["epochs=1", "backbone=resnet20", "pretrained=false", "batch_size=4"]
+    run = longtail.train(image_folder, small, out="~/run", device="cpu", progress=False)
+    assert run.folder.path == tmp_path / "run"
+    assert repr(run) == f"Run(folder=RunFolder({str(tmp_path / 'run')!r}))"
+
+
+@pytest.mark.parametrize("overrides", ["epochs=3", {"epochs": 3}])
+def test_overrides_that_are_no_list_are_one_mistake(overrides):
+    with pytest.raises(ConfigError, match=r"^1 mistake .*\n  overrides are a list, for example"):
+        longtail.train("digits-lt/cross-entropy", overrides)

@@ -204,6 +204,9 @@ class RunFolder:
         self.split = path / "split.csv"
         self.calibration = path / "calibration.safetensors"
 
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
     def predictions(self, split: str) -> Path:
         """Return the file of the predictions on `split`."""
         return self.path / f"predictions-{split}.parquet"
@@ -331,10 +334,10 @@ class RunFolder:
 
         Args:
             config: Resolved.
-            of: Describes the data; None for a run that stems from one without a `run.json`.
+            of: Describes the data; None if `run.json` stays as it is, or the run stems from one without it.
 
         Returns:
-            What the run is.
+            What the run is, if `of` is given.
         """
         text = yaml.safe_dump(dict(config), sort_keys=False).encode()
         identity = None

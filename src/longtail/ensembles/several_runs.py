@@ -17,6 +17,7 @@ from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError
 from longtail.core.groups import GROUP_NAMES, GroupRule, ShotGroups
 from longtail.core.manifest import SPLITS
+from longtail.core.paths import expanded
 from longtail.data import Progress
 from longtail.data.data_set import DataSet
 from longtail.data.options import DataConfig
@@ -54,11 +55,11 @@ class Scored:
 
 
 def ensemble(
-    runs: Sequence[Run],
+    runs: Run | Path | str | Sequence[Run | Path | str],
     split: str = "test",
     *,
     views: str = MIRROR,
-    out: Path | None = None,
+    out: Path | str | None = None,
     combination: str | None = None,
     device: str | None = None,
     progress: Progress = lambda done, size: None,
@@ -69,7 +70,7 @@ def ensemble(
     recommended.
 
     Args:
-        runs: Finished runs on the same data.
+        runs: Finished runs on the same data, or their folders; or one whose method has sub-models.
         split: `train`, `val` or `test`.
         views: `mirror`, or an augmentation policy of which two views are drawn (`sade`).
         out: Folder of a model that `predict` and `export` take; missing or empty. Nothing is written if not
@@ -90,20 +91,20 @@ def ensemble(
             cannot be written.
         ProtocolError: If the combination is fitted on val and there is none.
     """
+    runs, out = Run.all_of(runs), None if out is None else expanded(out)
     if out is not None:
         require_empty(out)
     if combination is not None:
         _require_kept(combination, views, out)
     models = [load(run.folder.path, device=device) for run in runs]
     _require_one_task(runs, models)
-    data, classes = runs[0].open_data(), models[0].metadata.classes
-    counts = ClassCounts(models[0].metadata.class_counts, classes)
+    data, facts = runs[0].open_data(), models[0].metadata
+    counts = ClassCounts(facts.class_counts, facts.classes)
     groups = ShotGroups.from_counts(counts, runs[0].config.data.groups)
     scored = _on(split, runs, models, data, views, progress)
     if scored.logits.clean.shape[1] == 1:
         raise ConfigError(
-            f"{runs[0].folder.path} has no sub-models (method {models[0].metadata.method}); to make an "
-            "ensemble, name several runs."
+            f"{runs[0].folder.path} has no sub-models (method {facts.method}); name several runs."
         )
     chooses = data.manifest.has("val") and split != "val"
     held_out = _on("val", runs, models, data, views, progress) if chooses else None
@@ -130,7 +131,7 @@ def ensemble(
     wanted = combination or recommended["combination"]
     if out is not None and wanted is not None:
         made = combine(wanted, scored.logits, groups, val)
-        _write(made, runs, classes, line, out)
+        _write(made, runs, facts.classes, line, out)
         line["written"] = {"folder": str(out), "combination": made.name}
     return line
 

@@ -215,6 +215,11 @@ def assign(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
     Returns:
         What is wrong with those that could not be applied: malformed, unknown or ambiguous.
     """
+    if isinstance(overrides, str | Mapping):
+        given = "a text" if isinstance(overrides, str) else "a mapping"
+        return [
+            f'overrides are a list, for example ["epochs=40", "loss=ldam"], but this is {given}'
+        ]
     problems = []
     pairs = []
     for text in overrides:

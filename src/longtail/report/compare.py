@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from longtail.core.errors import DataError
 from longtail.core.groups import RULE_TEXT
+from longtail.core.paths import expanded
 from longtail.core.words import counted
 from longtail.data.options import FolderData, TableData
 from longtail.engine.run_folder import writing
@@ -59,9 +60,14 @@ class Arm:
             "epochs": lines[0][-1]["epochs_done"] if lines[0] else 0,
             "images": seen,
             "parameters": sum(p.numel() for p in self.views[0].model.method.parameters()),
-            "seconds": float(np.mean([sum(line["seconds"] for line in one) for one in lines])),
+            "seconds": float(np.mean([_seconds(one, features=False) for one in lines])),
+            "features": max(_seconds(one, features=True) for one in lines),
             "shared": self.views[0].run.config.start is not None,
         }
+
+
+def _seconds(lines: Sequence[Mapping[str, Any]], *, features: bool) -> float:
+    return float(sum(line["seconds"] for line in lines if ("features" in line) == features))
 
 
 @dataclass(frozen=True)
@@ -233,12 +239,16 @@ def render_comparison(comparison: Comparison, advice: Sequence[str] = ()) -> str
 
 
 def compare(
-    runs: Sequence[Run], out: Path, *, split: str | None = None, device: str | None = None
+    runs: Run | Path | str | Sequence[Run | Path | str],
+    out: Path | str,
+    *,
+    split: str | None = None,
+    device: str | None = None,
 ) -> Path:
     """Write one self-contained page that holds runs against the first of them, and return its path.
 
     Args:
-        runs: Scored runs on the same images; those that differ in the seed only are one row.
+        runs: Scored runs on the same images, or their folders. Runs that differ only in the seed share a row.
         out: The page, HTML.
         split: `val` or `test`; test if not given, or val where there is no test.
         device: As for `train`.
@@ -246,7 +256,8 @@ def compare(
     Raises:
         DataError: If a run is not scored, or was scored on other images.
     """
-    views = [RunView.open(run.folder.path, split, device) for run in runs]
+    out = expanded(out)
+    views = [RunView.open(run.folder.path, split, device) for run in Run.all_of(runs)]
     page = render_comparison(Comparison.of(views))
     with writing(out) as file:
         file.write_text(page, encoding="utf-8")

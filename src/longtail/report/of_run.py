@@ -8,8 +8,11 @@ from longtail.engine.run_folder import writing
 from longtail.runs import Run
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: Run | Path | str) -> Path:
     """Write the page about a scored run, as `longtail report` does, and return its path.
+
+    Args:
+        run: A scored run, or its folder.
 
     Raises:
         LongtailError: If it was not scored, or the folder cannot be written.
@@ -18,8 +21,9 @@ def write_report(run: Run) -> Path:
     from longtail.report.page import render_run
     from longtail.report.view import RunView
 
-    view = RunView.open(run.folder.path)
-    path = run.folder.path / page_name("report", view.split)
+    folder = Run.of(run).folder.path
+    view = RunView.open(folder)
+    path = folder / page_name("report", view.split)
     with writing(path) as file:
         file.write_text(render_run(view), encoding="utf-8")
     return path

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from longtail.core.errors import ConfigError
+from longtail.core.paths import expanded
 from longtail.core.words import counted, folder_name
 from longtail.data import Progress
 from longtail.data.sources.folder_contents import refuse_images_among_runs
@@ -61,7 +62,7 @@ class MethodComparison:
 
 
 def compare(
-    source: str,
+    source: str | Path,
     overrides: Sequence[str] = (),
     *,
     methods: str | Sequence[str] = COMPARED,
@@ -69,7 +70,7 @@ def compare(
     equal: str = "images",
     seeds: int = 3,
     base: str | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     device: str | None = None,
     parallel: int | None = None,
     progress: bool = True,
@@ -104,8 +105,8 @@ def compare(
 
     names = methods if isinstance(methods, str) else ",".join(methods)
     return compare_methods(
-        source, overrides, methods=names, budget=budget, equal=equal, seeds=seeds, base=base, out=out,
-        device=device, parallel=parallel, note=note, progress=progress,
+        str(source), overrides, methods=names, budget=budget, equal=equal, seeds=seeds, base=base,
+        out=expanded(out) if out else None, device=device, parallel=parallel, note=note, progress=progress,
     )  # fmt: skip
 
 

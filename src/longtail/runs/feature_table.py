@@ -64,7 +64,7 @@ class Features:
 
 
 def features(
-    source: str | RunConfig | Run,
+    source: str | Path | RunConfig | Run,
     overrides: Sequence[str] = (),
     *,
     device: str | None = None,
@@ -89,8 +89,8 @@ def features(
     """
     place = find_device(device)
     run = source if isinstance(source, Run) else None
-    if isinstance(source, str):
-        source = resolve(source, overrides)
+    if isinstance(source, str | Path):
+        source = resolve(str(source), overrides)
     config = source.config if isinstance(source, Run) else source
     if data is None:
         data = (run or Run(RunFolder(Path()), config)).open_data(progress)

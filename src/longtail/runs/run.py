@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pandas as pd
 import yaml
 
 from longtail.core.errors import CheckpointError, ConfigError, DataError, ProtocolError
+from longtail.core.names import shown
+from longtail.core.paths import expanded
 from longtail.data import Progress, open_data
 from longtail.data.data_set import DataSet
 from longtail.data.splits.split_file import DIGEST, compare, read_split
@@ -40,25 +44,25 @@ class Run:
     """
 
     folder: RunFolder
-    config: RunConfig
-    identity: Identity | None = None
+    config: RunConfig = field(repr=False)
+    identity: Identity | None = field(default=None, repr=False)
 
     @classmethod
-    def open(cls, path: Path) -> Run:
+    def open(cls, path: Path | str) -> Run:
         """Open a run folder, and compare the files that were written when the run began with their checksums.
 
         Raises:
             ConfigError: If it is none, or its configuration was edited.
             CheckpointError: If another file was changed.
         """
-        folder = RunFolder(path)
+        folder = RunFolder(expanded(path))
         folder.require()
         identity = folder.identity()
         try:
             raw = yaml.safe_load(read_bytes(folder.config).decode("utf-8"))
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError(f"{folder.config} cannot be read ({error}).") from error
-        require_plugins(_plugins(folder), path)
+        require_plugins(_plugins(folder), folder.path)
         config = validate_stored(raw, str(folder.config))
         if identity is not None:
             _require_config(folder, config, identity)
@@ -66,6 +70,17 @@ class Run:
                 if file.exists():
                     identity.require_unchanged(file)
         return cls(folder, config, identity)
+
+    @classmethod
+    def of(cls, run: Run | Path | str) -> Run:
+        """Return a run, opened if its folder is named; see `open`."""
+        return run if isinstance(run, Run) else cls.open(run)
+
+    @classmethod
+    def all_of(cls, runs: Run | Path | str | Sequence[Run | Path | str]) -> list[Run]:
+        """Return one run or several, opened where their folders are named; see `open`."""
+        several = [runs] if isinstance(runs, Run | Path | str) else runs
+        return [cls.of(run) for run in several]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -98,6 +113,7 @@ class Run:
             DataError: In words, if anything about the data is wrong.
             ProtocolError: If images that the run was trained on would be val or test.
         """
+        self._require_place()
         workers = self.config.training.workers
         kept = self.kept_split()
         drawn = kept if self.identity is None or self.identity.drawn_split else None
@@ -107,6 +123,21 @@ class Run:
         if kept is None and self.folder.config.exists():
             return replace(data, notes=(*data.notes, *self._compare(data)))
         return data
+
+    def _require_place(self) -> None:
+        path = getattr(self.config.data, "path", None)
+        if path is None or not self.folder.config.exists():
+            return
+        try:
+            there = expanded(path).exists()
+        except OSError:  # whoever opens it says why
+            there = True
+        if not there:
+            raise DataError(
+                f"The images of {shown(str(self.folder.path))} were in {shown(str(path))}, which is not "
+                "there any more. If they have moved, say where they are now: longtail train NEW-PLACE "
+                f"--resume --out {shlex.quote(str(self.folder.path))}"
+            )
 
     def kept_split(self) -> pd.DataFrame | None:
         """Return the images of this run with their splits; None where they are in one array.

@@ -161,6 +161,19 @@ def continued(config: RunConfig, folder: RunFolder) -> RunConfig:
     return stored.model_copy(update=parts)
 
 
+def remember_place(folder: RunFolder, config: RunConfig) -> None:
+    """Write down where the data of a continued run lie, if they have moved: other commands look there, too.
+
+    Args:
+        folder: Of the run.
+        config: As `continued` returns it.
+    """
+    stored = Run.open(folder.path).config
+    if config.data != stored.data:
+        there = stored.model_copy(update={"data": config.data})
+        folder.write_config(there.model_dump(mode="json"), None)
+
+
 def require_continues(folder: RunFolder, identity: Identity | None, data: DataSet) -> None:
     """Refuse to continue another run's checkpoint, or a run whose images have changed.
 

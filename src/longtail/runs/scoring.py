@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from longtail.core import distributed
@@ -29,7 +30,7 @@ UNTRAINED = "nothing was trained"  # in place of what chose the epoch
 
 
 def evaluate(
-    run: Run,
+    run: Run | Path | str,
     split: str = "test",
     *,
     data: DataSet | None = None,
@@ -40,7 +41,7 @@ def evaluate(
     """Write predictions and scores of a finished run on one split.
 
     Args:
-        run: A run folder.
+        run: A finished run, or its folder.
         split: `train`, `val` or `test`.
         data: The run's data set, if it is open already.
         device: As for `train`.
@@ -52,6 +53,7 @@ def evaluate(
         The content of `scores-<split>.json`.
     """
     distributed.start(find_device(device))
+    run = Run.of(run)
     model = load(run.folder.path, device=device)
     training = run.config.training
     if data is None:

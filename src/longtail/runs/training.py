@@ -43,6 +43,7 @@ from longtail.runs.run_folders import (
     begin,
     continued,
     default_folder,
+    remember_place,
     require_continues,
     require_shared,
     threads_of,
@@ -51,10 +52,10 @@ from longtail.runs.scoring import evaluate
 
 
 def train(
-    source: str | RunConfig,
+    source: str | Path | RunConfig,
     overrides: Sequence[str] = (),
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     resume: bool = False,
     device: str | None = None,
     threads: Threads | None = None,
@@ -81,11 +82,11 @@ def train(
         OutOfTimeError: If the deadline comes before the end; the run can be resumed.
         LongtailError: In words, whatever went wrong; a run can be resumed after it.
     """
-    config = source if isinstance(source, RunConfig) else resolve(source, overrides)
+    config = source if isinstance(source, RunConfig) else resolve(str(source), overrides)
     place = find_device(device)
     distributed.start(place)
     log = (log or SilentLog()) if distributed.is_main() else SilentLog()
-    folder = RunFolder(distributed.broadcast(out or default_folder(config)))
+    folder = RunFolder(distributed.broadcast(expanded(out) if out else default_folder(config)))
     require_shared(folder)
     if resume:
         config = continued(config, folder)
@@ -145,8 +146,11 @@ def _train(
     if not (resume and folder.config.exists()):
         identity = begin(folder, config, data, place, facts) if distributed.is_main() else None
         identity = distributed.broadcast(identity)
-    elif identity is None:
-        log.note(f"note: {OLD}")
+    else:
+        if distributed.is_main():
+            remember_place(folder, config)
+        if identity is None:
+            log.note(f"note: {OLD}")
     trainer.metadata = metadata.model_copy(update={"run": "" if identity is None else identity.run})
     require_shared(folder)
     run = Run(folder, config, identity)

@@ -16,6 +16,7 @@ from longtail.adjust.tool.runs import RunModel, read_run
 from longtail.adjust.tool.tables import Tables
 from longtail.core.errors import ConfigError
 from longtail.core.groups import GroupRule
+from longtail.core.paths import expanded
 from longtail.engine.run_folder import writing, writing_folder
 from longtail.runs import Run
 
@@ -95,9 +96,9 @@ def refuse_harm(done: Adjustment, *, force: bool) -> None:
 
 
 def adjust_run(
-    run: Run,
+    run: Run | Path | str,
     by: str,
-    out: Path,
+    out: Path | str,
     request: Request | None = None,
     *,
     rule: GroupRule = "threshold",
@@ -107,7 +108,7 @@ def adjust_run(
     """Correct the model of a run and write it as a run folder, scored on the same splits.
 
     Args:
-        run: A finished run.
+        run: A finished run, or its folder.
         by: Name of a correction in `CORRECTIONS`; `auto` tries all that fit and chooses on val.
         out: Folder of the corrected run; missing, or empty.
         request: Strength and the like; chosen on val where it is not given.
@@ -124,6 +125,7 @@ def adjust_run(
             `force` is given to `auto`.
         LongtailError: As `adjust` does.
     """
+    run, out = Run.of(run), expanded(out)
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise ConfigError(f"{out} already exists; choose another place.")
     if by == AUTO and (force or request is not None):
