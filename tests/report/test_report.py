@@ -154,6 +154,10 @@ def test_a_comparison_puts_seeds_together(runs, tmp_path, monkeypatch):
     assert reslt["difference"]["all"]["value"] == pytest.approx(own - mean, abs=1e-6)
     # 347 training images in batches of 16, three epochs
     assert reslt["images"] == 347 // 16 * 16 * 3
+    assert (plain["features"], "features of the frozen" in render_comparison(comparison)) == (
+        0,
+        False,
+    )
     # a folder of seeds stands for its runs
     out = tmp_path / "c.html"
     line = [runs["plain/seed-0"].parent, runs["reslt"], "--out", out]
@@ -169,6 +173,18 @@ def test_a_comparison_puts_seeds_together(runs, tmp_path, monkeypatch):
     with Image.open(tmp_path / "f" / "groups.png") as image:
         assert image.size[0] > 1000
     assert (tmp_path / "f" / "groups.svg").read_text().startswith("<?xml")
+
+
+def test_computing_the_features_of_a_frozen_network_is_no_cost_of_the_run_that_came_first(
+    runs, monkeypatch
+):
+    first, second = (RunView.open(runs[name], device="cpu") for name in ("reslt", "tau"))
+    own = sum(line["seconds"] for line in first.lines)
+    computed = {"stage": "head", "epochs_done": 0, "seconds": 45.0, "features": 347}
+    monkeypatch.setitem(vars(first), "lines", [computed, *first.lines])
+    comparison = Comparison.of([first, second])
+    assert comparison.rows[0]["seconds"] == pytest.approx(own)
+    assert "computed them (at most 45 seconds)" in render_comparison(comparison)
 
 
 def test_importance_is_computed_only_if_it_is_asked_for(runs, tmp_path, monkeypatch, capsys):

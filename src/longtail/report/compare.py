@@ -50,7 +50,12 @@ class Arm:
         return np.stack([v.right[np.argsort(v.predictions.ids)] for v in self.views])
 
     def budget(self) -> dict[str, Any]:
-        """Return what the arm cost: epochs, images seen, parameters, seconds per run."""
+        """Return what the arm cost: epochs, images seen, parameters, seconds per run.
+
+        The features of a frozen network are not in these seconds: the first run computes them, the others
+        read them from a file, so they would make equal runs look unequal. `features` is the longest that a
+        run took for them.
+        """
         lines = [view.lines for view in self.views]
         trained = [line for line in lines[0] if "loss" in line]
         batch = self.views[0].run.config.training.batch_size
