@@ -330,7 +330,7 @@ def test_classes_that_may_lie_one_folder_deeper_are_told(tmp_path):
     assert read_folder(tmp_path / "folds").notes == ()
     collection(tmp_path / "again" / "again", fox=2, owl=2)  # as archives unpack
     with pytest.raises(
-        DataError, match=r"only one class.* If its folders fox, owl are the classes, name"
+        DataError, match=r"only one class.* If its folders 'fox', 'owl' are the classes, name"
     ):
         read_folder(tmp_path / "again")
 
@@ -348,6 +348,9 @@ def test_a_folder_one_level_too_high_or_too_deep_is_answered_with_the_one_that_w
         DataError, match=r"^3 images lie directly in .*can, .*Did you mean .*shop\?"
     ):
         read_folder(tmp_path / "shop" / "can")
+    with pytest.raises(DataError, match=r"^1 image lies directly in .*Expected .*inbox/CLASS"):
+        read_folder(tmp_path / "inbox")
+    image(tmp_path / "outbox" / "new.png")  # folders of images beside runs are no classes
     with pytest.raises(DataError, match=r"^1 image lies directly in .*Expected .*inbox/CLASS"):
         read_folder(tmp_path / "inbox")
     run = tmp_path / "runs" / "first"

@@ -92,7 +92,9 @@ Classes = Annotated[
     typer.Option(help="Text file with one class per line, in the order of the outputs."),
 ]
 Mean = Annotated[str | None, typer.Option(help="Mean of each colour channel, e.g. 0.5,0.5,0.5.")]
-Deviation = Annotated[str | None, typer.Option(help="Pixel deviations.")]
+Deviation = Annotated[
+    str | None, typer.Option(help="Standard deviation of each colour channel, e.g. 0.5,0.5,0.5.")
+]
 Oracle = Annotated[bool, typer.Option("--oracle", help="Also print the tau that is best on test.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Write the correction even if it does not help on val.")

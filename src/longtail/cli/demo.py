@@ -48,6 +48,7 @@ def demo(
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not an empty folder; choose another one with --out.")
     shown = console()
+    shown.print("Seven trainings follow; on an idle CPU, they take one to three minutes in all.")
     runs = _train(folder)
     comparison = Comparison.of([RunView.open(run.folder.path, device="cpu") for run in runs])
     page = folder / "comparison.html"

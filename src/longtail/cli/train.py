@@ -75,7 +75,7 @@ def train(
     submit: Annotated[Cluster | None, typer.Option(help=SUBMIT)] = None,
     slurm: Annotated[list[str] | None, typer.Option(help=SLURM)] = None,
 ) -> None:
-    """Train a recipe or your own images, then score the last epoch on the test split.
+    """Train a recipe or your own images, then score the result on the test split.
 
     Examples:
 

@@ -25,7 +25,7 @@ from longtail.core.names import visible
 
 # verb -> first sentence of its docstring; the file of the same name holds the function of the same name
 SUMMARIES = {
-    "train": "Train a recipe or your own images, then score the last epoch on the test split.",
+    "train": "Train a recipe or your own images, then score the result on the test split.",
     "evaluate": "Score a finished run on a split; writes predictions and scores into the run folder.",
     "predict": "Predict the classes of images without labels.",
     "calibrate": "Measure on val when not to trust a run's predictions, for predict, report and export.",
@@ -74,7 +74,10 @@ class Verbs(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - typer's own
         super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name, help=text) for name, text in SUMMARIES.items()}
+        # short_help is told in full, where help would be cut to a line
+        self.commands = {
+            name: TyperCommand(name, help=text, short_help=text) for name, text in SUMMARIES.items()
+        }
 
     def make_context(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - typer's own
         """Read the arguments before the verb."""

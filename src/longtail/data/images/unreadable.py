@@ -10,8 +10,8 @@ from longtail.core.words import counted
 NAMED = 3  # files that a sentence names
 LISTED = 10  # files that an error lists
 REFUSED = (
-    "Repair or remove such files, or leave them out with --on-bad-image skip "
-    "(data.on_bad_image=skip in Python)."
+    "Repair or remove such files, or leave them out with data.on_bad_image=skip (longtail train and compare "
+    "also take --on-bad-image skip)."
 )
 REPLACE = "Repair or replace such files."
 LEFT_OUT = "Such files are left out. Repair or replace them."

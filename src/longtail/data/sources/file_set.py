@@ -101,7 +101,8 @@ def file_set(
         )
     if len(classes) < 2 and for_training:
         below = sorted({"/".join(path.split("/")[1:-1]) for path, _, _ in rows} - {""})
-        hint = f" If its folders {', '.join(below[:3])} are the classes, name the folder that contains them."
+        inside = ", ".join(map(repr, below[:3])) + ", ..." * (len(below) > 3)
+        hint = f" If its folders {inside} are the classes, name the folder that contains them."
         raise DataError(
             f"{name} has only one class ({classes[0]!r}); a classifier needs at least two. "
             f"Expected one folder (or label) per class.{hint if len(below) > 1 else ''}"

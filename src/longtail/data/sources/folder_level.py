@@ -109,7 +109,7 @@ def no_images(root: Path, left_out: Sequence[LeftOut]) -> str:
     if direct:
         lie = counted(len(direct), "image lies", "images lie")
         said = f"{lie} directly in {shown(str(root))}, without class folders."
-        if _has_classes(root.absolute().parent):
+        if _is_collection(root.absolute().parent):
             return f"{said} Did you mean {shown(str(root.parent))}?"
         return f"{said} Expected {shown(str(root))}/CLASS/image.jpg, or a table of the images."
     found = " ".join(describe_left_out(left_out, root))
@@ -121,11 +121,14 @@ def no_images(root: Path, left_out: Sequence[LeftOut]) -> str:
     ).strip()
 
 
-def _has_classes(folder: Path) -> bool:
-    """Say whether at least two folders in it hold images."""
+def _is_collection(folder: Path) -> bool:
+    """Say whether at least two folders in it hold images, and longtail wrote none of its folders."""
     found = 0
     try:
-        for below in list_images(folder, deep=False).folders:
+        folders = list_images(folder, deep=False).folders
+        if any(map(_is_ours, folders)):
+            return False
+        for below in folders:
             found += bool(list_images(below, deep=False).images)
             if found > 1:
                 return True
