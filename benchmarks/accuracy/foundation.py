@@ -151,7 +151,15 @@ def folder_of(out: Path, row: str, seed: int) -> Path:
 def record_average(row: str, out: Path, seed: int, record: Path) -> None:
     """Score the mean of the logits of several rows, and append it; its time is that of all trainings."""
     split = "val" if row.startswith("val ") else "test"
-    runs = [Run.open(folder_of(out, member, seed)) for member in AVERAGES[row]]
+    folders = [folder_of(out, member, seed) for member in AVERAGES[row]]
+    if missing := [
+        folder for folder in folders if not (folder / f"predictions-{split}.npz").exists()
+    ]:
+        print(
+            f"{row}, seed {seed}: left out, because {', '.join(map(str, missing))} is not trained"
+        )
+        return
+    runs = [Run.open(folder) for folder in folders]
     found = [read_predictions(run.folder.predictions(split)) for run in runs]
     assert all(np.array_equal(one.ids, found[0].ids) for one in found)
     metadata = runs[0].checkpoint()[1]
