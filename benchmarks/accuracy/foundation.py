@@ -153,7 +153,7 @@ def record_average(row: str, out: Path, seed: int, record: Path) -> None:
     split = "val" if row.startswith("val ") else "test"
     folders = [folder_of(out, member, seed) for member in AVERAGES[row]]
     if missing := [
-        folder for folder in folders if not (folder / f"predictions-{split}.npz").exists()
+        folder for folder in folders if not (folder / f"predictions-{split}.parquet").exists()
     ]:
         print(
             f"{row}, seed {seed}: left out, because {', '.join(map(str, missing))} is not trained"
