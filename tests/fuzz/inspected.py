@@ -2,7 +2,10 @@
 
 import re
 
-SAID = re.compile(r": (\d+) classes, ([\d,]+) images \((.*)\)\n")
+SAID = re.compile(
+    r": (\d+) classes, ([\d,]+)(?: of ([\d,]+))? images \((.*?)\)"
+    r"(?:; the other (one|[\d,]+) cannot be read)?\n"
+)
 
 
 def wrong_count(out, most):
@@ -10,8 +13,14 @@ def wrong_count(out, most):
     found = SAID.search(out)
     if found is None:
         return "no count is printed"
-    total = int(found[2].replace(",", ""))
-    parts = [int(part.split()[1]) for part in found[3].split(", ")]
+    total, listed = _number(found[2]), _number(found[3] or found[2])
+    parts = [_number(part.split()[1]) for part in found[4].split(", ")]
     if not 2 <= int(found[1]) <= total <= most or total != sum(parts):
         return f"{found[0]} of {most} images"
+    if listed != total + _number(found[5] or "0"):
+        return f"{found[0]} does not add up"
     return None
+
+
+def _number(text):
+    return 1 if text == "one" else int(text.replace(",", ""))

@@ -172,3 +172,11 @@ def test_versions_agree():
     cited = yaml.safe_load((root / "CITATION.cff").read_text())["version"]
     declared = re.search(r'^version = "(.+)"', (root / "pyproject.toml").read_text(), re.MULTILINE)
     assert longtail.__version__ == cited == declared[1]
+
+
+def test_no_line_of_a_page_begins_as_a_comment():
+    """MyST leaves out lines that begin with %, and a sentence may be broken before "% of"."""
+    pages = [page for page in (README.parent / "docs").rglob("*.md") if "build" not in page.parts]
+    lines = [(page.name, line) for page in pages for line in page.read_text().splitlines()]
+    assert len(lines) > 1000
+    assert not [found for found in lines if found[1].startswith("%")]

@@ -9,6 +9,9 @@ from longtail.evaluation.scores import percent, percent_of_seeds
 from longtail.report.dots import DotRow
 from longtail.reproduce.results import Results
 
+AVERAGE = "average of "
+KINDS = ("head on frozen features", "fine-tuned for ten epochs", "average of the logits of several")
+
 
 def pretrained_table(results: Results, name: str, split: str, unit: str = "minutes") -> str:
     """Return what is trained on a pretrained backbone: the newest record of every row and seed.
@@ -42,10 +45,8 @@ def pretrained_dots(results: Results, name: str) -> tuple[str, list[DotRow]]:
     title = "CIFAR-100-LT, ratio 100: EfficientNet-Lite, pretrained on ImageNet\nlast epoch"
     return title, [
         DotRow(
-            row,
-            "fine-tuned for ten epochs"
-            if row.split(", ")[-1].isdigit()
-            else "head on frozen features",
+            row.removeprefix(AVERAGE).replace(" and ", ", ").replace("frozen ", ""),
+            _kind(row),
             {"all": [line["macro_accuracy"] for line in lines]}
             | {group: [line[group] for line in lines] for group in GROUP_NAMES},
         )
@@ -93,9 +94,11 @@ def _rows(results: Results, name: str, split: str) -> dict[str, list[dict[str, A
     rows: dict[str, list[dict[str, Any]]] = {}
     for (row, _), line in newest.items():
         rows.setdefault(row, []).append(line)
-    # stable: heads in their order, then what is fine-tuned
-    return dict(sorted(rows.items(), key=lambda item: _is_tuned(item[0])))
+    # stable within a kind
+    return dict(sorted(rows.items(), key=lambda item: KINDS.index(_kind(item[0]))))
 
 
-def _is_tuned(row: str) -> bool:
-    return row.split(", ")[-1].isdigit()
+def _kind(row: str) -> str:
+    if row.startswith(AVERAGE):
+        return KINDS[2]
+    return KINDS[row.split(", ")[-1].isdigit()]
