@@ -81,6 +81,8 @@ RATES = {
     **dict.fromkeys(TUNINGS, (0.01, 0.03, 0.1)),
     # a head that begins with class means can start faster; few trained weights, too
     **dict.fromkeys((row for row in TUNINGS if "class means" in row), (0.03, 0.1)),
+    # at 0.1, LoRA diverges
+    **dict.fromkeys((row for row in TUNINGS if "LoRA" in row), (0.01, 0.03, 0.1)),
     # what was best at 128 pixels
     f"{FROM_MEANS}, 96": (0.03,),
 }
