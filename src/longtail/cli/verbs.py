@@ -57,9 +57,8 @@ LOAD_RUNS = ("adjust", "calibrate", "ensemble", "evaluate", "export", "predict",
 ELSEWHERE = {"methods": "lists", "options": "lists", "text-head": "text_head"}  # verb -> file
 
 
-UsageError: Any = typer.BadParameter.__mro__[
-    1
-]  # of click, of which typer may have a copy of its own
+# of click, of which typer may have a copy of its own
+UsageError: Any = typer.BadParameter.__mro__[1]
 
 Plugins = Annotated[
     list[Path] | None,

@@ -39,9 +39,8 @@ from longtail.data.splits.keep_together import (
 from longtail.data.splits.split_file import with_split
 
 Progress = Callable[[int, int], None]  # images checked, images in all
-Phases = Callable[
-    [str, int, int], None
-]  # what takes long, how much is done, of how much; 0: not known
+# what takes long, how much is done, of how much; 0: not known
+Phases = Callable[[str, int, int], None]
 
 
 def read_files(config: FileData, *, kept: bool = False) -> FileSet:

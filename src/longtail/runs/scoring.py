@@ -53,6 +53,8 @@ def evaluate(
         The content of `scores-<split>.json`.
     """
     distributed.start(find_device(device))
+    if not distributed.is_main():
+        note = _silent  # one process speaks for all
     run = Run.of(run)
     model = load(run.folder.path, device=device)
     training = run.config.training
@@ -128,6 +130,10 @@ def _predictions(
         workers=training.workers,
         passed=told_at_times(note, f"scoring {split}", on_cpu=device.type == "cpu"),
     )
+
+
+def _silent(text: str) -> None:
+    """Say nothing."""
 
 
 def _of_crops(crops: Crops | None) -> tuple[str, ...]:
