@@ -9,8 +9,8 @@ those of fine-tuning after three epochs in place of ten. The others are trained 
 and scored on test. Rows `average of ...` average the logits of several rows, from their predictions. Appends
 a line per row and seed to results/foundation.jsonl, with the most memory that the process has used so far.
 
-Time, one thread: 3 to 6 seconds a head once the features are there (2 to 5 minutes), an hour to fine-tune all
-weights for ten epochs at 128 pixels, 17 to 23 minutes a row `val ...` of it.
+Time: on one thread, 3 to 6 seconds a head once the features are there (2 to 5 minutes), an hour to fine-tune
+all weights for ten epochs at 128 pixels, 17 to 23 minutes a row `val ...` of it.
 """
 
 from __future__ import annotations
