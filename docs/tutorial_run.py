@@ -1,5 +1,7 @@
 """Runs what docs/own-data.md shows, writes the real output under each command, and takes its screenshots.
 
+Then runs the README's commands on the same images, for its screenshot, and stops if they print anything else.
+
     LONGTAIL_DATA=... sphinx-build -t tutorial docs docs/build     (or: python docs/tutorial_run.py)
 
 Needs CIFAR-100 in LONGTAIL_DATA, Chromium and the test extra; takes about four minutes of CPU time. A build
@@ -53,22 +55,44 @@ def play(page: Path, folder: Path, data: Path) -> str:
     """
     (folder / "cifar").mkdir()
     (folder / "cifar" / "cifar-100-python").symlink_to((data / "cifar-100-python").resolve())
-
     names: dict[str, object] = {"__name__": "__main__"}  # of all examples together
 
     def run(match: re.Match[str]) -> str:
         kind, source, shown = match[1], match[2], match[3]
         lines = _python(source, names) if kind == "python" else _commands(source)
-        lines = [line.replace(str(folder / "longtail"), "~/.cache/longtail") for line in lines]
+        cache = str(folder / "cache" / "longtail")
+        lines = [line.replace(cache, "~/.cache/longtail") for line in lines]
         if shown is None:
             return match[0]
         return f"```{kind}\n{source}```\n\n```text\n" + "\n".join(_shortened(lines)) + "\n```\n"
 
-    places = contextlib.chdir(folder), _environment(COLUMNS=WIDTH, XDG_CACHE_HOME=str(folder))
     # copies of CIFAR-100 hold the same images in files that are written otherwise than the download
     intact = patch("torchvision.datasets.cifar.check_integrity", return_value=True)
-    with places[0], places[1], intact:
+    with _inside(folder), intact:
         return BLOCK.sub(run, page.read_text(encoding="utf-8"))
+
+
+def check(readme: Path, folder: Path) -> list[str]:
+    """Return the lines that a README shows under its commands, and that they do not print.
+
+    Args:
+        readme: Markdown, as `play` takes it; `...` stands for lines that are left out. The demo is not run.
+        folder: Has the images; the commands run there.
+    """
+    blocks = BLOCK.finditer(readme.read_text(encoding="utf-8"))
+    missing = []
+    with _inside(folder):
+        for source, shown in ((block[2], block[4]) for block in blocks if block[4]):
+            printed = {line.rstrip() for line in _commands(source)} | {"...", ""}
+            missing += [line for line in shown.splitlines() if line.rstrip() not in printed]
+    return missing
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    environment = _environment(COLUMNS=WIDTH, XDG_CACHE_HOME=str(folder / "cache"))
+    with contextlib.chdir(folder), environment:
+        yield
 
 
 def _python(source: str, names: dict[str, object]) -> list[str]:
@@ -142,7 +166,13 @@ def main() -> None:
         text = play(page, folder, Path(data).resolve())
         take_all(SHOTS, folder, FIGURES)
         shutil.copy(folder / "inspection" / "distribution.png", FIGURES / "distribution.png")
+        for made in ("inspection", "runs"):
+            shutil.rmtree(folder / made)
+        missing = check(DOCS.parent / "README.md", folder)
+        take_all([Shot("report", "runs/first/report.html", height=900)], folder, FIGURES.parent)
     page.write_text(text, encoding="utf-8")
+    if missing:
+        sys.exit("\n".join(["The README shows lines that its commands do not print:", *missing]))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from longtail import api
 from longtail.methods.decoupling import Decoupling
 
 SAMPLERS = ("instance", "progressive", "class-balanced", "square-root")
+# how a figure names them
+SHOWN = {"joint": "before", "crt": "cRT", "lws": "LWS", "tau": "tau-normalisation"}
 CACHED = ["stage2_bn=eval", "augment=false"]
 # name -> recipe and overrides, on any representation
 CLASSIFIERS = {
@@ -92,16 +94,18 @@ def norms(folder: Path) -> dict[str, Any]:
 def figure(found: list[dict[str, Any]], path: Path) -> None:
     """Draw the norms of the first seed over the class counts (figure 2 of the paper)."""
     plt.rcParams["svg.hashsalt"] = "longtail"
-    canvas, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    canvas, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for line in found:
         if line["seed"] == 0:
             pairs = sorted(zip(line["class_counts"], line["norms"], strict=True))
             mean = sum(line["norms"]) / len(line["norms"])
             axes.plot([n for n, _ in pairs], [value / mean for _, value in pairs], ".",
-                      label=f"{line['classifier']} (rank correlation {line['spearman']:.2f})")  # fmt: skip
+                      label=f"{SHOWN[line['classifier']]} ({line['spearman']:+.2f})")  # fmt: skip
     axes.set(xscale="log", xlabel="training images of the class",
-             ylabel="norm of its row / mean norm", title="CIFAR-100-LT, ratio 100, seed 0")  # fmt: skip
-    axes.legend(frameon=False, fontsize=8)
+             ylabel="norm of the class's weights / mean norm",
+             title="Classifier weights by class, CIFAR-100-LT, ratio 100, seed 0")  # fmt: skip
+    canvas.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8,
+                  title="in brackets: rank correlation with the class count", title_fontsize=8)  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.savefig(path, metadata={"Date": None})

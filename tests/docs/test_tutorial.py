@@ -52,6 +52,14 @@ def test_output_goes_below_its_command_and_progress_becomes_dots(tmp_path, monke
     assert list(tutorial_run._shortened(lines)) == ["stage", "...", "end"]
 
 
+def test_a_line_that_a_readme_shows_and_no_command_prints_is_found(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("```bash\nprintf 'a\\nb\\nc\\n'\n```\n\n```text\na\n...\nd\n```\n")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert tutorial_run.check(readme, folder) == ["d"]
+
+
 def test_a_command_that_fails_is_told(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("```bash\nlongtail evaluate nowhere\n```\n")
