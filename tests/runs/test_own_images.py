@@ -21,9 +21,11 @@ from longtail.engine.checkpoint import finished, read_weights
 from longtail.engine.log import SilentLog
 from longtail.engine.options import TrainingConfig
 from longtail.engine.pace import Pace, duration, estimate
+from longtail.frozen import frozen_features
 from longtail.models import build_backbone, embedded, hub
 from longtail.recipes import resolve
 from longtail.recipes.settling import ON_A_GPU, UNLIKE_FROM, from_nothing, looks_grey, settle
+from longtail.runs import Run, load
 from tests import tiny
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -307,6 +309,22 @@ def test_it_is_reported_exported_and_used(run, longtail, folder, tmp_path, monke
         assert status == 0, said
     assert (where / "report.html").exists()
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + sum(SIZES)
+
+
+def test_the_server_reads_the_features_that_training_kept(run):
+    pytest.importorskip("starlette")
+    from longtail.serve.neighbours import FeaturesOf, TrainingImages
+
+    model, notes = load(run.folder.path, device="cpu"), []
+    data = Run.open(run.folder.path).open_data().split("train")
+    data = data.normalised_by(model.metadata.mean, model.metadata.std)
+    served = TrainingImages(model, data, note=notes.append)
+    assert len(notes) == 1
+    assert f"features of {len(data.manifest)} images read from" in notes[0]
+    # they are what the method computes on its way from an image to its prediction
+    own = frozen_features(FeaturesOf(model.method).eval(), data, device=model.device, keep=False)
+    own = torch.nn.functional.normalize(own - own.mean(dim=0), dim=1)
+    torch.testing.assert_close(served._unit, own)
 
 
 # --- how long it takes ---------------------------------------------------------------------------

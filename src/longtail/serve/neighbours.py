@@ -14,9 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from longtail.core.rng import numpy_generator
+from longtail.core.stage import constant_part
 from longtail.data.augmentation import normalise
 from longtail.data.data_set import DataSet
 from longtail.frozen import frozen_features
+from longtail.methods.method import Method
 from longtail.prediction.features import logits_and_features
 from longtail.report.images import thumbnail_of
 from longtail.runs import LoadedModel
@@ -33,8 +35,7 @@ class FeaturesOf(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 [B, D]."""
-        with torch.inference_mode():
-            return logits_and_features(self.method, images)[1]
+        return logits_and_features(self.method, images)[1]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class TrainingImages:
             rows = numpy_generator(0, "served").choice(len(data.manifest), MOST, replace=False)
             data = data.take(np.sort(rows))
         self._data, self._model = data, model
-        self._network = FeaturesOf(model.method).eval()
+        self._network = _network_of(model.method).eval()
         found = frozen_features(
             self._network, data, device=model.device, note=note,
             progress=lambda done, size, seconds: progress(done, size),
@@ -97,7 +98,8 @@ class TrainingImages:
         """
         metadata = self._model.metadata
         pixels = torch.from_numpy(view[None]).to(self._model.device)
-        features = self._network(normalise(pixels, metadata.mean, metadata.std)).cpu()
+        with torch.inference_mode():
+            features = self._network(normalise(pixels, metadata.mean, metadata.std)).float().cpu()
         cosines = self._unit @ nn.functional.normalize(features[0] - self._mean, dim=0)
         values, rows = cosines.topk(min(number, len(cosines)))
         manifest = self._data.manifest
@@ -110,6 +112,12 @@ class TrainingImages:
             )
             for value, row in zip(values.tolist(), rows.tolist(), strict=True)
         ]
+
+
+def _network_of(method: Method) -> nn.Module:
+    """Return what makes the features: a backbone that was not trained by itself, as training kept its."""
+    part = constant_part(method.stages())
+    return FeaturesOf(method) if part is None else method.get_submodule(part)
 
 
 def as_jpeg(view: NDArray[np.uint8]) -> str:
