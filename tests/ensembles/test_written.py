@@ -1,7 +1,10 @@
 """An ensemble that is written as a model: what it predicts, what it keeps, what it refuses."""
 
+import itertools
 import json
 import shutil
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from PIL import Image
 
 import longtail
 from longtail import api
+from longtail.cli import show
 from longtail.core import ClassCounts, ShotGroups
 from longtail.core.errors import CheckpointError, ConfigError, ProtocolError
 from longtail.ensembles import Stacking, SubModelLogits, fit_stacking, simplex_grid
@@ -18,6 +22,7 @@ from longtail.ensembles.combined_model import Combined, Member
 from longtail.ensembles.recommendation import judge, recommend
 from longtail.evaluation.halves import halves
 from longtail.methods.method import Method
+from longtail.prediction import splits
 
 COUNTS = ClassCounts([300, 150, 60, 40, 9, 5])
 GROUPS = ShotGroups.from_counts(COUNTS)
@@ -268,6 +273,24 @@ def test_the_command_line_recommends_first(runs, tmp_path, longtail):
     assert "the best single model" in " ".join(said.split())
     assert "SADE" not in said
     assert "SADE" in longtail("ensemble", *folders, "--all", "--device", "cpu")[1]
+
+
+@pytest.mark.slow
+def test_a_log_says_how_far_it_is(runs, longtail, monkeypatch):
+    """Batches of 40 images take 10 s each by the clock, so that a line is due after every third."""
+    clock = SimpleNamespace(perf_counter=itertools.count(step=10.0).__next__)
+    monkeypatch.setattr(show, "time", clock)
+    small = partial(splits.evaluation_batches, batch_size=40)
+    monkeypatch.setattr(splits, "evaluation_batches", small)
+    status, _, wrong = longtail("ensemble", *(run.folder.path for run in runs), "--device", "cpu")
+    assert status == 0, wrong
+    images = len(runs[0].open_data().split("test").manifest)
+    told = [line for line in wrong.splitlines() if f" of {2 * 2 * images:,} images, " in line]
+    assert len(told) > 2
+    assert all(line.startswith("predicting with each model and view: ") for line in told)
+    done = [int(line.split(": ")[1].split(" of ")[0].replace(",", "")) for line in told]
+    assert done == sorted(done)
+    assert done[0] < images  # while the first model predicts the first view
 
 
 def test_members_may_be_augmented_differently(runs, tmp_path, longtail):

@@ -76,7 +76,7 @@ def ensemble(
     if record is not None:
         require_writable(record)
     opened = [Run.open(run) for run in runs]
-    with checking("predicting") as progress:
+    with checking("predicting with each model and view") as progress:
         line = several_runs.ensemble(
             opened, split, views=views, out=out, combination=combination, device=device,
             progress=progress,

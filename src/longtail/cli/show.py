@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from longtail.core import distributed
 from longtail.core.groups import GROUP_NAMES
 from longtail.core.names import visible
 from longtail.core.words import counted
 from longtail.data.preparation import Phases
 from longtail.data.preparation import Progress as DataProgress
+from longtail.engine.pace import told_at_times
 from longtail.engine.terminal import Terminal
 from longtail.evaluation.metrics import LEAST_SEEDS
 from longtail.evaluation.scores import (
@@ -160,12 +164,16 @@ def comparison_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
 
 @contextmanager
 def checking(what: str = "reading images") -> Iterator[DataProgress]:
-    """Yield a callback that shows a bar on a terminal, while image files are read if nothing else is said.
+    """Yield a callback that shows how far it is, while image files are read if nothing else is said.
 
-    The bar goes away when all are read: what comes next has its own.
+    On a terminal, a bar that goes away when all are read: what comes next has its own. Elsewhere, a line soon
+    and then every half minute.
     """
     out = Terminal(stderr=True, soft_wrap=False)
-    bar = Progress(console=out, transient=True, disable=not out.is_terminal)
+    if not out.is_terminal:
+        yield _lines(what) if distributed.is_main() else lambda done, size: None
+        return
+    bar = Progress(console=out, transient=True)
     task = bar.add_task(what, total=None)
 
     def report(done: int, size: int) -> None:
@@ -179,6 +187,22 @@ def checking(what: str = "reading images") -> Iterator[DataProgress]:
         yield report
     finally:
         bar.stop()
+
+
+def _lines(what: str) -> DataProgress:
+    """Return what tells, for a log, how far each pass over images is."""
+    out = Terminal(stderr=True)
+    before, since, tell = math.inf, 0.0, told_at_times(out.print, what)
+
+    def report(done: int, size: int) -> None:
+        nonlocal before, since, tell
+        if done < before:  # a pass begins
+            since, tell = time.perf_counter(), told_at_times(out.print, what)
+        elif done:
+            tell(done, size, time.perf_counter() - since)
+        before = done
+
+    return report
 
 
 @contextmanager

@@ -113,13 +113,13 @@ def estimate(seconds: float, how: str = "about") -> str:
     return duration(seconds) if seconds < 1 else f"{how} {duration(seconds)}"
 
 
-def told_at_times(note: Callable[[str], None], doing: str, *, on_cpu: bool) -> Passed:
+def told_at_times(note: Callable[[str], None], doing: str, *, on_cpu: bool = False) -> Passed:
     """Return what a pass over images reports to: soon, and then every half minute, it says how far it is.
 
     Args:
         note: Told the sentence.
         doing: What is done with the images, such as "computing features".
-        on_cpu: Whether there is no accelerator.
+        on_cpu: Whether a network runs without an accelerator, so that smaller images or a GPU would help.
     """
     told: float = FIRST_NOTE - SECONDS_BETWEEN_NOTES
 

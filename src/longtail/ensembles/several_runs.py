@@ -264,6 +264,10 @@ def _each_view(
     repeated = max(0, views.count("none") - 1)  # the plain view is seen once
     passes, done = len(models) * (len(views) - repeated), 0
     progress(0, passes * images)
+
+    def passed(of_this: int, _size: int, _seconds: float) -> None:
+        progress(done + of_this, passes * images)
+
     for seed, view in enumerate(views, start=first_seed):
         if view == "none" and view in known:
             yield known[view]
@@ -278,11 +282,11 @@ def _each_view(
                 view=view,
                 seed=seed,
                 workers=training.workers,
+                passed=passed,
             )
             order = order_of(model.metadata.classes, models[0].metadata.classes)
             each.append(logits.index_select(2, order))
             done += images
-            progress(done, passes * images)
         known[view] = torch.cat(each, dim=1)
         yield known[view]
 

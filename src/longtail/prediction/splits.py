@@ -119,6 +119,7 @@ def predict_sub_models(
     view: str = "none",
     seed: int = 0,
     workers: int = 4,
+    passed: Passed = lambda done, size, seconds: None,
 ) -> torch.Tensor:
     """Compute the logits of every sub-model for one view of every image, float32 [N, T, C].
 
@@ -130,13 +131,19 @@ def predict_sub_models(
         view: Augmentation policy.
         seed: Of its random numbers.
         workers: Decoding threads.
+        passed: Told after each batch how many images are done, of how many, in how many seconds.
     """
     method.eval()
+    found: list[Tensor] = []
+    done, since = 0, time.perf_counter()
     batches = evaluation_batches(
         data, device=device, workers=workers, everything=True, view=view, seed=seed,
         side=enlarged_side(method),
     )  # fmt: skip
     with keeping_freed_memory(device), torch.inference_mode(), autocast(precision, device):
-        found = [method.sub_model_logits(images).float().cpu() for images, _ in batches]
+        for images, _ in batches:
+            found.append(method.sub_model_logits(images).float().cpu())
+            done += len(images)
+            passed(done, len(data.manifest), time.perf_counter() - since)
     logits = torch.cat(found)  # outside, so that weights may be learnt on it
     return require_finite(logits, "The model")
