@@ -1,5 +1,10 @@
 """How long it will take is said before the first epoch, and steps taken to know it are undone."""
 
+import itertools
+import math
+from types import SimpleNamespace
+
+import pytest
 import torch
 
 from longtail.core import Position
@@ -75,6 +80,34 @@ def test_the_steps_are_undone():
     optimizer = torch.optim.SGD(method.parameters(), lr=0.5)
     step(tuple(next(loader.epoch(0)) for loader in loaders), Position(0, 0, 0, 0, 3), optimizer)
     assert not tiny.equal(before, tiny.weights(method))
+
+
+@pytest.mark.parametrize(
+    ("first", "most", "taken", "measured"),
+    [
+        (9.0, 2.0, 1, 9.0),  # more than four times what matters: no second one is needed
+        (7.0, 2.0, 2, 3.0),  # the first one may have waited for much
+        (7.0, math.inf, 2, 3.0),  # enough seconds
+    ],
+)
+def test_a_step_that_takes_too_long_is_not_measured_again(
+    first, most, taken, measured, monkeypatch
+):
+    method = tiny.build("single-head")
+    (stage,) = method.stages()
+    config = TrainingConfig(epochs=3, batch_size=8, learning_rate=0.5)
+    loaders = build_loaders(tiny.data(), config, 0, stage, method, CPU, lambda text: None)
+    step, steps = StepFunction(method, config, CPU), []
+
+    def counted(*given):
+        steps.append(given)
+        return step(*given)
+
+    ticks = iter([0.0, *itertools.accumulate([first, *[3.0] * 20])])
+    monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=ticks.__next__))
+    at = Position(0, 0, 0, 0, 3)
+    assert trial.seconds_per_step(method, stage, loaders, counted, config, at, most) == measured
+    assert len(steps) == taken
 
 
 def test_a_pass_over_images_is_told_soon_and_then_every_half_minute():

@@ -6,6 +6,7 @@ from longtail.core.errors import ConfigError, DataError
 from longtail.recipes.compared import named_methods
 from longtail.runs import comparing
 from longtail.runs.comparing import plan_comparison, plan_text, read_plan
+from longtail.runs.comparison_costs import SPARE
 
 SMALL = ["backbone=resnet20", "batch_size=8", "epochs=40"]
 
@@ -16,9 +17,7 @@ def plan(folder, methods, **options):
 
 @pytest.fixture
 def _a_second_an_epoch(monkeypatch):
-    monkeypatch.setattr(
-        comparing, "seconds_per_epoch", lambda config, data, device: 1 / comparing.SPARE
-    )
+    monkeypatch.setattr(comparing, "seconds_per_epoch", lambda *_: 1 / SPARE)
 
 
 def test_no_method_sees_more_images_than_another(image_folder):
@@ -52,6 +51,45 @@ def test_a_budget_that_is_too_small_says_what_is_needed(image_folder):
         plan(image_folder, "ce,crt", seconds=20, seeds=1)
     with pytest.raises(ConfigError, match="--equal time divides a time"):
         plan(image_folder, "ce,crt", equal="time")
+
+
+def test_no_more_is_measured_than_shows_that_a_budget_is_too_small(image_folder, monkeypatch):
+    given = []
+
+    def measured(config, _data, _device, most, _note):
+        given.append(most * SPARE)
+        return {"cross-entropy": 1.0, "balanced-softmax": 5.0}[config.recipe.split("/")[1]] / SPARE
+
+    monkeypatch.setattr(comparing, "seconds_per_epoch", measured)
+    # 11 epochs are the least that cRT can take: 11 s for cross-entropy leave 9 s for another method
+    with pytest.raises(ConfigError, match="3 methods with 1 seed need about 2 minutes"):
+        plan(image_folder, "ce,bsce,crt", seconds=20, seeds=1)  # 1.1 (11 + 55 + 33)
+    assert given == [pytest.approx(20 / 11), pytest.approx(9 / 11)]
+
+
+def test_what_makes_a_comparison_fit_its_budget_is_said(image_folder, monkeypatch):
+    monkeypatch.setattr(comparing, "seconds_per_epoch", lambda *_: 1 / SPARE)
+
+    def said(methods, seconds, seeds=2, **options):
+        with pytest.raises(ConfigError) as refused:
+            plan_comparison(
+                str(image_folder), named_methods(methods), ["epochs=40"], seconds=seconds,
+                seeds=seeds, device="cpu", **options,
+            )  # fmt: skip
+        return str(refused.value)
+
+    # cRT trains the network, 11 epochs of 1 s for each of 3 methods; without it, nobody has to
+    text = said("ce,bsce,crt", 40)
+    assert "Allow more, or compare fewer methods or seeds. With --seeds 1 it is about 36 s." in text
+    assert text.endswith(
+        "Without crt, only classifiers on frozen features are trained, which is much faster."
+    )
+    text = said("ce,bsce", 1, seeds=1, base="fine-tuning")
+    assert "--seeds" not in text
+    assert "With --base frozen-features, only classifiers" in text
+    # of two methods, none is left to compare the other with
+    assert "frozen features" not in said("ce,crt", 20)
+    assert "Smaller images (image_size=N" in said("ce,crt", 20)
 
 
 def test_more_epochs_than_a_training_has_are_told(image_folder):

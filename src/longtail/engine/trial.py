@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ from longtail.engine.step import StepFunction
 from longtail.methods.method import Method
 
 WORTH_IT = 100  # steps of a training, from which on they are measured
-LEAST, MOST = 2, 8  # steps that are measured, after one that waits for images, kernels and memory
+LEAST, MOST = 1, 8  # steps that are measured, after one that waits for images, kernels and memory
 ENOUGH = 2.0  # seconds of them
+SLOW_START = 4.0  # steps that the first one may take as long as, on a CPU
 
 
 def seconds_per_step(
@@ -31,6 +33,7 @@ def seconds_per_step(
     step: StepFunction,
     config: TrainingConfig,
     at: Position,
+    most: float = math.inf,
 ) -> float | None:
     """Take a few steps of a stage and undo them: no weight, buffer or random number of the training changes.
 
@@ -41,23 +44,30 @@ def seconds_per_step(
         step: Of the stage.
         config: How to train.
         at: The first step of the training.
+        most: Seconds of a step above which it need not be known better.
 
     Returns:
         Seconds of a step, or None where the epoch is too short to tell.
     """
+    foretells = not config.compile and next(method.parameters()).device.type == "cpu"
     training_mode(method, stage)
     optimizer = build_optimizer(method, stage, config)
     taken, seconds, since = 0, 0.0, time.perf_counter()
+    last, hopeless = 0.0, False
     with _undone(method), seeded(derive_seed(config.seed, "trial", distributed.rank())):
         for batches in zip(*(loader.epoch(at.epoch) for loader in loaders), strict=True):
             float(step(batches, at, optimizer).loss.detach())  # waits for the device
             now = time.perf_counter()
-            seconds, since = seconds + (now - since) * (taken > 0), now
+            last, since = now - since, now
+            seconds += last * (taken > 0)
             taken += 1
-            enough = taken > LEAST and (seconds > ENOUGH or taken > MOST)
-            if distributed.broadcast(enough):  # all processes take the same steps
+            hopeless = taken == 1 and foretells and last > SLOW_START * most
+            enough = taken > LEAST and (seconds > min(ENOUGH, most) or taken > MOST)
+            if distributed.broadcast(hopeless or enough):  # all processes take the same steps
                 break
     optimizer.zero_grad(set_to_none=True)
+    if hopeless:
+        return last
     return seconds / (taken - 1) if taken > LEAST else None
 
 

@@ -25,7 +25,8 @@ from longtail.recipes.compared import named_methods
 from longtail.run_queue.budget import Budget, seconds_of, what_is_left
 from longtail.run_queue.jobs import Job, train_queue
 from longtail.runs import Run, evaluate, load
-from longtail.runs.comparing import FILE, Equal, Plan, plan_comparison, plan_text, read_plan
+from longtail.runs.comparing import FILE, Plan, plan_comparison, plan_text, read_plan
+from longtail.runs.comparison_costs import Equal
 
 if TYPE_CHECKING:
     from longtail.report.compare import Comparison

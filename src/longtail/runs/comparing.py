@@ -7,32 +7,35 @@ steps of each method. Methods that share a first stage get the same epochs for i
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from longtail.core.batch import Position
 from longtail.core.errors import ConfigError, DataError
-from longtail.core.words import counted
 from longtail.data import Progress, open_data
 from longtail.data.data_set import DataSet
-from longtail.engine import trial
 from longtail.engine.hardware import find_device
-from longtail.engine.optimisation import prepare_stage
-from longtail.engine.pace import duration, estimate
-from longtail.engine.step import StepFunction
-from longtail.engine.streams import build_loaders
 from longtail.recipes import RunConfig
 from longtail.recipes.compared import Named, bases, on_base, shares_first_stage
 from longtail.recipes.own_images import FROM_NOTHING, FROZEN, OWN_IMAGES
 from longtail.recipes.settling import settle
+from longtail.runs.comparison_costs import (
+    SPARE,
+    Cost,
+    Equal,
+    epochs_within,
+    least_seconds,
+    limits_of,
+    measure_costs,
+    seconds_per_epoch,
+    too_few_epochs,
+    too_little,
+    what_helps,
+)
 from longtail.runs.model import build
 
-Equal = Literal["images", "time"]
-SPARE = 1.25  # val after every epoch, checkpoints and test, as a share of the steps
 FILE = "comparison.json"
 
 
@@ -97,22 +100,30 @@ def plan_comparison(
         source, methods, overrides, base, place, progress
     )
     training = next(iter(configs.values())).training
-    costs = {name: _Cost.of(config, data) for name, config in configs.items()}
+    costs = {name: Cost.of(config, data) for name, config in configs.items()}
     first = _first_stages(configs)
     families = [
         [name, *(n for n, f in first.items() if f == name)] for name in configs if name not in first
     ]
     if seconds is None:
-        epochs = _epochs(costs, families, dict.fromkeys(costs, float(training.epochs)))
+        epochs = epochs_within(costs, families, dict.fromkeys(costs, float(training.epochs)))
     else:
-        for name, config in configs.items():
+
+        def measure(name: str, most: float) -> float:
             note(f"measuring steps of {name}")
-            costs[name].seconds = SPARE * seconds_per_epoch(config, data, place)
-        limits = _limits(costs, first, seconds, seeds, equal, training.epochs)
-        epochs = _epochs(costs, families, limits)
+            return SPARE * seconds_per_epoch(configs[name], data, place, most / SPARE, note)
+
+        measure_costs(costs, first, seconds / seeds, equal, measure)
+        limits = limits_of(costs, first, seconds, seeds, equal, training.epochs)
+        epochs = epochs_within(costs, families, limits)
     short = [name for name, number in epochs.items() if number < 1]
     if short:
-        raise ConfigError(_too_little(short, costs, first, seeds, seconds, training.epochs, equal))
+        if said := too_few_epochs(costs, training.epochs):
+            raise ConfigError(said)
+        assert seconds is not None, "else every method that fits one epoch fits"
+        least = least_seconds(costs, first, equal)
+        helps = what_helps(source, methods, overrides, chosen, costs, least, seeds, seconds)
+        raise ConfigError(f"{too_little(short, costs, least, seeds, seconds)} {helps}")
     ready = {
         name: config.model_copy(
             update={"training": config.training.model_copy(update={"epochs": epochs[name]})}
@@ -120,67 +131,6 @@ def plan_comparison(
         for name, config in configs.items()
     }
     return Plan(chosen, reasons, epochs, first, ready)
-
-
-def seconds_per_epoch(config: RunConfig, data: DataSet, device: torch.device) -> float:
-    """Measure steps of the first stage of a method; 0 where an epoch is too short to tell."""
-    counts, side = data.manifest.class_counts(), data.images.size
-    method = build(config, config.model, counts, side).to(device)
-    stage = method.stages()[0]
-    if stage.kind != "train":
-        return 0.0
-    prepare_stage(method, stage, config.training.seed, 0)
-    train_set = data.split("train")
-    loaders = build_loaders(
-        train_set,
-        config.training,
-        0,
-        stage,
-        method,
-        device,
-        lambda text: None,
-        kept=stage.features is not None,
-    )
-    at = Position(config.training.seed, 0, 0, 0, stage.epochs)
-    step = StepFunction(method, config.training, device)
-    found = trial.seconds_per_step(method, stage, loaders, step, config.training, at)
-    return 0.0 if found is None else found * loaders[0].steps
-
-
-@dataclass
-class _Cost:
-    """Epochs of all stages of a method as `fixed + slope * training.epochs`, and seconds of one."""
-
-    fixed: float
-    slope: float
-    later: float  # epochs of all stages but the first, at the number of epochs of the base
-    count: Callable[[int], int]
-    seconds: float = 0.0
-
-    @classmethod
-    def of(cls, config: RunConfig, data: DataSet) -> _Cost:
-        counts, side = data.manifest.class_counts(), data.images.size
-
-        def stages(epochs: int) -> list[int]:
-            training = config.training.model_copy(update={"epochs": epochs})
-            own = config.model_copy(update={"training": training})
-            method = build(own, own.model.untrained(), counts, side)
-            return [stage.epochs for stage in method.stages() if stage.kind == "train"]
-
-        many = max(2, config.training.epochs)
-        few = max(1, many // 2)
-        one, other = sum(stages(few)), stages(many)
-        slope = (sum(other) - one) / (many - few)
-        return cls(sum(other) - slope * many, slope, sum(other[1:]), lambda e: sum(stages(e)))
-
-    def most(self, limit: float) -> int:
-        """Return the most `training.epochs` that need at most so many epochs of all stages, or 0."""
-        if self.slope <= 0:
-            return 1 if self.count(1) <= limit else 0
-        found = math.floor((limit - self.fixed) / self.slope + 1e-9)
-        while found > 0 and self.count(found) > limit:  # stages round
-            found -= 1
-        return max(0, found)
 
 
 def _configurations(
@@ -267,73 +217,6 @@ def _first_stages(configs: Mapping[str, RunConfig]) -> dict[str, str]:
                 found[name] = other
                 break
     return found
-
-
-def _limits(
-    costs: Mapping[str, _Cost],
-    first: Mapping[str, str],
-    seconds: float,
-    seeds: int,
-    equal: Equal,
-    most: int,
-) -> dict[str, float]:
-    """Return how many epochs of all stages each method may take."""
-    if equal == "time":
-        each = seconds / seeds / len(costs)
-        return {
-            n: min(float(most), each / c.seconds) if c.seconds else float(most)
-            for n, c in costs.items()
-        }
-    limit = most
-    while limit > 1 and seeds * _seconds(costs, first, limit) > seconds:
-        limit -= 1
-    if seeds * _seconds(costs, first, limit) > seconds:
-        limit = 0
-    return dict.fromkeys(costs, float(limit))
-
-
-def _seconds(costs: Mapping[str, _Cost], first: Mapping[str, str], limit: float) -> float:
-    """Estimate one seed of all methods with so many epochs each, shared first stages counted once."""
-    return sum(
-        cost.seconds * (min(limit, cost.later) if name in first else limit)
-        for name, cost in costs.items()
-    )
-
-
-def _epochs(
-    costs: Mapping[str, _Cost], families: Sequence[Sequence[str]], limits: Mapping[str, float]
-) -> dict[str, int]:
-    """Return `training.epochs` of each method: the most that fits, the same where a first stage is shared."""
-    found: dict[str, int] = {}
-    for family in families:
-        same = min(costs[name].most(limits[name]) for name in family)
-        found |= dict.fromkeys(family, same)
-    return {name: found[name] for name in costs}
-
-
-def _too_little(
-    short: Sequence[str], costs: Mapping[str, _Cost], first: Mapping[str, str], seeds: int,
-    seconds: float | None, most: int, equal: Equal,
-) -> str:  # fmt: skip
-    """Say what the smallest budget would be."""
-    need = max(cost.count(1) for cost in costs.values())
-    longest = max(costs, key=lambda name: costs[name].count(1))
-    if need > most:
-        return (
-            f"{longest} takes at least {counted(need, 'epoch', 'epochs')} in all stages, and a training has "
-            f"{most}. Leave it out, or allow more: epochs={2 * need}."
-        )
-    assert seconds is not None, "else every method that fits one epoch fits"
-    if equal == "time":
-        least = seeds * len(costs) * max(cost.seconds * cost.count(1) for cost in costs.values())
-    else:
-        least = seeds * _seconds(costs, first, need)
-    return (
-        f"--budget: {duration(seconds)} is not enough for {', '.join(short)}: "
-        f"{counted(len(costs), 'method', 'methods')} with {counted(seeds, 'seed', 'seeds')} need "
-        f"{estimate(math.ceil(1.1 * least))} for {counted(need, 'epoch', 'epochs')} each, the least that "
-        f"{longest} can take. Allow more, or compare fewer methods or seeds."
-    )
 
 
 def plan_text(plan: Plan, question: Mapping[str, Any]) -> str:
