@@ -1,5 +1,7 @@
 """What `longtail options` and `longtail methods NAME` say is what a configuration may hold."""
 
+import re
+
 import pytest
 
 from longtail.core import ConfigError
@@ -43,7 +45,8 @@ def test_values_and_limits_are_those_of_the_configuration():
     assert found["method.loss.max_margin"].meaning.startswith("of ldam: ")
     assert found["data.keep_together"].meaning.startswith("of folder, table: ")
     epochs = rows_of(explained(METHODS["decoupling"].Config))["classifier.epochs"]
-    assert (epochs.default, epochs.meaning) == ("10 or 5 or 20", "of crt, lws, los, h2t")
+    assert epochs.default == "10 or 5 or 20"
+    assert epochs.meaning == "of crt, lws, los, h2t: epochs of stage 2"
     root = found["data.root"].meaning
     assert "of table: folder that relative paths refer to" in root
     assert root.startswith("of cifar10, cifar100: folder of the archive")
@@ -104,7 +107,18 @@ def test_an_option_of_several_methods_is_explained_once():
     defaults = {
         row.default: row.meaning for row in options_of_methods() if row.key == "method.mixing"
     }
-    assert defaults == {"null": "of single-head, experts, reslt", "mixup": "of mislas, gcl, cc-sam"}
+    assert defaults == {
+        "null": "of single-head, experts, reslt; pair mixing of the training batch",
+        "mixup": "of mislas, gcl, cc-sam; pair mixing of the training batch",
+    }
+
+
+def test_every_option_says_what_it_means():
+    rows = [*options_of_runs(), *options_of_methods()]
+    # who has an option stands before its meaning
+    owners = {*METHODS, *(word for row in rows for word in row.values.split(", "))}
+    said = {row.key: re.split("[,;:] (?:of )?", row.meaning.removeprefix("of ")) for row in rows}
+    assert [key for key, words in said.items() if {*words} <= {*owners, ""}] == []
 
 
 def test_keys_are_not_cut_off_in_a_narrow_terminal(longtail):

@@ -18,7 +18,10 @@ from longtail.data.splits.long_tail import Kept, Profile
 class LongTail(Options):
     """A long-tailed cut of the train split."""
 
-    profile: Profile = "exponential"
+    profile: Profile = Field(
+        "exponential",
+        description="shape of the class counts, from the most frequent class to the rarest",
+    )
     imbalance_ratio: float = Field(
         100, ge=1, description="imbalance ratio: largest divided by smallest training count"
     )
@@ -97,7 +100,7 @@ class _Files(_Common):
 
 
 class _Collection(_Files):
-    path: Place
+    path: Place = Field(description="the folder, or the table")
     test_share: float = Field(
         0.2, gt=0, lt=1, description="share of each class for test, if there is no split"
     )

@@ -40,14 +40,16 @@ class TrainingConfig(Options):
     learning_rate: float = Field(0.1, gt=0, description="peak")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD and SAM")
     nesterov: bool = Field(True, description="form of the momentum")
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty; with AdamW, decoupled")
     decay_norm_and_bias: bool = Field(
         True,
         description="whether weight decay also applies to one-dimensional parameters, as in released code",
     )
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
 
-    schedule: Literal["step", "cosine", "constant"] = "step"
+    schedule: Literal["step", "cosine", "constant"] = Field(
+        "step", description="how the learning rate falls after the warm-up"
+    )
     warmup: float = Field(0.025, ge=0, description="linear warm-up, duration")
     warmup_start: float = Field(
         1 / 3,
@@ -71,7 +73,10 @@ class TrainingConfig(Options):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto uses bf16 if the hardware supports it"
     )
-    channels_last: bool = True
+    channels_last: bool = Field(
+        True,
+        description="whether images lie in memory channel by channel for each pixel, which is faster",
+    )
     joint_norm: bool = Field(
         False,
         description="with several processes: compute BatchNorm statistics over the whole batch, as one "
@@ -123,7 +128,7 @@ class TrainingConfig(Options):
         description="which tracker also gets the options, each epoch's numbers, scores by shot group and the "
         "report; its own environment variables say where they go, for example WANDB_MODE=offline",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="seed of everything random in the run")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:

@@ -109,11 +109,11 @@ class RouterOptions(Options):
     help_weight: float = Field(
         100.0, gt=0, description="weight of images that another expert would help"
     )
-    epochs: int = Field(5, ge=1)
+    epochs: int = Field(5, ge=1, description="epochs of the router, after those of the experts")
     learning_rate: float | None = Field(
         None, gt=0, description="learning rate, with a cosine to zero; 0.01 B / 512 if not given"
     )
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, description="weight decay of the router")
 
 
 class ExpertsOptions(Options):

@@ -94,7 +94,10 @@ class PaCoOptions(Options):
     """What can be chosen; defaults suit ImageNet-sized images, the recipes say the rest."""
 
     name: Literal["paco"] = "paco"
-    objective: Literal["paco", "supcon", "multi-task"] = "paco"
+    objective: Literal["paco", "supcon", "multi-task"] = Field(
+        "paco",
+        description="paco, contrastive learning with a linear probe, or cross-entropy plus contrast",
+    )
     rebalance: bool = Field(
         True,
         description="whether log pi is added to the logits of the centres; switch it off for balanced data",

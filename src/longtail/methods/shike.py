@@ -53,7 +53,7 @@ class SHIKEOptions(Options):
     """What can be chosen; defaults are those of CIFAR-100-LT."""
 
     name: Literal["shike"] = "shike"
-    experts: int = Field(3, ge=1, le=8)
+    experts: int = Field(3, ge=1, le=8, description="number of experts")
     scale: float = Field(30.0, gt=0, description="s of the cosines")
     mining: float = Field(10.0, ge=0, description="weight of hard-class mining")
     mutual: float = Field(1.0, ge=0, description="weight of mutual distillation")

@@ -68,7 +68,7 @@ class SingleHeadOptions(Options):
     """What can be chosen."""
 
     name: Literal["single-head"] = "single-head"
-    loss: LossOptions = CrossEntropyOptions()
+    loss: LossOptions = Field(CrossEntropyOptions(), description="loss of the logits")
     head: Annotated[HeadOptions, ByName] = HeadOptions()
     sampling: Annotated[SamplingOptions, ByName] = SamplingOptions()
     class_weights: Annotated[ClassWeightOptions | None, ByName] = None

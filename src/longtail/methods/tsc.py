@@ -71,7 +71,7 @@ class TSCOptions(Options):
         0.5, ge=0, lt=1, description="share of the epochs with targets, at the end; 0 is KCL"
     )
     target_weight: float = Field(0.2, ge=0, description="of the target's term")
-    temperature: float = Field(0.07, gt=0)
+    temperature: float = Field(0.07, gt=0, description="temperature of the similarities")
     projection_width: int = Field(128, ge=2, description="d")
     queue: int = Field(8192, ge=1, description="keys that are kept: 65,536 on ImageNet-LT")
     momentum: float = Field(0.999, ge=0, lt=1, description="of the key network")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import types
 import typing
@@ -33,7 +34,8 @@ def explained(config: type[Options], prefix: str = "") -> Iterator[Explained]:
         if name == "name":
             continue
         key, variants = prefix + (field.alias or name), _variants(field.annotation)
-        yield Explained(key, _written(field), _values(field), field.description or "")
+        meaning = field.description or _of_class(variants)
+        yield Explained(key, _written(field), _values(field), meaning)
         below: dict[str, list[tuple[type[Options], Explained]]] = {}
         for variant in variants:
             for row in explained(variant):
@@ -100,6 +102,15 @@ def _variants(annotation: Any) -> list[type[Options]]:  # noqa: ANN401 - any ann
     if isinstance(annotation, type) and issubclass(annotation, Options):
         return variants_of(annotation)
     return [found for part in typing.get_args(annotation) for found in _variants(part)]
+
+
+def _of_class(variants: Sequence[type[Options]]) -> str:
+    """Return what the docstring of the only class says that a field may hold."""
+    if len(variants) != 1:
+        return ""
+    text = inspect.cleandoc(variants[0].__doc__ or "").partition("\n\n")[0]
+    text = " ".join(text.split()).removesuffix(".")
+    return text[:1].lower() + text[1:]
 
 
 def _name(variant: type[Options]) -> str:

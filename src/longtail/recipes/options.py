@@ -56,9 +56,11 @@ class RunConfig(Options):
 
     recipe: str = Field("unnamed", description="name for people, tables and folders")
     description: str = Field("", description="one line: what it does and when to use it")
-    data: DataConfig
+    data: DataConfig = Field(description="where the images come from")
     model: ModelConfig = ModelConfig()
-    method: SerializeAsAny[Options]
+    method: SerializeAsAny[Options] = Field(
+        description="how the network learns; see `longtail methods`"
+    )
     training: TrainingConfig = TrainingConfig()
     start: str | None = Field(
         None,

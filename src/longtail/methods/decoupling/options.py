@@ -40,7 +40,7 @@ class JointOptions(Options):
 class Stage2Options(Options):
     """What cRT, LWS, LOS and H2T share."""
 
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(10, ge=1, description="epochs of stage 2")
     learning_rate: float | None = Field(
         None, gt=0, description="learning rate, with a cosine to zero; 0.2 B / 512 if not given"
     )
@@ -68,7 +68,9 @@ class RetrainingOptions(Stage2Options):
         "classifier", description="what is retrained: C, LB+C and B+C in table 1 of the paper"
     )
     rate: float = Field(1.0, gt=0, description="factor for the learning rate; 0.1 in table 1")
-    rate_of: Literal["everything", "backbone"] = "everything"
+    rate_of: Literal["everything", "backbone"] = Field(
+        "everything", description="what the factor `rate` applies to"
+    )
 
     @model_validator(mode="after")
     def _cached_features_stay(self) -> RetrainingOptions:
@@ -83,14 +85,14 @@ class ScalingOptions(Stage2Options):
     """LWS."""
 
     name: Literal["lws"] = "lws"
-    epochs: int = Field(5, ge=1)
+    epochs: int = Field(5, ge=1, description="epochs of stage 2")
 
 
 class OverSmoothedOptions(Stage2Options):
     """LOS: the classifier goes on with labels that are hardly more than even."""
 
     name: Literal["los"] = "los"
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=1, description="epochs of stage 2")
     learning_rate: float | None = Field(0.0005, gt=0, description="with a cosine to zero")
     sampling: Annotated[SamplingOptions, ByName] = SamplingOptions()
     label_smoothing: float = Field(
@@ -99,7 +101,7 @@ class OverSmoothedOptions(Stage2Options):
         lt=1,
         description="share of the label spread over all classes; .98 as in its README",
     )
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of stage 2")
 
 
 class FusedOptions(Stage2Options):
@@ -113,7 +115,7 @@ class FusedOptions(Stage2Options):
     fused: float = Field(
         0.25, ge=0, le=1, description="share of the features that are of images drawn as they are"
     )
-    weight_decay: float = Field(0.0005, ge=0)
+    weight_decay: float = Field(0.0005, ge=0, description="weight decay of stage 2")
 
 
 class TauOptions(Options):
@@ -136,7 +138,9 @@ class MeansOptions(Options):
         True, description="whether the mean of all training features is subtracted"
     )
     unit_means: bool = Field(False, description="whether class means are scaled to unit length")
-    metric: Literal["euclidean", "cosine"] = "euclidean"
+    metric: Literal["euclidean", "cosine"] = Field(
+        "euclidean", description="distance to the class means, or cosine with them"
+    )
 
 
 ClassifierOptions = Annotated[
@@ -159,4 +163,7 @@ class DecouplingOptions(Options):
 
     name: Literal["decoupling"] = "decoupling"
     representation: RepresentationOptions = RepresentationOptions()
-    classifier: ClassifierOptions = RetrainingOptions()
+    classifier: ClassifierOptions = Field(
+        RetrainingOptions(),
+        description="what becomes of the classifier in stage 2; joint leaves it as it is",
+    )
