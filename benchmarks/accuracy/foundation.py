@@ -61,6 +61,7 @@ LIGHT = {
     "normalisation": ["train=all", "adapter=norm"],
     "LoRA of rank 8": ["train=all", "low_rank=8"],
 }
+LORA = "LoRA of rank 8, cosine from class means"
 FROM_MEANS = "all weights, cosine from class means"
 PARTS = {
     **{
@@ -73,8 +74,8 @@ PARTS = {
 }
 TUNINGS = {
     f"{part}, {size}": [*TUNED, *options, f"enlarge_to={size}", "epochs=10"]
-    for size in (96, 128)
     for part, options in PARTS.items()
+    for size in ((96, 128, 160) if part == LORA else (96, 128))
 }
 RATES = {
     **dict.fromkeys(HEADS, (0.003, 0.01, 0.03, 0.1, 0.3)),
@@ -85,7 +86,8 @@ RATES = {
     **dict.fromkeys((row for row in TUNINGS if "LoRA" in row), (0.01, 0.03, 0.1)),
     # what was best at the other size
     f"{FROM_MEANS}, 96": (0.03,),
-    "LoRA of rank 8, cosine from class means, 128": (0.03,),
+    f"{LORA}, 128": (0.03,),
+    f"{LORA}, 160": (0.03,),
 }
 CHOOSING = {
     f"val {row}, rate {rate}": [*(HEADS | TUNINGS)[row], f"learning_rate={rate}", *HELD_OUT]
