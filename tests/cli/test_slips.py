@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 
 from longtail.cli.verbs import on_ctrl_c, say_what_is_loaded
+from longtail.core.errors import LongtailError
+from longtail.data import open_data
+from longtail.recipes import resolve
+from longtail.runs import Run
 from tests.cli.test_verbs import SHORT
 
 
@@ -86,10 +90,10 @@ def test_ctrl_c_repeats_the_number_of_processes(tmp_path, monkeypatch):
             "error: Missing argument 'run'. longtail evaluate --help explains the command.",
         ),
         (
-            ["data", "inspect", "m", "--nothing"],
+            ["data", "inspect", "--nothing", "m"],
             "longtail data inspect --help explains the command.",
         ),
-        (["predict", "r", "i", "--top", "x"], "error: Invalid value for '--top': "),
+        (["predict", ".", ".", "--top", "x"], "error: Invalid value for '--top': "),
         (["evaluate", "absent"], "error: "),
     ],
 )
@@ -121,6 +125,12 @@ def test_ctrl_c_names_the_folder_that_was_chosen(longtail, monkeypatch):
         (["data", "inspect", "images.zip"], "images.zip is an archive: unpack it first"),
         (["data", "inspect", "imags"], "imags. Did you mean "),
         (["report", "runs/frist"], "it does not exist. Did you mean runs/first/?"),
+        (["predict", "runs/first", "imgaes"], "imgaes does not exist. Did you mean images/?"),
+        (["predict", "runs/first", "a", "b"], "None of these 2 paths exists; the first is a."),
+        (["predict", "runs/frist", "images"], "Did you mean runs/first/?"),
+        (["data", "labels", "imgaes"], "'imgaes'. Did you mean images/?"),
+        (["compare", "tabel.csv"], "no folder or table tabel.csv. Did you mean table.csv?"),
+        (["train", "recpie.yaml"], "no recipe file recpie.yaml. Did you mean recipe.yaml?"),
         (["evaluate", "images"], "images is not a run folder: it contains images."),
         (["evaluate", "runs"], "it contains several; name one, for example runs/first."),
         (["data", "inspect", "runs/first"], "is a run folder, not a folder of images"),
@@ -128,12 +138,30 @@ def test_ctrl_c_names_the_folder_that_was_chosen(longtail, monkeypatch):
     ],
 )
 def test_what_was_named_is_told_from_what_was_meant(longtail, image_folder, words, told):
-    (image_folder.parent / "images.zip").touch()
+    for name in ("images.zip", "table.csv", "recipe.yaml"):
+        (image_folder.parent / name).touch()
     (image_folder.parent / "runs" / "first" / "checkpoints").mkdir(parents=True)
     (image_folder.parent / "runs" / "first" / "config.yaml").touch()
     status, _, err = longtail(*words)
     assert status == 2
     assert told in " ".join(err.split())
+
+
+def test_what_is_missing_is_told_whoever_asks(longtail, image_folder):
+    """The command line looks before PyTorch is imported; what it finds is what the library says."""
+    (image_folder.parent / "runs" / "first").mkdir(parents=True)
+    (image_folder.parent / "table.csv").touch()
+    table = str(image_folder.parent / "tabel.csv")
+    for words, ask in (
+        (["train", "imags"], lambda: resolve("imags")),
+        (["train", "resnet/reslt"], lambda: resolve("resnet/reslt")),
+        (["train", "rceipe.yaml"], lambda: resolve("rceipe.yaml")),
+        (["train", table], lambda: open_data(resolve(table).data)),
+        (["evaluate", "runs/frist"], lambda: Run.open("runs/frist")),
+    ):
+        with pytest.raises(LongtailError) as refused:
+            ask()
+        assert longtail(*words)[2].strip() == f"error: {refused.value}"
 
 
 def test_what_is_loaded_is_told_on_a_terminal_before_pytorch_is_imported(monkeypatch, capsys):

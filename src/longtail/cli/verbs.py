@@ -19,6 +19,7 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from longtail.cli import sketches
+from longtail.cli.missing import missing_path
 from longtail.core.errors import ConfigError
 from longtail.core.interrupts import ending_quietly
 from longtail.core.names import visible
@@ -110,6 +111,8 @@ class Verbs(TyperGroup):
                 typer.echo(told)
                 ctx.exit()
         if slip := sketches.value_of_an_option(name, rest):
+            raise ConfigError(slip)
+        if slip := missing_path(name, rest):
             raise ConfigError(slip)
         say_what_is_loaded(name, rest)
         return name, _imported(name), rest

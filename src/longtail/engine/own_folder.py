@@ -8,7 +8,6 @@ from pathlib import Path
 
 from longtail.core.errors import ConfigError
 from longtail.core.names import shown
-from longtail.core.similar_paths import did_you_mean
 from longtail.data.images.decode import IMAGE_SUFFIXES
 
 NAMED = 3  # of what lies there, in a sentence
@@ -48,10 +47,8 @@ def why_no_run(path: Path) -> str:
     """Say what lies where a run was expected, and what to name instead.
 
     Args:
-        path: A folder without `config.yaml`, or nothing.
+        path: A file, or a folder without `config.yaml`.
     """
-    if not path.exists():
-        return f"it does not exist.{did_you_mean(path)}"
     if not path.is_dir():
         return "it is a file."
     runs = sorted(file.parent for file in path.glob("*/config.yaml"))

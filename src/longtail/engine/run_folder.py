@@ -22,6 +22,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from longtail.core.errors import CheckpointError, ConfigError
+from longtail.core.missing import no_run
 from longtail.engine.checksums import (
     checksum,
     checksum_of_text,
@@ -293,6 +294,8 @@ class RunFolder:
             CheckpointError: If one of its files or folders is a link, a pipe or a device.
         """
         if not self.config.exists():
+            if not self.path.exists():
+                raise ConfigError(no_run(self.path))
             if (self.path / "ensemble.json").exists():
                 raise ConfigError(
                     f"{self.path} is an ensemble, which only predict and export can use; for anything else, "

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from longtail.core.errors import ConfigError
+from longtail.core.missing import TABLES
 from longtail.methods import METHODS
 from longtail.methods.single_head import SingleHeadOptions
 from longtail.recipes.options import RunConfig, assign, validate
 from longtail.recipes.own_images import FROZEN, OWN_IMAGES, TRAINS, leaves, recipe_for
 from longtail.recipes.plugins import load_chosen
-from longtail.recipes.shipped import TABLES, read_recipe, recipe_names
+from longtail.recipes.shipped import read_recipe, recipe_names
 
 NAMED_BY = "cifar100-lt"  # the benchmark that has a recipe of every method
 # what the field calls some recipes, too

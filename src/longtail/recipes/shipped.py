@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,8 +11,8 @@ from typing import Any
 
 from longtail.config.yaml_text import read_yaml, values
 from longtail.core.errors import ConfigError
+from longtail.core.missing import RECIPES, TABLES, no_source
 from longtail.core.paths import set_name
-from longtail.core.similar_paths import similar_paths
 from longtail.data.sources.folder_contents import refuse_one_file
 from longtail.recipes.options import RunConfig, assign, validate
 from longtail.recipes.own_images import FROZEN, leaves, recipe_for
@@ -21,7 +20,6 @@ from longtail.recipes.plugins import load_chosen
 from longtail.recipes.sources import KEYS, Sources, read_sources
 
 FOLDER = Path(__file__).parent
-TABLES = (".csv", ".parquet", ".pq", ".json")
 COMMAND = "command line"  # what set a value that an override gave
 
 
@@ -192,33 +190,17 @@ def _read_once(file: Path) -> Any:  # noqa: ANN401 - whatever it holds
 
 def _find(source: str) -> tuple[Path, str]:
     own = _path(source)
-    if own is not None and own.suffix in (".yaml", ".yml"):
+    if own is not None and own.suffix in RECIPES:
         if not own.is_file():
-            raise ConfigError(f"There is no recipe file {source}.")
+            raise ConfigError(no_source(source, recipe_names()))
         return own, own.stem
     file = FOLDER / f"{source}.yaml"
     names = recipe_names()
     part = _path(str(file)) if file.name.startswith("_") else None
     shared = part is not None and part.is_file()
     if source not in names and not shared:
-        kinds = (*TABLES, ".yaml", ".yml")
-        near = [] if own is None else similar_paths(own, kinds)
-        near = near or _near_recipes(source, names)
-        hint = f" Did you mean {', '.join(near)}?" if near else ""
-        raise ConfigError(
-            f"There is no recipe, folder or table {source!r}.{hint} `longtail recipes` lists all recipes."
-        )
+        raise ConfigError(no_source(source, names))
     return file, source
-
-
-def _near_recipes(wanted: str, names: Sequence[str]) -> list[str]:
-    """Return up to three recipes of a similar name, with or without the benchmark before it."""
-    if "/" in wanted:
-        return difflib.get_close_matches(wanted, names, n=3)
-    ends = difflib.get_close_matches(
-        wanted, list(dict.fromkeys(name.rpartition("/")[2] for name in names)), n=3
-    )
-    return [name for end in ends for name in names if name.endswith(f"/{end}")][:3]
 
 
 def _merge(

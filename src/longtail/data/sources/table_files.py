@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from longtail.core.errors import DataError
+from longtail.core.missing import no_data
 from longtail.core.names import clean_name, shown
 from longtail.core.regular_files import kind_of
-from longtail.core.similar_paths import did_you_mean
 from longtail.core.words import counted
 from longtail.data.sources.coco_json import SUFFIX, read_coco
 
@@ -171,8 +171,7 @@ def open_table(path: Path, *, with_faults: bool = False) -> Table:
             raise refused(path, table.faults)
         return table
     except FileNotFoundError as error:
-        near = did_you_mean(path, (".csv", ".parquet", ".pq", SUFFIX))
-        raise DataError(f"There is no folder or table {shown(str(path))}.{near}") from error
+        raise DataError(no_data(path)) from error
     except OSError as error:
         reason = shown(error.strerror or str(error), 200)
         raise DataError(f"{path} cannot be read as a table ({reason}).") from error

@@ -1,0 +1,59 @@
+"""Paths among the arguments that do not exist, told before the verb is imported: PyTorch takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from longtail.cli import sketches
+from longtail.core.missing import is_missing, no_data, no_images, no_run, no_source
+from longtail.recipes.catalogue import catalogue
+
+OF_ONE_RUN = ("evaluate", "predict", "calibrate", "suggest", "serve", "export", "push")
+OF_RUNS = ("report", "ensemble")
+OF_A_SOURCE = ("train", "compare", "features", "text-head", "labels")
+OF_THE_HUB = "hf-hub:"
+
+
+def missing_path(verb: str, rest: Sequence[str]) -> str:
+    """Return the error for the first argument that must exist and does not; empty if there is none.
+
+    Args:
+        verb: That is called.
+        rest: The words after it.
+    """
+    sketch = sketches.sketches()[verb]
+    if rest and rest[0] in sketch.get("commands", {}):
+        verb, sketch, rest = rest[0], sketch["commands"][rest[0]], rest[1:]
+    known = sketch.get("options", {})
+    given = sketches.arguments(known, rest)
+    # of an option that is unknown, it is not known whether the next word is its value
+    if not given or any(w.startswith("--") and w.partition("=")[0] not in known for w in rest):
+        return ""
+    if verb == "inspect" and is_missing(given[0]):
+        return no_data(Path(given[0]))
+    if verb in OF_A_SOURCE and _is_unknown(given[0]):
+        return no_source(given[0], catalogue().recipes)
+    runs = given if verb in OF_RUNS else given[:1] if verb in OF_ONE_RUN else []
+    for run in runs:
+        if is_missing(run) and not run.startswith(OF_THE_HUB):
+            return no_run(Path(run))
+    images = given[1:] if verb == "predict" else []
+    if images and all(map(_is_no_image, images)):
+        return no_images(images)
+    return ""
+
+
+def _is_unknown(source: str) -> bool:
+    """Say whether a source is neither there, nor a recipe, nor an override in the place of one."""
+    shared = source.rpartition("/")[2].startswith("_")  # what recipes have in common is not listed
+    return (
+        is_missing(source)
+        and not shared
+        and "=" not in source
+        and (source not in catalogue().recipes)
+    )
+
+
+def _is_no_image(name: str) -> bool:
+    return is_missing(name) and not name.startswith(("http://", "https://"))
