@@ -169,8 +169,10 @@ def test_manifest_cannot_be_changed_and_knows_its_content():
 def test_classes_are_matched_by_name():
     other = manifest().restricted_to(("b", "c", "a"))
     assert other.labels.tolist() == [2, 0, 0]
-    with pytest.raises(DataError, match=r"does not know: b\b"):
+    with pytest.raises(DataError, match=r"does not know: b\. Use"):
         manifest().restricted_to(("a", "c"))
+    with pytest.raises(DataError, match=r"know: lynxes\. Was lynx renamed to lynxes\? Use"):
+        manifest(classes=("a", "lynxes")).restricted_to(("a", "lynx"))
 
 
 def test_protocol_refuses_test_for_choices():

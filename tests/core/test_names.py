@@ -13,6 +13,7 @@ from PIL import Image
 
 from longtail import api
 from longtail.core.counts import ClassCounts
+from longtail.core.names import perhaps_renamed
 from longtail.core.table_cells import plain_cell
 from longtail.data.splits.split_file import read_split
 from longtail.export.card import as_markdown
@@ -130,6 +131,22 @@ def test_cards_hold_names_as_text():
     assert as_markdown("# head") == r"\# head"
     assert as_markdown("a | b") == r"a \| b"
     assert as_markdown("Hélène 狐") == "Hélène 狐"
+
+
+@pytest.mark.parametrize(
+    ("gone", "new", "renamed"),
+    [
+        (["lynx", "ant"], ["lynxes", "zebra"], {"lynxes": "lynx"}),
+        (["Red Fox"], ["red_fox"], {"red_fox": "Red Fox"}),
+        (["class 1"], ["class 2"], {}),
+        (["class 1"], ["klass 1"], {"klass 1": "class 1"}),
+        (["cat"], ["bat"], {}),
+        (["cow"], ["cows", "cow s"], {"cows": "cow"}),  # one of them only
+        ([], ["cow"], {}),
+    ],
+)
+def test_a_new_name_is_an_old_one_if_it_resembles_it(gone, new, renamed):
+    assert perhaps_renamed(gone, new) == renamed
 
 
 def test_nothing_prints_around_the_terminal():

@@ -138,6 +138,25 @@ def file_set(paths, labels, classes=("a", "b", "c")):
     return FileSet(manifest, root="somewhere")
 
 
+def test_a_renamed_class_is_named_old_and_new(folder, tmp_path, longtail):
+    api.train(str(folder), LINE, out=tmp_path / "run", device="cpu")
+    (folder / "cow").rename(folder / "cows")
+    status, _, err = longtail("evaluate", tmp_path / "run")
+    assert status == 2
+    assert "none of the images that the run had of cow; new there: cows. Was cow renamed to" in err
+    assert "renamed to cows? If folders were renamed or moved, restore their old names." in err
+    # the same images, labelled with the new name in another folder
+    add(tmp_path / "other", "cows", range(1, 9, 2))
+    add(tmp_path / "other", "ant", range(1, 9, 2))
+    status, out, err = longtail("evaluate", tmp_path / "run", "--data", tmp_path / "other")
+    assert status == 0, err
+    assert "left out: cows (4; is it cow?)." in out
+    (tmp_path / "other" / "ant").rename(tmp_path / "ant")
+    status, _, err = longtail("evaluate", tmp_path / "run", "--data", tmp_path / "other")
+    assert status == 2
+    assert "(4 class unknown to the model). Was cow renamed to cows? The model knows:" in err
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.booleans()), min_size=12, max_size=40)
 )
@@ -184,7 +203,7 @@ def test_a_table_may_relabel_or_repeat_an_image():
     assert found.manifest.labels.tolist() == [1, 2, 0, 2, 0]
     assert found.notes == ("Images that the run does not know (added later, or damaged at the time) were "
                            "left out: 1, for example n.",)  # fmt: skip
-    with pytest.raises(DataError, match="classes that the model does not know: d"):
+    with pytest.raises(DataError, match=r"classes that the model does not know: d\. Use"):
         with_split(file_set(["x", "y", "x", "z"], [0, 3, 1, 2], ("a", "b", "c", "d")), table)
 
 

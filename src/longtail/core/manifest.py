@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import DataError
-from longtail.core.names import normal_name
+from longtail.core.names import ask_whether_renamed, normal_name, some
 
 SPLITS = ("train", "val", "test")
 
@@ -113,9 +113,11 @@ class Manifest:
         found = [position.get(name, position.get(normal_name(name), -1)) for name in self.classes]
         used = np.unique(self.labels).tolist()
         if unknown := sorted(self.classes[label] for label in used if found[label] < 0):
+            there = {found[label] for label in used}
+            gone = [name for place, name in enumerate(wanted) if place not in there]
             raise DataError(
-                f"{self.name} has classes that the model does not know: {', '.join(unknown[:8])}. Use the "
-                "class names that the model was trained with."
+                f"{self.name} has classes that the model does not know: {some(unknown)}."
+                f"{ask_whether_renamed(gone, unknown)} Use the class names that the model was trained with."
             )
         translation = np.array(found, dtype=np.int64)
         return replace(self, classes=wanted, labels=translation[self.labels])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -79,6 +80,29 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     for name in sorted(set(names)):
         groups.setdefault(same_to_people(name), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def perhaps_renamed(gone: Iterable[str], new: Iterable[str]) -> dict[str, str]:
+    """Return new name -> the one of `gone` that it resembles: `lynxes` -> `lynx`, but no other number."""
+    left = {same_to_people(name): name for name in gone}
+    found = {}
+    for name in new:
+        key = same_to_people(name)
+        near = difflib.get_close_matches(key, left, n=1, cutoff=0.75)
+        if near and _numbers(near[0]) == _numbers(key):
+            found[name] = left.pop(near[0])
+    return found
+
+
+def ask_whether_renamed(gone: Iterable[str], new: Iterable[str]) -> str:
+    """Return ` Was lynx renamed to lynxes?`, or nothing; see `perhaps_renamed`."""
+    pairs = perhaps_renamed(gone, new).items()
+    named = some([f"{shown(old, 60)} renamed to {shown(now, 60)}" for now, old in pairs], most=3)
+    return f" Was {named}?" if named else ""
+
+
+def _numbers(name: str) -> list[str]:
+    return re.findall(r"\d+", name)
 
 
 def some(names: Sequence[str], most: int = 8) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,14 @@ import torch
 
 from longtail.core.errors import ConfigError, DataError, LongtailError
 from longtail.core.manifest import SPLITS, Manifest
-from longtail.core.names import normal_name, same_to_people, shown, some
+from longtail.core.names import (
+    ask_whether_renamed,
+    normal_name,
+    perhaps_renamed,
+    same_to_people,
+    shown,
+    some,
+)
 from longtail.core.paths import expanded
 from longtail.core.words import counted
 from longtail.data import Progress
@@ -111,14 +118,19 @@ def open_elsewhere(
     unknown = {
         name for name, known in zip(listed.manifest.classes, place, strict=True) if known < 0
     }
-    notes += _described(left, size, unknown, metadata)
+    there = {known for known in place if known >= 0}
+    gone = [name for known, name in enumerate(metadata.classes) if known not in there]
+    people = {same_to_people(name): name for name in metadata.classes}
+    same = {name: people.get(same_to_people(name), "") for name in unknown}
+    meant = perhaps_renamed(gone, sorted(unknown)) | {n: own for n, own in same.items() if own}
+    notes += _described(left, size, unknown, meant)
     rows = np.flatnonzero(np.array([not reason for reason in why]))
     if not len(rows):
         reasons = Counter(reason for *_, reason in left)
         told = "; ".join(f"{count:,} {reason}" for reason, count in reasons.items())
         raise DataError(
-            f"None of the images in {shown(str(source))} can be scored ({told}). The model knows: "
-            f"{some(metadata.classes)}."
+            f"None of the images in {shown(str(source))} can be scored ({told})."
+            f"{ask_whether_renamed(gone, sorted(unknown))} The model knows: {some(metadata.classes)}."
         )
     manifest = listed.manifest.take(rows).restricted_to(metadata.classes)
     images = FileImages(files.take(rows), metadata.image_size, metadata.fit, metadata.bit_depth)
@@ -193,15 +205,21 @@ def _seen(run: Run) -> tuple[set[str], bool]:
 
 
 def _described(
-    left: Sequence[tuple[str, str, str]], size: int, unknown: set[str], metadata: CheckpointMetadata
+    left: Sequence[tuple[str, str, str]], size: int, unknown: set[str], meant: Mapping[str, str]
 ) -> list[str]:
-    """Say what is left out of `size` images: classes with their images, files, images of the training."""
+    """Say what is left out of `size` images: classes with their images, files, images of the training.
+
+    Args:
+        left: Path, label and reason of each image.
+        size: Images in all.
+        unknown: Classes that the model does not know.
+        meant: Those of them that the model may know under another name.
+    """
     notes = []
     sizes = Counter(label for _, label, _ in left if label in unknown)
     if sizes:
-        people = {same_to_people(name): name for name in metadata.classes}
         named = [
-            f"{shown(name, 60)} ({count:,}{_meant(people.get(same_to_people(name)))})"
+            f"{shown(name, 60)} ({count:,}{_meant(meant.get(name))})"
             for name, count in sizes.most_common(NAMED)
         ]
         more = f" and {len(sizes) - NAMED:,} more" if len(sizes) > NAMED else ""

@@ -16,7 +16,7 @@ import pandas as pd
 
 from longtail.core.errors import DataError, ProtocolError
 from longtail.core.manifest import SPLITS, Manifest
-from longtail.core.names import shown
+from longtail.core.names import ask_whether_renamed, shown, some
 from longtail.data.data_set import DataSet
 from longtail.data.sources.file_set import FileSet
 
@@ -114,9 +114,11 @@ def with_split(file_set: FileSet, kept: pd.DataFrame) -> FileSet:
     then = _numbered(kept.sort_values("id"))  # the order in which they were listed then
     both = now.assign(row=range(len(now))).merge(then, on=["path", "repetition"]).sort_values("row")
     if lost := [name for name in dict.fromkeys(then["label"]) if name not in set(both["label"])]:
+        new = sorted(set(file_set.manifest.classes) - set(then["label"]))
+        there = f"; new there: {some(new)}" if new else ""
         raise DataError(
-            f"{file_set.root} contains none of the images that the run had of {', '.join(lost[:8])}. "
-            "If folders were renamed or moved, restore their old names."
+            f"{file_set.root} contains none of the images that the run had of {some(lost)}{there}."
+            f"{ask_whether_renamed(lost, new)} If folders were renamed or moved, restore their old names."
         )
     added = now.merge(both, on=["path", "repetition"], how="left").query("row.isna()")["path"]
     gone = then[~then["id"].isin(both["id"])]["path"]
