@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -107,6 +109,36 @@ def test_help_and_completion_know_the_verbs_as_they_are():
     assert sketches.FILE.read_text(encoding="utf-8") == written_sketches(), (
         'run python -c "from longtail.cli.verbs import write_sketches; write_sketches()"'
     )
+
+
+def helps(of, name):
+    """Yield name and help of a command and of those below it."""
+    yield name, of["help"]
+    for word, below in of.get("commands", {}).items():
+        yield from helps(below, f"{name} {word}")
+
+
+@pytest.mark.parametrize("verb", ["", *sketches.sketches()])
+def test_no_help_is_cut_at_80_columns(verb, longtail, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    of = sketches.sketches()[verb] if verb else {"help": longtail("--help")[1]}
+    for name, text in helps(of, f"longtail {verb}".strip()):
+        lines = text.splitlines()
+        assert max(map(len, lines)) <= 80, name
+        for line in lines:
+            assert not line.endswith("...") or line.startswith("Usage: "), (name, line)
+            assert "…" not in line, (name, line)
+            assert not re.search(r"\w-$", line), (name, line)  # cut within a word
+
+
+def test_every_example_can_be_copied_from_the_help():
+    for verb, of in sketches.sketches().items():
+        for name, text in helps(of, verb):
+            shown = text.split("\nArguments:")[0].split("\nOptions:")[0]
+            for example in re.findall(r"\n\n    (\S.*?)(?=\n\n|$)", shown, re.DOTALL):
+                one = re.sub(r" \\\n +", " ", example)
+                assert "\n" not in one, (name, example)
+                assert shlex.split(one)[0] in ("longtail", "curl", "find"), (name, one)
 
 
 def test_recipes_are_described_as_they_are():

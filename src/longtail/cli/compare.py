@@ -28,15 +28,16 @@ Overrides = Annotated[
 Methods = Annotated[
     str,
     typer.Option(
-        help="Names of recipes (see longtail recipes cifar100-lt), methods, or your own recipe files, "
-        "separated by commas."
+        help="Names of recipes (see longtail recipes cifar100-lt), methods or your own recipe files, "
+        f"with commas between them; by default {COMPARED.replace(',', ', ')}.",
+        show_default=False,
     ),
 ]
 Base = Annotated[
     str | None,
     typer.Option(
-        help="What all methods share: frozen-features, fine-tuning or balanced-softmax (a network from "
-        "random weights); by default, the first that all methods can use."
+        help="What all methods share: frozen-features or fine-tuning (of a pretrained network), or "
+        "balanced-softmax (a network from random weights); by default, the first that suits all methods."
     ),
 ]
 
@@ -54,7 +55,7 @@ def compare(
     base: Base = None,
     *,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the comparison (default: runs/compare-NAME).")
+        Path | None, typer.Option(help="Folder of the comparison; runs/compare-NAME if not given.")
     ] = None,
     on_bad_image: Annotated[
         OnBadImage | None, typer.Option(help="What to do with damaged files: error or skip.")

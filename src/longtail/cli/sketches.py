@@ -7,6 +7,8 @@ where it is not up to date.
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +25,8 @@ HELP = "--help"
 PROGRAM = "longtail"  # the help was rendered for
 WIDTH = 80  # characters of a line of it, at most
 TAKE_OVERRIDES = ("train", "compare", "recipes", "features")  # key=value
+TOGETHER = re.compile(r"(--[\w-]+ (?!-))?('[^']*')?")  # of an example
+UNBROKEN = "\u2011"  # a hyphen that no line ends with
 ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
@@ -147,12 +151,39 @@ def written_sketches(commands: Mapping[str, Any]) -> str:
     return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
 
 
+def with_whole_examples(text: str) -> str:
+    """Return a help in which long examples are continued as a shell reads them, and not broken in a word.
+
+    Args:
+        text: Its paragraphs; an example is one that is indented.
+    """
+    return "\n\n".join(
+        _whole(part) if part.startswith(" ") else part for part in text.split("\n\n")
+    )
+
+
+def _whole(example: str) -> str:
+    """Return the lines of one example, after the sign that tells typer to leave them alone."""
+    margin = example[: len(example) - len(example.lstrip())]
+    # an option stays with its value, and a quotation whole
+    joined = TOGETHER.sub(lambda found: found[0].replace(" ", "\0"), " ".join(example.split()))
+    lines = textwrap.wrap(
+        joined, WIDTH - len(f"  {margin} \\"), subsequent_indent="    ", break_on_hyphens=False,
+        break_long_words=False,
+    )  # fmt: skip
+    return "\b\n" + " \\\n".join(margin + line.replace("\0", " ") for line in lines)
+
+
 def _sketched(command: Any, path: str, parent: Any = None) -> dict[str, Any]:  # noqa: ANN401 - typer's own
     context = command.make_context(
         path if parent is None else command.name, [], parent, resilient_parsing=True,
         terminal_width=WIDTH,
     )  # fmt: skip
-    sketch: dict[str, Any] = {"help": command.get_help(context)}
+    # at a hyphen, typer would break `--on-bad-image` and `fine-tuning`
+    for described in (command, *command.params):
+        if getattr(described, "help", None):
+            described.help = re.sub(r"(?<=\w)-(?=\w)", UNBROKEN, described.help)
+    sketch: dict[str, Any] = {"help": command.get_help(context).replace(UNBROKEN, "-")}
     if inner := getattr(command, "commands", None):
         sketch["commands"] = {name: _sketched(each, path, context) for name, each in inner.items()}
         return sketch

@@ -39,9 +39,9 @@ def text_head(
             autocompletion=complete_recipe,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="File to write: .safetensors or .npz.")] = Path(
-        "text-head.safetensors"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="File to write; its name must end in .safetensors or .npz.")
+    ] = Path("text-head.safetensors"),
     model: Annotated[
         str, typer.Option(help="Model of open_clip, or hf-hub:timm/... .")
     ] = DEFAULT_MODEL,
@@ -51,11 +51,13 @@ def text_head(
     template: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Text with {{}} for the class; several are averaged. {DEFAULT_TEMPLATE}"
+            help="Text with {} for the class, repeatable: several are averaged. If not given: "
+            f"{DEFAULT_TEMPLATE}"
         ),
     ] = None,
     names: Annotated[
-        Path | None, typer.Option(help="YAML: what classes are called in texts, CLASS: WORDS.")
+        Path | None,
+        typer.Option(help="YAML file of what to call classes in texts: CLASS: WORDS."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
 ) -> None:

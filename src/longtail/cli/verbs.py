@@ -200,7 +200,13 @@ def _imported(verb: str) -> Any:  # noqa: ANN401 - typer's own
         )
         function = getattr(file, verb.replace("-", "_"))
         app.command(verb)(function if verb == "demo" else _with_plugins(function))
-    return typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
+    inner = getattr(command, "commands", {}).values()
+    for each in inner:
+        each.short_help = " ".join(each.help.partition("\n\n")[0].split())  # else it would be cut
+    for each in inner or [command]:
+        each.help = sketches.with_whole_examples(each.help)
+    return command
 
 
 def _with_plugins(verb: Callable[..., Any]) -> Callable[..., Any]:
