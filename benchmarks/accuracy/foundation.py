@@ -103,10 +103,12 @@ FROZEN = {
     for at in ("Lite0 at 224", "Lite1 at 160", "Lite2 at 160")
 }
 FINE = "fine-tuned at 128"
+LIGHTLY = "LoRA at 128"
 # which logits are averaged; the run of val that stands for a fine-tuned network has a linear head
-TRIED = {FINE: "val all weights, linear from class means, 128, rate 0.03"} | {
-    name: f"val {row}" for name, row in FROZEN.items()
-}
+TRIED = {
+    FINE: "val all weights, linear from class means, 128, rate 0.03",
+    LIGHTLY: f"val {LORA}, 128, rate 0.03",
+} | {name: f"val {row}" for name, row in FROZEN.items()}
 AVERAGES = {
     f"val average of {' and '.join(names)}": tuple(TRIED[name] for name in names)
     for size in (2, 3, 4)
@@ -114,7 +116,7 @@ AVERAGES = {
 } | {
     # the best of those on val: of frozen networks, and of all
     f"average of {' and '.join(names)}": tuple(
-        ({FINE: f"{FROM_MEANS}, 128"} | FROZEN)[name] for name in names
+        ({FINE: f"{FROM_MEANS}, 128", LIGHTLY: f"{LORA}, 128"} | FROZEN)[name] for name in names
     )
     for names in (
         ("frozen Lite1 at 160", "frozen Lite2 at 160"),
