@@ -17,6 +17,7 @@ from longtail.core import (
     epochs_of,
 )
 from longtail.core.rng import derive_seed, hashed, numpy_generator
+from longtail.core.words import some_of
 from longtail.data.splits.long_tail import profile_counts
 
 many_counts = st.lists(st.integers(1, 5000), min_size=2, max_size=40)
@@ -164,6 +165,20 @@ def test_manifest_cannot_be_changed_and_knows_its_content():
     assert not first.has("val")
     assert first.checksum() == manifest().checksum()
     assert first.checksum() != manifest(labels=np.array([1, 0, 1])).checksum()
+
+
+@pytest.mark.parametrize(
+    ("part", "size", "text"),
+    [
+        (1, 1, "The image is"),
+        (0, 1, "0 of 1 image are"),
+        (1, 20, "1 of 20 images is"),
+        (1500, 2000, "1,500 of 2,000 images are"),
+        (0, 20, "0 of 20 images are"),
+    ],
+)
+def test_some_of_many_are_counted(part, size, text):
+    assert some_of(part, size, "image", "images", "is", "are") == text
 
 
 def test_classes_are_matched_by_name():

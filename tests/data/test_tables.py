@@ -184,7 +184,7 @@ def test_unknown_classes_and_missing_files_are_named_with_their_rows(root):
         read_table(table(root, [*rows, *yaks]))
     missing = [[f"gone{n:02}.png", "fox", "train"] for n in range(12)]
     table(root, [*rows, *missing])
-    with pytest.raises(DataError, match="19 of 19 images cannot be read") as told:
+    with pytest.raises(DataError, match="None of the 19 images can be read:") as told:
         prepare(TableData(name="table", path=root / "t.csv"))
     lines = str(told.value).splitlines()
     assert lines[1] == f"  {root / 'gone00.png'} (row 9): the file does not exist"

@@ -80,8 +80,8 @@ def test_the_budget_is_kept_and_the_first_adds_most(longtail, trained, tmp_path)
 def test_what_cannot_be_suggested_from_is_explained(longtail, trained, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     for arguments, said in (
-        (["bad.png"], "1 of 1 image cannot be read"),
-        (["absent-folder/"], "1 of 1 image cannot be read"),
+        (["bad.png"], "The image cannot be read"),
+        (["absent-folder/"], "The image cannot be read"),
         (["bad.png", "--out", "x.txt"], "--out must end in .csv"),
     ):
         status, _, err = longtail("suggest", trained / "run", *arguments)

@@ -169,6 +169,17 @@ def test_forms_are_told_what_to_send(client):
     assert "--data-binary" in sent.json()["error"]
 
 
+def test_who_gets_instead_of_posting_is_told_how_to_ask(client):
+    found = client.get("/predict?thumbnails=true")
+    assert found.status_code == 405
+    assert found.headers["allow"] == "POST"
+    assert found.json()["error"] == (
+        "/predict takes POST. Send the bytes of one image as the body: curl --data-binary @photo.jpg "
+        "http://127.0.0.1:8000/predict"
+    )
+    assert client.post("/", content=png()).json()["error"] == "Method Not Allowed"
+
+
 def test_other_sites_and_other_names_are_refused(client):
     evil = client.post("/predict", content=png(), headers={"Origin": "http://evil.example"})
     assert evil.status_code == 403
@@ -202,7 +213,6 @@ def test_only_its_own_files_are_given_out(client):
         assert found.headers["content-type"].startswith(kind)
         assert "default-src 'none'" in found.headers["content-security-policy"]
         assert found.headers["x-content-type-options"] == "nosniff"
-    assert client.get("/predict").status_code == 405
     assert client.get("/docs").status_code == 404
 
 

@@ -33,7 +33,7 @@ from longtail.cli.prior import read_assumed, read_columns, read_prior
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.groups import GroupRule
-from longtail.core.words import counted
+from longtail.core.words import some_of
 from longtail.engine.run_folder import require_writable
 from longtail.evaluation.scores import percent
 from longtail.models.weights import SUFFIXES as CHECKPOINTS
@@ -272,7 +272,7 @@ def _show(done: Adjustment, described: dict[str, Any], notes: tuple[str, ...]) -
     out.print(_table(done))
     if (changed := done.scores.get("predictions_changed")) is not None:
         total = done.scores["images"]
-        out.print(f"{changed:,} of {counted(total, 'prediction changes', 'predictions change')}")
+        out.print(some_of(changed, total, "prediction", "predictions", "changes", "change"))
         interval = done.scores["groups"]["all"]["difference"]["interval"]
         if changed and interval is not None and interval[0] <= 0 <= interval[1]:
             out.print(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longtail.cli import sketches
-from longtail.core.missing import is_missing, no_data, no_images, no_run, no_source
+from longtail.core.missing import is_there, no_data, no_images, no_run, no_source
 from longtail.recipes.catalogue import catalogue
 
 OF_ONE_RUN = ("evaluate", "predict", "calibrate", "suggest", "serve", "export", "push")
@@ -30,15 +30,15 @@ def missing_path(verb: str, rest: Sequence[str]) -> str:
     # of an option that is unknown, it is not known whether the next word is its value
     if not given or any(w.startswith("--") and w.partition("=")[0] not in known for w in rest):
         return ""
-    if verb == "inspect" and is_missing(given[0]):
+    if verb == "inspect" and is_there(given[0]) is False:
         return no_data(Path(given[0]))
     if verb in OF_A_SOURCE and _is_unknown(given[0]):
         return no_source(given[0], catalogue().recipes)
     runs = given if verb in OF_RUNS else given[:1] if verb in OF_ONE_RUN else []
     for run in runs:
-        if is_missing(run) and not run.startswith(OF_THE_HUB):
+        if is_there(run) is False and not run.startswith(OF_THE_HUB):
             return no_run(Path(run))
-    images = given[1:] if verb == "predict" else []
+    images = given[1:] if verb == "predict" and is_there(given[0]) is not None else []
     if images and all(map(_is_no_image, images)):
         return no_images(images)
     return ""
@@ -48,7 +48,7 @@ def _is_unknown(source: str) -> bool:
     """Say whether a source is neither there, nor a recipe, nor an override in the place of one."""
     shared = source.rpartition("/")[2].startswith("_")  # what recipes have in common is not listed
     return (
-        is_missing(source)
+        is_there(source) is False
         and not shared
         and "=" not in source
         and (source not in catalogue().recipes)
@@ -56,4 +56,4 @@ def _is_unknown(source: str) -> bool:
 
 
 def _is_no_image(name: str) -> bool:
-    return is_missing(name) and not name.startswith(("http://", "https://"))
+    return is_there(name) is False and not name.startswith(("http://", "https://"))

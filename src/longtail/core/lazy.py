@@ -11,7 +11,7 @@ from typing import Any
 def names_from(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the `__getattr__` and `__dir__` (PEP 562) of a package.
+    """Return the `__getattr__` and `__dir__` (PEP 562) of a package: `dir` shows what its `__all__` names.
 
     Args:
         package: Its `__name__`.
@@ -29,4 +29,4 @@ def names_from(
         setattr(sys.modules[package], name, found)
         return found
 
-    return find, lambda: sorted({*vars(sys.modules[package]), *home})
+    return find, lambda: sorted(vars(sys.modules[package])["__all__"])

@@ -13,15 +13,15 @@ TABLES = (".csv", ".parquet", ".pq", ".json")
 RECIPES = (".yaml", ".yml")
 
 
-def is_missing(text: str) -> bool:
-    """Say whether a text could be a path and nothing lies there, not even a link that leads nowhere."""
+def is_there(text: str) -> bool | None:
+    """Say whether anything lies at a path, even a link that leads nowhere; None for what cannot be one."""
     try:
         Path(text).expanduser().lstat()
     except FileNotFoundError:
-        return True
-    except (OSError, ValueError, RuntimeError):  # too long; a zero; the home of nobody
         return False
-    return False
+    except (OSError, ValueError, RuntimeError):  # too long; a zero; the home of nobody
+        return None
+    return True
 
 
 def no_run(path: Path) -> str:

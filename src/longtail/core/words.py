@@ -11,6 +11,22 @@ def counted(number: int, one: str, several: str) -> str:
     return f"{number:,} {one if number == 1 else several}"
 
 
+def some_of(part: int, size: int, one: str, several: str, does: str, do: str) -> str:
+    """Return `1 of 20 images is`, `3 of 20 images are`, or `The image is` where there is one in all.
+
+    Args:
+        part: How many.
+        size: Of how many.
+        one: Name of one of them.
+        several: Name of several.
+        does: Verb of one.
+        do: Verb of several.
+    """
+    if part == size == 1:
+        return f"The {one} {does}"
+    return f"{part:,} of {counted(size, one, several)} {does if part == 1 else do}"
+
+
 def shortened(text: str, most: int = 80) -> str:
     """Return a text of at most `most` characters, its middle left out."""
     if len(text) <= most:

@@ -201,10 +201,7 @@ async def _body(request: Request) -> bytes:
     """Read the bytes of an image, and no more than an image may have."""
     kind = request.headers.get("content-type", "").partition(";")[0]
     if kind.startswith("multipart/"):
-        raise HTTPException(
-            415,
-            "Send the bytes of one image as the body: curl --data-binary @photo.jpg .../predict",
-        )
+        raise HTTPException(415, _how_to_ask(request))
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
@@ -228,7 +225,15 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     # the rest of a body that was refused is not read, so the connection cannot be used again
     headers = {"Connection": "close", **(error.headers or {})}
-    return JSONResponse({"error": error.detail}, error.status_code, headers=headers)
+    said = error.detail
+    if error.status_code == 405 and request.url.path == "/predict":
+        said = f"/predict takes POST. {_how_to_ask(request)}"
+    return JSONResponse({"error": said}, error.status_code, headers=headers)
+
+
+def _how_to_ask(request: Request) -> str:
+    address = request.url.replace(query="")
+    return f"Send the bytes of one image as the body: curl --data-binary @photo.jpg {address}"
 
 
 async def _failed(request: Request, error: Exception) -> Response:

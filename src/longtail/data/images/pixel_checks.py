@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from longtail.core.words import counted
+from longtail.core.words import counted, some_of
 from longtail.data.images.colour_modes import PLAIN
 from longtail.data.images.file_checks import Checked
 from longtail.data.images.resize import LARGE_SIDE, Fit, chosen_size, shown_share
@@ -109,7 +109,7 @@ def _long(checked: Sequence[Checked], size: int, fit: Fit) -> str:
     share = float(np.median([shown_share(c.width, c.height, size) for c in long]))
     shown = f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
     return (
-        f"{len(long):,} of {counted(len(checked), 'image is', 'images are')} longer than {LONG:g} "
+        f"{some_of(len(long), len(checked), 'image', 'images', 'is', 'are')} longer than {LONG:g} "
         f"to 1; the centre crop shows {shown} of them (median). data.fit=pad and data.fit=squash "
         "show the whole image."
     )
@@ -123,7 +123,7 @@ def _reduced(checked: Sequence[Checked], size: int) -> str:
     widest = max(large, key=lambda c: (min(c.width, c.height), c.width))
     larger = chosen_size(int(np.median([min(c.width, c.height) for c in large])))
     return (
-        f"{len(large):,} of {counted(len(checked), 'image is', 'images are')} larger (up to {widest.width} x "
+        f"{some_of(len(large), len(checked), 'image', 'images', 'is', 'are')} larger (up to {widest.width} x "
         f"{widest.height}) and reduced to {size} pixels, the size of most images; data.image_size={larger} "
         "keeps more of them."
     )

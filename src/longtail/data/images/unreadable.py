@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from longtail.core.names import shown
-from longtail.core.words import counted
+from longtail.core.words import some_of
 
 NAMED = 3  # files that a sentence names
 LISTED = 10  # files that an error lists
@@ -34,7 +34,9 @@ def describe_unreadable(
     named = [f"{shown(path, 300)}: {reason}" for path, reason in bad[:most]]
     if len(bad) > most:
         named.append(f"and {len(bad) - most:,} more")
-    head = f"{len(bad):,} of {counted(size, 'image', 'images')} cannot be read:"
+    head = f"{some_of(len(bad), size, 'image', 'images', 'cannot', 'cannot')} be read:"
+    if len(bad) == size > 1:
+        head = f"None of the {size:,} images can be read:"
     if as_list:
         return "\n".join([head, *(f"  {line}" for line in named), action])
     return f"{head} {'; '.join(named)}. {action}"
