@@ -8,7 +8,8 @@
 Each line is a ratio of medians of alternating repetitions in one run on one machine, with the
 smallest and largest ratio of a pair. Needs CIFAR-100 in $LONGTAIL_DATA.
 
-Time: not measured. Appends to results/speed.jsonl.
+Time: with --accuracy 24 to 61 minutes a seed on one thread, by the dates of the records; of the others, not
+measured. Appends to results/speed.jsonl.
 """
 
 from __future__ import annotations
