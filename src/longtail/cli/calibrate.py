@@ -51,7 +51,7 @@ def calibrate(
     ] = "lac",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
 ) -> None:
-    """Measure on val when not to trust a run's predictions, for predict, report and export.
+    """Find out on val which predictions not to trust, for predict, report and export.
 
     This computes a reject threshold for each shot group (a confidence bound shows that it reaches the
     requested precision), a prediction set for each image (with a guarantee for each class), a warning for

@@ -49,7 +49,9 @@ def compare(
     budget: Annotated[str | None, typer.Option(help=BUDGET)] = None,
     equal: Annotated[
         str,
-        typer.Option(help="images: all methods see as many images; time: all train as long."),
+        typer.Option(
+            help="images: all methods see equally many images; time: all train equally long."
+        ),
     ] = "images",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per method.")] = 3,
     base: Base = None,
@@ -63,11 +65,11 @@ def compare(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help=PARALLEL)] = None,
 ) -> None:
-    """Train several methods on your images with equal budgets, and recommend one by val.
+    """Train several methods on your images with equal budgets, and recommend one by val accuracy.
 
     All methods share data, network and training; methods with the same first stage train it once. An
-    interrupted comparison continues when the command is repeated. To compare runs that are trained already,
-    see longtail report RUN RUN.
+    interrupted comparison continues when the command is repeated. To compare runs that are already trained,
+    use longtail report RUN RUN.
 
     Examples:
 

@@ -65,7 +65,7 @@ app = typer.Typer(
 def inspect_data(
     path: Annotated[Path, typer.Argument(help="Folder or table of images.")],
     root: Annotated[
-        Path | None, typer.Option(help="Folder that relative paths in a table refer to.")
+        Path | None, typer.Option(help="Folder that relative paths in a table start from.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -144,7 +144,7 @@ def labels(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder or table of images, or recipe.", autocompletion=complete_recipe
+            help="Folder or table of images, or a recipe.", autocompletion=complete_recipe
         ),
     ],
     overrides: Overrides = None,
@@ -156,10 +156,10 @@ def labels(
     ] = Path("labels"),
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
 ) -> None:
-    """Rank images whose label is probably wrong, by a classifier that did not see them.
+    """Rank images by how probably their label is wrong, judged by a classifier that did not see them.
 
     It works on frozen features of a pretrained network, which are computed once and kept (longtail
-    features), and looks at all images, whatever their split. Nothing is changed.
+    features), and looks at all images, whatever their split. It changes nothing.
 
     Examples:
 

@@ -42,7 +42,7 @@ def evaluate(
         typer.Option(help="Another labelled folder or table, instead of the run's own images."),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder that relative paths in a table refer to.")
+        Path | None, typer.Option(help="Folder that relative paths in a table start from.")
     ] = None,
     prior: Annotated[
         str | None,
@@ -69,13 +69,13 @@ def evaluate(
     crops: CropsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Score a finished run on a split; writes predictions and scores into the run folder.
+    """Score a finished run on a split, and write predictions and scores into its folder.
 
     With --data, other labelled images are scored; classes are matched by name. Images of classes that the
     model does not know, and images that it was trained or selected on, are left out, counted and listed.
-    With --crops, the mean over several crops of each image is scored, into files of its own name.
     With --prior, predictions are converted to another class distribution. Both write into a folder of their
-    own; the run's own scores do not change.
+    own; the run's own scores do not change. With --crops, predictions are averaged over several crops of each
+    image, and the files are named after the crops.
 
     Examples:
 

@@ -22,7 +22,7 @@ def export(
             autocompletion=completing((*FORMATS, *ADAPTER_FORMATS)),
         ),
     ] = "safetensors",
-    out: Annotated[Path | None, typer.Option(help="File of the model; peft: a folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; for peft, a folder.")] = None,
     *,
     sub_models: Annotated[
         bool,
@@ -33,9 +33,9 @@ def export(
 ) -> None:
     """Export the model for use elsewhere, and check that its logits match the run's.
 
-    adapter and peft write what light fine-tuning has trained alone, a few MB beside the published weights.
     If a logit differs by more than 1e-4 beyond rounding, that is an error. The model card beside the file
-    holds the program that prepares an image file for the model.
+    contains the program that prepares an image file for the model. The formats adapter and peft contain only
+    what light fine-tuning has trained: a few MB to use with the published weights.
 
     Examples:
 

@@ -82,8 +82,8 @@ def predict(
     folder without an image extension are skipped, counted and listed. In CSV, text that a spreadsheet would
     run as a formula (=1+1) starts with an apostrophe; .parquet and .jsonl contain it unchanged.
 
-    After `longtail calibrate`, a row also says as what the image is accepted (empty: not known), which
-    classes it may be (not by rank), and whether it is unusual. docs/own-data-in-detail.md has all columns.
+    After `longtail calibrate`, a row also has the class that the image is accepted as (empty: none), the
+    classes that it may be, and whether it is unusual. docs/own-data-in-detail.md explains all columns.
 
     Examples:
 

@@ -20,8 +20,8 @@ def push(
 ) -> None:
     """Push the model of a finished run to the Hugging Face hub, with its model card.
 
-    Configuration, weights (safetensors), calibration, scores and class names are pushed. No images and no
-    predictions are, but the configuration contains the path of your data. Log in before: hf auth login.
+    Configuration, weights (safetensors), calibration, scores and class names are pushed. Images and
+    predictions are not, but the configuration contains the path of your data. Log in first: hf auth login.
 
     Examples:
 

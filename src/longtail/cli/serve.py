@@ -24,7 +24,7 @@ NEEDED = ("starlette", "uvicorn")
 
 def serve(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
@@ -36,8 +36,8 @@ def serve(
 ) -> None:
     """Open a local page to drop images on: prediction, probabilities, nearest training images.
 
-    Programs send the bytes of an image to /predict and get JSON. Only this machine is let in, unless
-    --host says otherwise; then anybody who reaches it may ask, and nothing is encrypted.
+    Programs send the bytes of an image to /predict and get JSON. Only this machine can connect, unless --host
+    says otherwise; then anyone who can reach the machine may ask, and nothing is encrypted.
 
     Examples:
 

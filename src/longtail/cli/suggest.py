@@ -42,7 +42,7 @@ def suggest(
     workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
 ) -> None:
-    """Suggest which unlabelled images to label next, for the sake of rare classes.
+    """Suggest which unlabelled images to label next, with rare classes in mind.
 
     The suggested images represent many others that may belong to classes with few training images. Images
     that look like one already suggested or labelled are left out.

@@ -35,7 +35,7 @@ def text_head(
     source: Annotated[
         str,
         typer.Argument(
-            help="Whose classes: a folder or table of images, a recipe, or a run folder.",
+            help="Where the classes are from: a folder or table of images, a recipe, or a run.",
             autocompletion=complete_recipe,
         ),
     ],
@@ -61,10 +61,10 @@ def text_head(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
 ) -> None:
-    """Write vectors of class names by a CLIP or SigLIP text network, for a head to begin with.
+    """Turn class names into vectors with a CLIP or SigLIP text network, to initialise a head.
 
-    Needs open_clip (pip install 'longtail[text]'). Text and images must be of one model: the default is of
-    the backbone vit_base_patch16_clip_quickgelu_224.openai.
+    Needs open_clip (pip install 'longtail[text]'). The text and the image network must be of one model; the
+    default fits the backbone vit_base_patch16_clip_quickgelu_224.openai.
 
     Examples:
 

@@ -42,7 +42,7 @@ Overrides = Annotated[
 Source = Annotated[
     str | None,
     typer.Argument(
-        help="Shipped recipe, YAML file, or a folder or table of your images.",
+        help="Folder or table of your images, shipped recipe, or YAML file.",
         autocompletion=complete_recipe,
     ),
 ]
@@ -56,7 +56,9 @@ def train(
     source: Source = None,
     overrides: Overrides = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds to train.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; runs/NAME-DATE if not given.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = None,
     on_bad_image: Annotated[
@@ -75,11 +77,11 @@ def train(
     submit: Annotated[Cluster | None, typer.Option(help=SUBMIT)] = None,
     slurm: Annotated[list[str] | None, typer.Option(help=SLURM)] = None,
 ) -> None:
-    """Train a recipe or your own images, then score the result on the test split.
+    """Train on your own images or by a recipe, then score the model on the test split.
 
     Examples:
 
-      longtail train cifar100-lt/cross-entropy
+      longtail train my-images/
 
       longtail train my-images/ backbone=resnet50 pretrained=true loss=logit-adjusted
 

@@ -26,16 +26,16 @@ from longtail.core.names import visible
 
 # verb -> first sentence of its docstring; the file of the same name holds the function of the same name
 SUMMARIES = {
-    "train": "Train a recipe or your own images, then score the result on the test split.",
-    "evaluate": "Score a finished run on a split; writes predictions and scores into the run folder.",
+    "train": "Train on your own images or by a recipe, then score the model on the test split.",
+    "evaluate": "Score a finished run on a split, and write predictions and scores into its folder.",
     "predict": "Predict the classes of images without labels.",
-    "calibrate": "Measure on val when not to trust a run's predictions, for predict, report and export.",
-    "suggest": "Suggest which unlabelled images to label next, for the sake of rare classes.",
+    "calibrate": "Find out on val which predictions not to trust, for predict, report and export.",
+    "suggest": "Suggest which unlabelled images to label next, with rare classes in mind.",
     "serve": "Open a local page to drop images on: prediction, probabilities, nearest training images.",
     "export": "Export the model for use elsewhere, and check that its logits match the run's.",
     "push": "Push the model of a finished run to the Hugging Face hub, with its model card.",
     "report": "Write a self-contained page about a run, or a comparison of several runs.",
-    "compare": "Train several methods on your images with equal budgets, and recommend one by val.",
+    "compare": "Train several methods on your images with equal budgets, and recommend one by val accuracy.",
     "reproduce": "Train the rows of a paper's table and compare our numbers with the paper's.",
     "ensemble": "Combine several runs, or the sub-models of one run, and recommend a combination.",
     "adjust": "Correct a trained model for rare classes, without retraining it.",
@@ -43,7 +43,7 @@ SUMMARIES = {
     "recipes": "List the shipped recipes, or show one in full.",
     "options": "Explain the options of a run: allowed values and meaning.",
     "features": "Compute the features of a frozen backbone once, for all runs that use them.",
-    "text-head": "Write vectors of class names by a CLIP or SigLIP text network, for a head to begin with.",
+    "text-head": "Turn class names into vectors with a CLIP or SigLIP text network, to initialise a head.",
     "demo": "Train seven methods on long-tailed digits; takes one to three minutes on a CPU.",
     "data": "Inspect images before you train on them.",
 }
