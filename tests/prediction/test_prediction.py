@@ -129,7 +129,7 @@ def test_lists_that_name_nothing_are_refused_in_words(longtail, run, images):
         ("wrong.csv", "needs a column path; it has: file"),
         ("empty.txt", "lists no images"),
         ("pipe.csv", "is a pipe"),
-        ("gone.csv", "cannot be read"),
+        ("gone.csv", "gone.csv does not exist."),
     ]:
         status, _, told = longtail("predict", run, images / name)
         assert status == 2, name
