@@ -62,20 +62,23 @@ LIGHT = {
     "LoRA of rank 8": ["train=all", "low_rank=8"],
 }
 LORA = "LoRA of rank 8, cosine from class means"
+LINEAR_LORA = "LoRA of rank 8, linear from class means"
 FROM_MEANS = "all weights, cosine from class means"
 PARTS = {
     **{
         f"{part}, cosine from class means": [*options, *COSINE, *MEANS]
         for part, options in LIGHT.items()
     },
+    LINEAR_LORA: [*LIGHT["LoRA of rank 8"], *MEANS],
     "all weights": ["train=all"],
     "all weights, linear from class means": ["train=all", *MEANS],
     FROM_MEANS: ["train=all", *COSINE, *MEANS],
 }
+SIZES = {LORA: (96, 128, 160), LINEAR_LORA: (128,)}
 TUNINGS = {
     f"{part}, {size}": [*TUNED, *options, f"enlarge_to={size}", "epochs=10"]
     for part, options in PARTS.items()
-    for size in ((96, 128, 160) if part == LORA else (96, 128))
+    for size in SIZES.get(part, (96, 128))
 }
 RATES = {
     **dict.fromkeys(HEADS, (0.003, 0.01, 0.03, 0.1, 0.3)),
@@ -88,6 +91,7 @@ RATES = {
     f"{FROM_MEANS}, 96": (0.03,),
     f"{LORA}, 128": (0.03,),
     f"{LORA}, 160": (0.03,),
+    f"{LINEAR_LORA}, 128": (0.03,),
 }
 CHOOSING = {
     f"val {row}, rate {rate}": [*(HEADS | TUNINGS)[row], f"learning_rate={rate}", *HELD_OUT]
