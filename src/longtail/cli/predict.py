@@ -9,12 +9,11 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from longtail.cli.lines import say
 from longtail.cli.prior import read_assumed, read_prior
-from longtail.cli.show import print_notes
+from longtail.cli.show import checking, print_notes
 from longtail.core.errors import ConfigError
 from longtail.core.names import visible
 from longtail.core.table_cells import csv_text
@@ -115,16 +114,11 @@ def predict(
         batch_size=batch_size,
         workers=workers,
     )
-    with Progress(
-        TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=Terminal(stderr=True, soft_wrap=False), transient=True,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("predicting", total=len(inputs))
-        notes: list[str] = []
+    notes: list[str] = []
+    with checking("predicting") as shown:
         predictions = model.predict(
-            inputs, options,
-            progress=lambda done: bar.update(task, completed=done), note=notes.append,
-        )  # fmt: skip
+            inputs, options, progress=lambda done: shown(done, len(inputs)), note=notes.append
+        )
     for text in notes:
         Terminal(stderr=True).print(f"note: {text}")
     _hand_over(predictions, out)

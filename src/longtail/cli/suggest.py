@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longtail.cli.lines import say
 from longtail.cli.predict import read_names
-from longtail.cli.show import print_notes
+from longtail.cli.show import checking, print_notes
 from longtail.core.errors import ConfigError
 from longtail.core.table_cells import csv_text
 from longtail.core.words import counted
@@ -63,15 +62,11 @@ def suggest(
         raise ConfigError("No images were given.")
     opened, model = Run.open(run), load(run, device=device)
     print_notes([run])
-    with Progress(
-        TextColumn("looking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=Terminal(stderr=True, soft_wrap=False), transient=True,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("looking", total=len(inputs))
+    with checking("looking") as shown:
         found = find(
             opened, model, inputs, budget,
             options=PredictOptions(batch_size=batch_size, workers=workers),
-            progress=lambda done: bar.update(task, completed=done),
+            progress=lambda done: shown(done, len(inputs)),
         )  # fmt: skip
     for note in found.notes:
         Terminal(stderr=True).print(f"note: {note}")
