@@ -99,6 +99,8 @@ def test_any_timm_model():
     ("arguments", "words"),
     [
         ({"name": "resnet33"}, r"no backbone 'resnet33'. Did you mean .*resnet32"),
+        # built in and of timm: named once
+        ({"name": "resnet5000"}, r"mean resnet50, (?!resnet50,)"),
         ({"name": "resnet32", "pretrained": True}, "no published weights"),
         ({"name": "resnet10", "pretrained": True}, "no published weights"),
         ({"name": "resnet50", "width": 2}, "width applies to"),

@@ -129,7 +129,8 @@ def timm_name(name: str) -> str:
     import timm  # takes seconds
 
     if not timm.is_model(name.split(".")[0].removeprefix("hf_hub:")) and not name.startswith("hf"):
-        near = difflib.get_close_matches(name, [*OWN_NAMES, *timm.list_models()], n=3)
+        known_names = dict.fromkeys((*OWN_NAMES, *timm.list_models()))  # some are in both
+        near = difflib.get_close_matches(name, known_names, n=3)
         hint = f" Did you mean {', '.join(near)}?" if near else ""
         raise ConfigError(
             f"There is no backbone {name!r}.{hint} Built in: {', '.join(OWN_NAMES)}; every timm model "
