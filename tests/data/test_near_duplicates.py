@@ -31,6 +31,7 @@ from longtail.data.near_duplicates.threshold import choose_threshold
 from longtail.data.options import FolderData, TableData
 from longtail.data.preparation import prepare
 from longtail.data.source_to_batch import open_data
+from longtail.report.collection import _what_it_means
 
 
 def scene(number, side=64):
@@ -393,6 +394,35 @@ def test_the_page_shows_pairs(tmp_path, longtail):
     assert "at most 10 bits, and so do all of these: nearly all will be copies" in page
     assert page.count("data:image/jpeg;base64,") >= 24
     assert "test/fox/00-small.png" in page
+
+
+@pytest.mark.parametrize(
+    ("sure", "said"),
+    [
+        (0, "usually differ in at most 10 bits, and none of these does."),
+        (1, "usually differ in at most 10 bits, as 1 of these does."),
+        (3, "usually differ in at most 10 bits, as 3 of these do."),
+        (
+            5,
+            "usually differ in at most 10 bits, and so do all of these: nearly all will be copies.",
+        ),
+    ],
+)
+def test_the_page_says_how_many_pairs_are_as_near_as_copies(sure, said):
+    near = SimpleNamespace(by_hash=True, surely_copies=np.arange(5) < sure, pairs=[()] * 5)
+    assert _what_it_means(near).endswith(said)
+
+
+def test_letters_that_no_font_has_are_named_with_what_holds_them(tmp_path, longtail):
+    for number, name in enumerate(("fox", "\U00012000")):  # cuneiform
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for image in range(6):
+            scene(100 * number + image).save(tmp_path / "set" / name / f"{image}.png")
+    status, out, _ = longtail("data", "inspect", tmp_path / "set", "--out", tmp_path / "out")
+    assert status == 0
+    assert "note: distribution.png shows boxes for characters that no installed font has" in out
+    assert "; counts.csv contains them." in out
+    assert "\U00012000" in (tmp_path / "out" / "counts.csv").read_text(encoding="utf-8")
 
 
 def test_the_page_shows_images_with_two_labels_first(tmp_path, longtail):

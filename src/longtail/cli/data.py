@@ -348,7 +348,8 @@ def _write(found: Inspection, out: Path) -> None:
     pages = f": near-duplicates.html shows {' and '.join(kinds)}" if kinds else ""
     say(f"written to {out}{pages}")
     if missing:
-        say(f"note: {describe_missing(missing)}")
+        where = ("distribution.png shows", "counts.csv contains")
+        say(f"note: {describe_missing(missing, *where)}")
 
 
 def _write_together(found: Inspection, near: NearDuplicates, file: Path) -> None:

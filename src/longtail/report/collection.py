@@ -186,8 +186,10 @@ def _what_it_means(near: NearDuplicates) -> str:
     copies = f" Images that were resized or saved again usually differ in at most {COPIES} bits"
     if sure == len(near.pairs):
         return f"{copies}, and so do all of these: nearly all will be copies."
-    also = f"{sure:,} of these" if sure else "none of these"
-    return f" They look almost alike: check whether they are copies.{copies}, {also} as little."
+    also = (
+        f"as {sure:,} of these {'do' if sure > 1 else 'does'}" if sure else "and none of these does"
+    )
+    return f" They look almost alike: check whether they are copies.{copies}, {also}."
 
 
 def _kinds(data: DataSet, near: NearDuplicates) -> list[tuple[str, str, NDArray[np.int64]]]:

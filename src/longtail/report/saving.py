@@ -40,12 +40,15 @@ def save_figure(figure: Figure, file: Path | IO[str], **options: Any) -> str:  #
     return "".join(dict.fromkeys(missing))
 
 
-def describe_missing(letters: str) -> str:
-    """Say which letters of names a PNG lacks; empty if none."""
+def describe_missing(
+    letters: str,
+    figures: str = "PNG figures show",
+    others: str = "the SVG figures and the page contain",
+) -> str:
+    """Say which letters of names a PNG lacks, and where they are; empty if none."""
     if not letters:
         return ""
     return (
-        f"PNG figures show boxes for characters that no installed font has ({letters[:20]}); the "
-        "SVG figures and the page contain them. Install a font that has them, for example Noto "
-        "Sans CJK."
+        f"{figures} boxes for characters that no installed font has ({letters[:20]}); {others} them. "
+        "Install a font that has them, for example Noto Sans CJK."
     )
