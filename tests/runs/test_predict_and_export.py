@@ -177,8 +177,9 @@ def test_formats_and_standard_input(runs, folder, tmp_path, monkeypatch, capsys)
     capsys.readouterr()
     paths = f"{folder / 'ant' / '00.png'}\n{folder / 'bee' / '01.png'}\n\n"
     assert call(monkeypatch, "predict", run, "-", stdin=paths) == 0
-    printed = pd.read_csv(io.StringIO(capsys.readouterr().out))
-    assert printed["path"].tolist() == paths.split()
+    said = capsys.readouterr()
+    assert said.err == ""  # where no bar can be drawn, there is no trace of one
+    assert pd.read_csv(io.StringIO(said.out))["path"].tolist() == paths.split()
     for line, message in (
         ([run, folder, "--out", tmp_path / "a.xlsx"], "must end in"),
         ([run, "-"], "No images were given"),
@@ -340,6 +341,16 @@ def test_timm_loads_its_weights(runs, tmp_path):
     with safetensors.safe_open(done.path, framework="pt") as file:
         assert json.loads(file.metadata()["classes"]) == list(NAMES)
         assert file.metadata()["architecture"] == "resnet10t"
+
+
+def test_a_missing_package_is_told_before_the_model_is_loaded(tmp_path, monkeypatch):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, name, None)  # importing it fails
+            with pytest.raises(ConfigError, match=rf"needs the package {name}: pip install"):
+                export_run(tmp_path, "onnx", tmp_path / "m.onnx")
+    with pytest.raises(LongtailError, match="not a run folder"):  # the others need none
+        export_run(tmp_path, "safetensors", tmp_path / "m.safetensors")
 
 
 @pytest.mark.slow

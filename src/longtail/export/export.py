@@ -121,6 +121,7 @@ def export_run(
     if target.exists():
         raise ConfigError(f"{target} already exists; choose another file with --out.")
     require_writable(target)
+    formats.require_packages(form)
     model = load(run, device="cpu")
     members = [Run.open(folder) for folder in member_folders(run)]
     opened = members[0]

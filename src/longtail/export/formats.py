@@ -30,6 +30,7 @@ from longtail.recipes import validate_stored
 from longtail.runs import LoadedModel, Run
 
 OPSET = 18
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the format onnx
 NEEDS = "pip install 'longtail[export]'"
 
 
@@ -90,7 +91,7 @@ Read = Callable[[Path, About], Callable[[Tensor], Tensor]]
 
 def write_onnx(predictor: nn.Module, about: About, file: Path) -> None:
     """Write ONNX of opset 18 with a dynamic batch."""
-    onnx, _ = _package("onnx"), _package("onnxscript")
+    onnx = _package("onnx")
     images = torch.rand(2, 3, about.image_size, about.image_size)
     program = torch.onnx.export(
         predictor, (images,), dynamo=True, opset_version=OPSET, verbose=False,
@@ -225,6 +226,16 @@ def _without_gradient(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor]
             return function(images)
 
     return call
+
+
+def require_packages(form: str) -> None:
+    """Refuse a format whose packages are not installed, before a model is loaded for it.
+
+    Raises:
+        ConfigError: With the command that installs them.
+    """
+    for name in PACKAGES if form == "onnx" else ():
+        _package(name)
 
 
 def _package(name: str) -> Any:  # noqa: ANN401 - a module
