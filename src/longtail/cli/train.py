@@ -24,7 +24,7 @@ from longtail.core.words import folder_name
 from longtail.data.sources.file_set import OnBadImage
 from longtail.data.sources.folder_contents import refuse_images_among_runs
 from longtail.engine.hardware import find_device
-from longtail.engine.log import Logs, SilentLog, default_log
+from longtail.engine.log import Log, Logs, NotesOnce, SilentLog, default_log
 from longtail.engine.run_folder import RunFolder, require_writable
 from longtail.engine.threads import Threads, choose_threads
 from longtail.recipes import RunConfig, resolve
@@ -194,6 +194,7 @@ def _train_plan(
     seeds = len(next(iter(plan.values())))
     # one number, whether they are trained in parallel or one after another: the results are the same
     threads = choose_threads(seeds * distributed.world_size())
+    log = Logs(NotesOnce(default_log()), told) if distributed.is_main() else SilentLog()
     for label, configs in plan.items():
         done: Iterator[Run]
         if wants_company(parallel, len(configs), device, threads):
@@ -201,7 +202,7 @@ def _train_plan(
                 configs, parallel, resume=resume, device=device, threads=threads, note=say
             )
         else:
-            done = (_train(c, place, resume, device, threads, told) for place, c in configs.items())
+            done = (_train(c, place, resume, device, threads, log) for place, c in configs.items())
         yield from ((label, run) for run in done)
 
 
@@ -250,7 +251,7 @@ def _train(
     resume: bool,
     device: str | None,
     threads: Threads,
-    told: _Told,
+    log: Log,
 ) -> Run:
     with checking() as progress:
         return training.train(
@@ -259,7 +260,7 @@ def _train(
             resume=resume,
             device=device,
             threads=threads,
-            log=Logs(default_log(), told) if distributed.is_main() else SilentLog(),
+            log=log,
             report=write_report,
             progress=progress,
         )

@@ -185,6 +185,22 @@ class Logs:
             log.close()
 
 
+class NotesOnce(Logs):
+    """A log of several runs, one after another: what the first notes of their images is not said again."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(log)
+        self._said: set[str] = set()
+
+    def note(self, text: str) -> None:
+        """Pass on, unless it is a note that was passed on before."""
+        if text in self._said:
+            return
+        if text.startswith("note: "):
+            self._said.add(text)
+        super().note(text)
+
+
 def default_log(among_others: Path | None = None) -> Log:
     """Return a bar on a terminal, lines elsewhere.
 

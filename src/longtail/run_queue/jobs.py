@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longtail.core.errors import OutOfTimeError
-from longtail.engine.log import SilentLog, default_log
+from longtail.engine.log import NotesOnce, SilentLog, default_log
 from longtail.engine.threads import choose_threads
 from longtail.recipes import RunConfig
 from longtail.run_queue.budget import Budget
@@ -66,6 +66,7 @@ def train_queue(
             budget=budget, note=note, progress=progress,
         )  # fmt: skip
         return
+    log = NotesOnce(default_log()) if progress else SilentLog()
     for place, job in jobs.items():
         if budget is not None and not budget.admits(place, job.config, job.after):
             continue
@@ -78,7 +79,7 @@ def train_queue(
                 device=device,
                 threads=threads,
                 deadline=None if budget is None else budget.deadline,
-                log=default_log() if progress else SilentLog(),
+                log=log,
             )
         except OutOfTimeError as stopped:
             assert budget is not None, "else there is no deadline"
