@@ -242,6 +242,11 @@ def test_damaged_checkpoints_are_named(tmp_path):
     assert ckpt.newest(tmp_path) is None
     with pytest.raises(CheckpointError, match="interrupted before its first checkpoint"):
         ckpt.finished(tmp_path)
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "scores-test.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="run is finished, but its weights are missing from"):
+        ckpt.finished(run / "checkpoints")
 
 
 class Attack:

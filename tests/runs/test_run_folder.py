@@ -175,8 +175,9 @@ def test_what_can_be_written_again_is_told_how(run):
     ):
         RunView.open(run)
     (run / "scores-test.json").write_text("")
-    with pytest.raises(CheckpointError, match=r"To write it again: longtail evaluate"):
+    with pytest.raises(CheckpointError) as refused:
         RunView.open(run)
+    assert str(refused.value).count("To write it again: longtail evaluate") == 1
     api.evaluate(api.Run.open(run), device="cpu")
     RunView.open(run)
     (run / "run.json").write_bytes(b"")

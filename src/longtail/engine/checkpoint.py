@@ -217,6 +217,11 @@ def finished(folder: Path) -> Path:
         CheckpointError: If the run is not finished or holds no checkpoint.
     """
     last = newest(folder)
+    if last is None and any(folder.parent.glob("scores-*.json")):
+        raise CheckpointError(
+            f"The run {folder.parent} is finished, but its weights are missing from {folder}. Restore that "
+            "folder from a copy, or train again with another --out."
+        )
     if last is None:
         raise CheckpointError(
             f"The run {folder.parent} was interrupted before its first checkpoint; to start it again: "
