@@ -154,7 +154,9 @@ def test_a_renamed_class_is_named_old_and_new(folder, tmp_path, longtail):
     (tmp_path / "other" / "ant").rename(tmp_path / "ant")
     status, _, err = longtail("evaluate", tmp_path / "run", "--data", tmp_path / "other")
     assert status == 2
-    assert "(4 class unknown to the model). Was cow renamed to cows? The model knows:" in err
+    assert (
+        "(class unknown to the model: 4 images). Was cow renamed to cows? The model knows:" in err
+    )
 
 
 @given(

@@ -126,7 +126,7 @@ def test_what_cannot_be_scored_is_explained(longtail, run, tmp_path):
     (strangers / "yak").rename(strangers / "Ant")
     status, _, err = longtail("evaluate", run, "--data", strangers)
     assert status == 2
-    assert "2 class unknown to the model" in err
+    assert "(class unknown to the model: 2 images)" in err
     assert "ant, bee, cow" in err
     assert not (run / "elsewhere").exists()
     for wrong in (["--root", "x"], ["--out", "x"], ["--assumed", "uniform"], ["--data", "absent"]):

@@ -127,7 +127,9 @@ def open_elsewhere(
     rows = np.flatnonzero(np.array([not reason for reason in why]))
     if not len(rows):
         reasons = Counter(reason for *_, reason in left)
-        told = "; ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        told = "; ".join(
+            f"{reason}: {counted(count, 'image', 'images')}" for reason, count in reasons.items()
+        )
         raise DataError(
             f"None of the images in {shown(str(source))} can be scored ({told})."
             f"{ask_whether_renamed(gone, sorted(unknown))} The model knows: {some(metadata.classes)}."
