@@ -36,13 +36,14 @@ class Told(SilentLog):
         self.lines.append(f"epoch {line['epoch']}")
 
 
-def told_by(tmp_path, epochs):
+def told_by(tmp_path, epochs, validate=None, watch=None):
     log = Told()
     made = tiny.trainer(
         tiny.build("single-head", epochs=epochs), tmp_path,
-        tiny.OPTIONS.model_copy(update={"epochs": epochs}), log=log,
+        tiny.OPTIONS.model_copy(update={"epochs": epochs}), log=log, validate=validate,
     )  # fmt: skip
     made.pace = Pace(log.note, "fewer epochs", tiny.OPTIONS.batch_size)
+    made.watch = watch
     made.run()
     return log.lines
 
@@ -55,6 +56,22 @@ def test_the_time_is_told_before_the_first_epoch_of_a_long_training(tmp_path, mo
     (told,) = [number for number, line in enumerate(lines) if "to the end" in line]
     assert told < lines.index("stage joint") < lines.index("epoch 1")
     assert lines[told].startswith(f"{steps} steps of {tiny.OPTIONS.batch_size} images left")
+
+
+def test_what_the_time_leaves_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "WORTH_IT", 1)
+
+    def told(folder, **more):
+        return next(line for line in told_by(tmp_path / folder, 4, **more) if "to the end" in line)
+
+    def measure(model, features):
+        return {"accuracy": 0.5, "macro_accuracy": 0.5}
+
+    assert told("nothing").endswith("to the end.")
+    val = told("val", validate=measure)
+    assert val.endswith("to the end, plus scoring val and saving after each epoch.")
+    both = told("both", validate=measure, watch=measure)
+    assert "plus scoring val and test and saving after each epoch" in both
 
 
 def test_a_short_training_takes_no_step_in_vain(tmp_path, monkeypatch):

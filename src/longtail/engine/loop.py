@@ -261,7 +261,9 @@ class Trainer:
     ) -> None:
         """Measure steps before the first one that counts, where there are many."""
         ahead = sum(later.epochs for later in self._stages[number:]) - self._at.epoch
-        self.pace.begin(ahead * loaders[0].steps)
+        scored = {"val": self.validate, "test": self.watch}
+        named = " and ".join(split for split, measure in scored.items() if measure is not None)
+        self.pace.begin(ahead * loaders[0].steps, named)
         if self.pace.is_told or stage.survey or ahead * loaders[0].steps < trial.WORTH_IT:
             return
         at = Position(self.config.seed, number, self._at.epoch, 0, stage.epochs)

@@ -34,14 +34,20 @@ class Pace:
     on_cpu: bool = False
     may_stop: bool = False
     _left: int = 0
+    _scored: str = ""
     _done: int = 0
     _since: float = 0.0
     _seconds: float = 0.0
     _told: bool = False
 
-    def begin(self, steps: int) -> None:
-        """Begin a stage; so many steps are left to the end of the training."""
-        self._left, self._done, self._seconds = steps, 0, 0.0
+    def begin(self, steps: int, scored: str = "") -> None:
+        """Begin a stage.
+
+        Args:
+            steps: That are left to the end of the training.
+            scored: What is scored after each epoch, such as "val"; that takes time of its own.
+        """
+        self._left, self._done, self._seconds, self._scored = steps, 0, 0.0, scored
 
     @property
     def is_told(self) -> bool:
@@ -82,9 +88,10 @@ class Pace:
         total = seconds * left
         step = f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
         end = estimate(total, "at most" if self.may_stop else "about")
+        rest = f", plus scoring {self._scored} and saving after each epoch" if self._scored else ""
         text = (
             f"{counted(left, 'step', 'steps')} of {counted(self.batch_size, 'image', 'images')} left, "
-            f"{step} each: {end} to the end."
+            f"{step} each: {end} to the end{rest}."
         )
         if self.on_cpu and total > LONG:
             text = f"THIS WILL TAKE LONG on a CPU. {text}"
