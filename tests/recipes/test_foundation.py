@@ -30,7 +30,7 @@ def test_the_weights_are_named_in_full(name):
 
 
 def test_there_is_a_recipe_for_each_backbone():
-    assert len(NAMES) == 15
+    assert len(NAMES) == 17
 
 
 @pytest.mark.parametrize(
