@@ -129,11 +129,11 @@ AVERAGES = {
 } | {
     f"average of {' and '.join(names)}": tuple((TUNED_ROWS | FROZEN)[name] for name in names)
     for names in (
-        # the best of those on val: of frozen networks, with all weights trained, and with LoRA
+        # the best of those on val: of frozen networks, with all weights trained, with LoRA of one and of two
         ("frozen Lite1 at 160", "frozen Lite2 at 160"),
         (FINE, "frozen Lite0 at 224", "frozen Lite2 at 160"),
         (LIGHTLY, "frozen Lite2 at 160"),
-        (LIGHTLY, LIGHTLY_LITE2),
+        (LIGHTLY, LIGHTLY_LITE2, "frozen Lite2 at 160"),
     )
 }
 
