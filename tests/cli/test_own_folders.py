@@ -92,6 +92,11 @@ def test_a_run_that_left_out_damaged_files_continues_where_the_images_have_moved
     assert (data["on_bad_image"], Path(data["path"]).name) == ("skip", "moved")
     status, _, err = longtail("evaluate", "run", "--split", "val")  # looks in the new place
     assert status == 0, err
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    status, out, err = longtail("train", "--resume", "--out", "run")
+    assert status != 0
+    assert "is finished, but its weights are missing from run/checkpoints. Restore" in err
+    assert "already finished" not in out + err
 
 
 @pytest.mark.skipif(

@@ -154,6 +154,19 @@ def test_an_edited_configuration_is_named_and_moved_data_is_not(run, half):
         act(folder)
 
 
+@pytest.mark.parametrize(
+    ("damaged", "where"),
+    [(b"data:\n  name: [digits\nmethod: {", r" at line \d"), (b"\xff\xfe\x00", "")],
+)
+def test_a_damaged_configuration_is_told_with_what_to_do(run, damaged, where):
+    (run / "config.yaml").write_bytes(damaged)
+    with pytest.raises(
+        ConfigError, match=rf"config\.yaml is damaged: it is no YAML{where}\. Restore"
+    ) as told:
+        api.Run.open(run)
+    assert "\n" not in str(told.value)
+
+
 def test_another_layout_of_the_same_text_is_no_change(half, finished):
     for name in ("config.yaml", "metrics.jsonl"):
         file = half / name

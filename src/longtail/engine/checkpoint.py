@@ -216,12 +216,8 @@ def finished(folder: Path) -> Path:
     Raises:
         CheckpointError: If the run is not finished or holds no checkpoint.
     """
+    require_not_lost(folder)
     last = newest(folder)
-    if last is None and any(folder.parent.glob("scores-*.json")):
-        raise CheckpointError(
-            f"The run {folder.parent} is finished, but its weights are missing from {folder}. Restore that "
-            "folder from a copy, or train again with another --out."
-        )
     if last is None:
         raise CheckpointError(
             f"The run {folder.parent} was interrupted before its first checkpoint; to start it again: "
@@ -233,6 +229,22 @@ def finished(folder: Path) -> Path:
             f"--out {folder.parent}"
         )
     return last
+
+
+def require_not_lost(folder: Path) -> None:
+    """Refuse a finished run whose checkpoints were deleted: there is nothing to predict with, or to continue.
+
+    Args:
+        folder: Of the checkpoints.
+
+    Raises:
+        CheckpointError: If the run was scored and no checkpoint is left.
+    """
+    if any(folder.parent.glob("scores-*.json")) and newest(folder) is None:
+        raise CheckpointError(
+            f"The run {folder.parent} is finished, but its weights are missing from {folder}. Restore that "
+            "folder from a copy, or train again with another --out."
+        )
 
 
 def newest(folder: Path) -> Path | None:

@@ -61,7 +61,12 @@ class Run:
         try:
             raw = yaml.safe_load(read_bytes(folder.config).decode("utf-8"))
         except (ValueError, RecursionError, yaml.YAMLError) as error:
-            raise ConfigError(f"{folder.config} cannot be read ({error}).") from error
+            mark = getattr(error, "problem_mark", None)
+            line = "" if mark is None else f" at line {mark.line + 1}"
+            raise ConfigError(
+                f"{folder.config} is damaged: it is no YAML{line}. Restore it from a copy of the run "
+                "folder; without one, train again with another --out."
+            ) from error
         require_plugins(_plugins(folder), folder.path)
         config = validate_stored(raw, str(folder.config))
         if identity is not None:

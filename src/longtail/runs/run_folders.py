@@ -138,9 +138,11 @@ def continued(config: RunConfig, folder: RunFolder) -> RunConfig:
 
     Raises:
         ConfigError: If `config` asks for something else.
+        CheckpointError: If the run is finished and its weights are gone.
     """
     if not folder.config.exists():
         return config  # killed before the first file was written: begin
+    ckpt.require_not_lost(folder.checkpoints)
     stored = Run.open(folder.path).config
     chosen_later = {"model.backbone": config.model.backbone,
                     "data.image_size": getattr(config.data, "image_size", None)}  # fmt: skip
