@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from longtail.data import open_data
+from longtail.recipes import resolve
+
 SMALL = ("backbone=resnet20", "batch_size=8", "epochs=11", "--seeds", 1)
 METHODS = ("--methods", "CE,crt,tau", "--out", "out")
 
@@ -58,6 +61,27 @@ def test_another_question_gets_another_folder(longtail, image_folder, tmp_path, 
         assert status == 0, err
     folders = [next(iter(jobs)).parts[1] for jobs in begun]
     assert folders == ["compare-images", "compare-images-2", "compare-images"]
+
+
+def test_files_that_cannot_be_read_are_not_told_again_by_the_runs(
+    compared, image_folder, monkeypatch
+):
+    (image_folder / "ant" / "broken.jpg").write_text("no image")
+    said = []
+    monkeypatch.setattr(
+        "longtail.run_queue.comparison.train_queue",
+        lambda *given, **kept: said.extend(kept["said"]) or (),
+    )
+    skip = "data.on_bad_image=skip"
+    status, out, err = compared(skip)
+    assert status == 0, err
+    (told,) = [
+        note
+        for note in open_data(resolve(str(image_folder), [skip]).data).notes
+        if "broken.jpg" in note
+    ]
+    assert (out + err).count(told) == 1
+    assert f"note: {told}" in said  # a run would say this
 
 
 def test_what_a_budget_does_not_hold_is_left_and_continued(compared, tmp_path, monkeypatch):

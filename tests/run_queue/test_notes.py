@@ -28,3 +28,14 @@ def test_a_queue_says_what_holds_for_all_of_its_runs_once(image_folder, tmp_path
     err = capsys.readouterr().err
     assert err.count(SAID) == 1
     assert err.count("model: resnet20") == 2
+
+
+def test_what_was_said_before_a_queue_is_not_said_again(image_folder, tmp_path, capsys):
+    (image_folder / "ant" / "notes.txt").write_text("wet")
+    jobs = {tmp_path / "run": Job("", resolve(str(image_folder), [*QUICK]), None)}
+    assert [
+        *train_queue(jobs, 1, "cpu", None, note=lambda text: None, said=[f"{SAID}: ant/notes.txt."])
+    ]
+    err = capsys.readouterr().err
+    assert "model: resnet20" in err
+    assert SAID not in err

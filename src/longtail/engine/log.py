@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -186,11 +186,16 @@ class Logs:
 
 
 class NotesOnce(Logs):
-    """A log of several runs, one after another: what the first notes of their images is not said again."""
+    """A log of several runs, one after another: what the first notes of their images is not said again.
 
-    def __init__(self, log: Log) -> None:
+    Args:
+        log: Passed on to.
+        said: Notes that were said before the first run.
+    """
+
+    def __init__(self, log: Log, said: Iterable[str] = ()) -> None:
         super().__init__(log)
-        self._said: set[str] = set()
+        self._said = set(said)
 
     def note(self, text: str) -> None:
         """Pass on, unless it is a note that was passed on before."""

@@ -42,7 +42,10 @@ def seconds_of(text: str) -> float:
     number = r"([0-9]+(?:\.[0-9]+)?)"
     found = re.fullmatch("".join(f"(?:{number}{unit})?" for unit in UNITS), text.strip().lower())
     parts = zip(found.groups(), UNITS.values(), strict=True) if found else ()
-    seconds = sum(float(amount) * unit for amount, unit in parts if amount)
+    amounts = [float(amount) * unit for amount, unit in parts if amount]
+    seconds = sum(amounts)
+    if amounts and seconds == 0:
+        raise ConfigError(f"--budget must be above 0, not {text!r}.")
     if not 0 < seconds < math.inf:
         raise ConfigError(
             f"--budget needs a time with a unit (s, m or h), for example 90s, 150m or 2h30m, not {text!r}."

@@ -172,13 +172,14 @@ def compare_methods(
             source, chosen, overrides, seeds=seeds, seconds=seconds, equal=_equal(equal), base=base,
             device=device, note=note, progress=shown,
         ))  # fmt: skip
-    for reason in plan.reasons:
-        note(f"note: {reason}")
+    said = [f"note: {reason}" for reason in plan.reasons]
+    for line in said:
+        note(line)
     epochs = ", ".join(f"{name} {number}" for name, number in plan.epochs.items())
     note(f"epochs of the first stage: {epochs}; {counted(seeds, 'seed', 'seeds')} each")
     places = {(name, n): folder / name / f"seed-{n}" for n in range(seeds) for name in plan.epochs}
     jobs = _jobs(plan, folder, places)
-    for _ in train_queue(jobs, parallel, device, limit, note=note, progress=progress):
+    for _ in train_queue(jobs, parallel, device, limit, note=note, progress=progress, said=said):
         pass
     whole = [n for n in range(seeds) if all(_ended(places[name, n]) for name in plan.epochs)]
     left = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,7 @@ def train_queue(
     *,
     note: Callable[[str], None],
     progress: bool = True,
+    said: Iterable[str] = (),
 ) -> Iterator[Run]:
     """Train what is in a queue and yield every run when it ends.
 
@@ -54,6 +55,7 @@ def train_queue(
         budget: Gets the runs that have no time left to begin or to end.
         note: Told what begins, and what ended.
         progress: Whether each training shows where it is.
+        said: Notes that need not be said again.
     """
     # runs come and go: their threads depend on what is trained at the same time, and records name them
     threads = choose_threads(min(parallel or 1, len(jobs) or 1))
@@ -66,7 +68,7 @@ def train_queue(
             budget=budget, note=note, progress=progress,
         )  # fmt: skip
         return
-    log = NotesOnce(default_log()) if progress else SilentLog()
+    log = NotesOnce(default_log(), said) if progress else SilentLog()
     for place, job in jobs.items():
         if budget is not None and not budget.admits(place, job.config, job.after):
             continue
