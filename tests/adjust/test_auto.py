@@ -206,6 +206,9 @@ def test_leaving_it_is_no_error(tmp_path, longtail):
     status, said, _ = longtail("adjust", "good.npz", "--by", "auto")
     assert status == 0
     assert "Leave the model as it is" in said
+    assert "Nothing was written. To calibrate" in said
+    _, said, _ = longtail("adjust", "good.npz", "--by", "auto", "--out", "better.npz")
+    assert "Nothing was written to better.npz. To calibrate" in " ".join(said.split())
     assert [path.name for path in tmp_path.iterdir()] == ["good.npz"]
 
 

@@ -264,6 +264,20 @@ def test_weights_of_each_image_are_predicted_with_and_not_exported(runs, tmp_pat
     assert probabilities(tmp_path / "both", pixels()).shape == (20, 10)
 
 
+def test_where_no_combination_is_better_the_folder_that_stays_empty_is_named(
+    runs, tmp_path, longtail, monkeypatch
+):
+    monkeypatch.setattr(
+        "longtail.ensembles.several_runs.recommend",
+        lambda *given, **more: recommend(*given, **more) | {"combination": None},
+    )
+    folders = [run.folder.path for run in runs]
+    status, said, wrong = longtail("ensemble", *folders, "--out", "both", "--device", "cpu")
+    assert status == 0, wrong
+    assert "Nothing was written to both. To write" in " ".join(said.split())
+    assert not (tmp_path / "both").exists()
+
+
 @pytest.mark.slow
 def test_the_command_line_recommends_first(runs, tmp_path, longtail):
     folders = [run.folder.path for run in runs]

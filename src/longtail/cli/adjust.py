@@ -163,7 +163,7 @@ def adjust(
     wanted = _wanted_prior(prior, evidence.class_counts.names)
     described: dict[str, Any] = {"sources": [str(path) for path in sources]}
     if by == AUTO:
-        chosen = _chosen(model, evidence, epochs)
+        chosen = _chosen(model, evidence, epochs, out)
         if chosen.name is None:
             return
         by, described["auto"] = chosen.name, chosen.describe()
@@ -226,7 +226,7 @@ def _read(
     )
 
 
-def _chosen(model: Model, evidence: Evidence, epochs: int | None) -> Choice:
+def _chosen(model: Model, evidence: Evidence, epochs: int | None, target: Path | None) -> Choice:
     """Try every correction that fits, show how each does on val, and say which is chosen."""
     fit = partial(fitting, epochs=epochs)
     choice = choose(evidence, fit, partial(require_same_format, model))
@@ -253,9 +253,10 @@ def _chosen(model: Model, evidence: Evidence, epochs: int | None) -> Choice:
     for name, why in choice.unexplained().items():
         out.print(f"{name}: {why}", markup=False, highlight=False)
     if choice.name is None:
+        place = "" if target is None else f" to {target}"
         say(
             "Leave the model as it is: no correction has a higher macro accuracy on val. Nothing was "
-            "written. To calibrate its probabilities only, use --by temperature."
+            f"written{place}. To calibrate its probabilities only, use --by temperature."
         )
     else:
         say(f"chosen: {choice.name}, by {CRITERION}")

@@ -93,7 +93,9 @@ def ensemble(
         append_record(record, line)
         say(f"appended to {record}")
     if out is not None and "written" not in line:
-        say("Nothing was written. To write a combination anyway, name one: --combination average")
+        say(
+            f"Nothing was written to {out}. To write a combination anyway, name one: --combination average"
+        )
     elif out is not None:
         say(
             f"written: {out} ({line['written']['combination']}); to use it: longtail predict {out} IMAGES"
