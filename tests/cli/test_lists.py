@@ -48,6 +48,8 @@ main()
         (["predict", "runs/none", "image.png"], "runs/none is not a run folder", 2),
         (["predict", ".", "imges"], "imges does not exist.", 2),
         (["data", "inspect", "imges"], "no folder or table imges", 2),
+        (["adjust", "runs/none"], "no run folder, table or checkpoint runs/none", 2),
+        (["evaluate", ".", "--data", "imges"], "no folder or table imges", 2),
         (["train", "--help"], "Train on your own images or by a recipe", 0),
         (["data", "inspect", "--help"], "longtail data inspect", 0),
     ],

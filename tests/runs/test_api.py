@@ -34,6 +34,16 @@ def test_predict_loads_the_model_of_a_run(runs, image_folder):
     pd.testing.assert_frame_equal(found, expected)
 
 
+def test_an_image_that_does_not_exist_is_told_with_the_names_that_are_near(
+    runs, image_folder, monkeypatch
+):
+    monkeypatch.chdir(image_folder.parent)
+    (row,) = longtail.predict(runs[0].folder.path, "imgaes", device="cpu").itertuples()
+    assert row.error == "imgaes does not exist. Did you mean images/?"
+    both = longtail.predict(runs[0].folder.path, ["imgaes", "imges"], device="cpu")
+    assert set(both.error) == {"the file does not exist"}
+
+
 def test_a_run_is_adjusted_into_a_run(runs, tmp_path):
     request = longtail.adjust.tool.Request(strength=0.5)
     done = longtail.adjust_run(runs[0], "tau", tmp_path / "tau", request, force=True, device="cpu")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longtail.cli import sketches
-from longtail.core.missing import is_there, no_data, no_images, no_run, no_source
+from longtail.core.missing import is_there, no_data, no_images, no_model, no_run, no_source
 from longtail.recipes.catalogue import catalogue
 
 OF_ONE_RUN = ("evaluate", "predict", "calibrate", "suggest", "serve", "export", "push")
@@ -32,15 +32,29 @@ def missing_path(verb: str, rest: Sequence[str]) -> str:
         return ""
     if verb == "inspect" and is_there(given[0]) is False:
         return no_data(Path(given[0]))
+    if verb == "adjust":
+        return next((no_model(Path(each)) for each in given if is_there(each) is False), "")
     if verb in OF_A_SOURCE and _is_unknown(given[0]):
         return no_source(given[0], catalogue().recipes)
     runs = given if verb in OF_RUNS else given[:1] if verb in OF_ONE_RUN else []
     for run in runs:
         if is_there(run) is False and not run.startswith(OF_THE_HUB):
             return no_run(Path(run))
+    others = _value("--data", rest) if verb == "evaluate" else ""
+    if others and is_there(others) is False:
+        return no_data(Path(others))
     images = given[1:] if verb == "predict" and is_there(given[0]) is not None else []
     if images and all(map(_is_no_image, images)):
         return no_images(images)
+    return ""
+
+
+def _value(option: str, rest: Sequence[str]) -> str:
+    """Return what is given for an option; empty if nothing is."""
+    for word, following in zip(rest, [*rest[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == option:
+            return value if equals else following
     return ""
 
 

@@ -34,6 +34,13 @@ def no_data(path: Path) -> str:
     return f"There is no folder or table {shown(str(path))}.{did_you_mean(path, TABLES)}"
 
 
+def no_model(path: Path) -> str:
+    """Return the error for what is to be corrected: a run folder, a table or a checkpoint."""
+    return (
+        f"There is no run folder, table or checkpoint {shown(str(path))}.{did_you_mean(path, None)}"
+    )
+
+
 def no_source(source: str, recipes: Collection[str]) -> str:
     """Return the error for what is to be trained on.
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from longtail.adjust import deployment_shift
 from longtail.core.errors import ConfigError
 from longtail.core.groups import ShotGroups
+from longtail.core.missing import is_there, no_images
 from longtail.core.prior import unknown_prior
 from longtail.data.augmentation import normalise
 from longtail.data.images.pixel_checks import pixel_findings
@@ -106,6 +108,9 @@ def predict_images(
         note(NOT_ACCEPTED)
     rows: list[dict[str, Any]] = []
     names, seen = inputs.names(), []
+    # of one image only: names that are near those of many take long to find
+    only = inputs.items[0] if len(inputs) == 1 else None
+    slip = no_images(names) if isinstance(only, Path) and is_there(str(only)) is False else ""
     for batch in decoded_batches(inputs, metadata, options):
         readable = [image.view for image in batch if image.view is not None]
         probabilities, judged = None, None
@@ -121,7 +126,7 @@ def predict_images(
             row: dict[str, Any] = {"path": names[len(rows)]}
             seen.append(image.seen)
             if image.view is None:
-                row["error"] = image.seen.reason
+                row["error"] = slip or image.seen.reason
             else:
                 assert probabilities is not None
                 if judged is not None:
