@@ -21,6 +21,7 @@ from longtail.core.names import visible
 from longtail.engine.checksums import sealed
 from longtail.report import figures
 from longtail.report.axes import plain_numbers
+from longtail.report.class_comparison import class_comparison
 from longtail.report.classes import class_intervals, confused_pairs, standings, worst_first
 from longtail.report.compare import Comparison, expand, render_comparison
 from longtail.report.embedding import plane
@@ -744,6 +745,43 @@ def test_the_comparison_works_in_a_browser(runs, browser, tmp_path, monkeypatch)
         }
         assert {row[0]: row[3] for row in rows} == {n: f"{100 * a:.1f}" for n, a in scores.items()}
         quiet(browser)
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_class_with_few_images_is_not_judged_and_its_dot_stays_with_its_name(
+    width, runs, browser, tmp_path
+):
+    names = ("plain/seed-0", "reslt")
+    views = [synthetic_view(runs[name], 12, 9, seed=seed) for seed, name in enumerate(names)]
+    comparison = Comparison.of(views)
+    arm = class_comparison(comparison)["arms"][1]  # the last class has one test image
+    assert None not in arm["difference"]
+    assert [label for label, low in enumerate(arm["low"]) if low is None] == [11]
+    show(browser, tmp_path / "c.html", width, render_comparison(comparison))
+    run = browser.execute_script
+    # as if there were three seeds, and nothing but losses
+    run("for (const a of data.arms) { a.sure = true; for (const k of ['low', 'high']) "
+        "a[k] = a[k].map(v => v === null ? v : -100); } list.draw()")  # fmt: skip
+    rows = run("return [...document.querySelectorAll('#classes-table tr.row')].map(r => "
+               "[r.textContent.includes('too few to tell'), !!r.querySelector('.worse')])")  # fmt: skip
+    assert rows == [[False, True]] * 11 + [[True, False]]
+    assert run("return [...document.querySelectorAll('.named')].every(named => { const [dot, name] = "
+               "[...named.children].map(e => e.getClientRects()[0]); "
+               "return dot.top > name.top && dot.bottom < name.top + 26; })")  # fmt: skip
+    wide = run("return getComputedStyle(document.querySelector('.scroll')).backgroundAttachment")
+    assert wide == "local, local, scroll, scroll"
+
+
+@pytest.mark.parametrize("width", [360, 400, 1280])
+def test_letters_of_the_figures_in_the_open_can_be_read(width, strange, browser, tmp_path):
+    show(browser, tmp_path / "r.html", width, strange[1])
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('#reliability text, #acceptance text')].map(t => {"
+        "const m = t.getScreenCTM();"
+        "return Math.hypot(m.a, m.b) * parseFloat(getComputedStyle(t).fontSize); })"
+    )
+    assert len(sizes) > 20
+    assert 10 <= min(sizes) <= max(sizes) <= 17
 
 
 @pytest.mark.parametrize(

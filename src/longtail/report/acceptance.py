@@ -12,7 +12,7 @@ from longtail.core.groups import GROUP_NAMES
 from longtail.evaluation.metrics import wilson_interval
 from longtail.evaluation.scores import percent
 from longtail.prediction.calibration import ALL, Described, read_described
-from longtail.report.figures import INK, new
+from longtail.report.figures import INK, NARROW, legend_above, new
 from longtail.report.group_colours import COLOURS
 from longtail.report.view import RunView
 from longtail.runs.calibrating import GROUPED, MEASURED, SET_SIZE, describe
@@ -38,7 +38,7 @@ def draw_acceptance(
     lines = {name: mask for name, mask in masks.items() if int(mask.sum()) >= LEAST}
     if not lines:
         return None
-    figure, axes = new(7.2, 4.2)
+    figure, axes = new(NARROW, 4.2)
     for name, mask in lines.items():
         accepted, hits = accuracy_by_coverage(confidence[mask], right[mask])
         shown = np.flatnonzero(accepted >= LEAST)
@@ -51,10 +51,10 @@ def draw_acceptance(
         axes.plot(share, 100 * hits[shown] / accepted[shown], color=colour, label=name)
         axes.fill_between(share, *(100 * limits.T), color=colour, alpha=0.12, linewidth=0)
     axes.set(
-        xlabel="accepted, in % of the predictions of the group, the surest first",
+        xlabel="accepted, in % of the predictions\nof the group, the surest first",
         ylabel="accuracy of those in %", xlim=(0, 101), ylim=(0, 101),
     )  # fmt: skip
-    axes.legend()
+    legend_above(figure, list(lines))
     return figure
 
 

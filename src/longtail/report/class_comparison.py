@@ -10,6 +10,7 @@ from longtail.core.groups import GROUP_NAMES
 from longtail.core.names import visible
 from longtail.evaluation.bootstrap import paired_intervals
 from longtail.evaluation.metrics import LEAST_SEEDS
+from longtail.evaluation.scores import LEAST_IMAGES
 from longtail.report.page_data import tenths
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ def class_comparison(comparison: Comparison) -> dict[str, Any]:
 
     Returns:
         `classes` (name, group and test images of each) and `arms`, each with name, accuracy, difference, low
-        and high by class; None where there is no test image, and for the interval where a side has two seeds.
+        and high by class; None where there is no test image, and for the interval where a side has two seeds
+        or the class has fewer images than `fewest`, which tell nothing.
     """
     view = comparison.arms[0].views[0]
     return {
         "groups": list(GROUP_NAMES),
+        "fewest": LEAST_IMAGES,
         "classes": {
             "name": [visible(name) for name in view.counts.names],
             "group": list(view.groups.assignment),
@@ -60,7 +63,7 @@ def _of_arm(comparison: Comparison, arm: Arm) -> dict[str, Any]:
                 continue
             columns["accuracy"][label] = tenths(after["value"])
             columns["difference"][label] = tenths(difference["value"])
-            if not two:
+            if not two and first.views[0].tested[label] >= LEAST_IMAGES:
                 low, high = difference["interval"]
                 columns["low"][label], columns["high"][label] = tenths(low), tenths(high)
     sure = min(len(side.views) for side in (first, arm)) >= LEAST_SEEDS

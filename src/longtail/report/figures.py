@@ -34,7 +34,12 @@ HOVERED_CLASSES = 1000  # above it, the points of the classes get no text of the
 MATRIX_CLASSES = 16  # above it, names and numbers of a matrix cannot be read
 MOST_PAIRS = 25  # that are drawn then
 LONGEST_LABEL = 22  # letters of the name of a class on an axis
-LEGEND_LETTERS = 96  # that a line of a legend above a figure holds
+WIDTH = 7.2  # inches
+NARROW = (
+    4.4  # inches of a figure whose letters are to be read on a phone, which shows it at 360 pixels
+)
+WIDEST = 50  # rem that a figure of `WIDTH` takes on a page, and narrower ones in proportion
+LEGEND_LETTERS = 96  # that a line of a legend above a figure of `WIDTH` holds
 STYLE: Any = {
     **PLAIN_TEXT,
     "svg.fonttype": "none",
@@ -55,7 +60,7 @@ STYLE: Any = {
 }
 
 
-def new(width: float = 7.2, height: float = 3.6) -> tuple[Figure, Axes]:
+def new(width: float = WIDTH, height: float = 3.6) -> tuple[Figure, Axes]:
     """Return an empty figure and its axes; call inside `matplotlib.rc_context(STYLE)`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -84,8 +89,11 @@ def to_svg(figure: Figure, name: str, texts: Mapping[str, str] | None = None) ->
             f'<g id="{key}">', f'<g id="{key}"><title>{escape(visible(text))}</title>', 1
         )
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    # the page decides width and colour
-    svg = re.sub(r'<svg (.*?)width="[^"]*"', r'<svg role="img" \1', svg, count=1, flags=re.DOTALL)
+    # the page decides width and colour; letters are of one size in all figures where there is room
+    widest = f'style="max-width: {WIDEST * figure.get_figwidth() / WIDTH:.1f}rem"'
+    svg = re.sub(
+        r'<svg (.*?)width="[^"]*"', rf'<svg role="img" {widest} \1', svg, count=1, flags=re.DOTALL
+    )
     svg = re.sub(r'height="[^"]*pt"', "", svg, count=1)
     for group, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{group})")
@@ -195,7 +203,7 @@ def reliability(
     bins: int = 10,
 ) -> Figure:
     """Draw accuracy over confidence for groups of images (masks bool [N])."""
-    figure, axes = new(7.2, 4.8)
+    figure, axes = new(NARROW, 4.4)
     axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     for name, mask in masks.items():
@@ -211,7 +219,7 @@ def reliability(
             x, y, label = x[:0], y[:0], f"{label}: too few for a curve"
         axes.plot(100 * x, 100 * y, "o-", color=colour, markersize=4, label=label)
     axes.set(xlabel="confidence in %", ylabel="accuracy in %", xlim=(0, 101), ylim=(0, 101))
-    axes.legend()
+    legend_above(figure, axes.get_legend_handles_labels()[1])
     return figure
 
 
@@ -286,7 +294,7 @@ def sampling(stages: Sequence[Stage], counts: ClassCounts) -> Figure | None:
              ylabel="% of the sampled images")  # fmt: skip
     plain_numbers(axes.yaxis)
     whole_numbers(axes.xaxis)
-    _legend_above(figure, axes.get_legend_handles_labels()[1])
+    legend_above(figure, axes.get_legend_handles_labels()[1])
     return figure
 
 
@@ -310,7 +318,7 @@ def draw(shown: FigureData) -> Figure:
         axes.set_xticks(range(len(shown.places)), [str(place) for place in shown.places])
         axes.grid(visible=False, axis="x")
     axes.set(xlabel=shown.x, ylabel=f"{shown.y} in %" if shown.percent else shown.y)
-    _legend_above(figure, list(shown.series))
+    legend_above(figure, list(shown.series))
     return figure
 
 
@@ -337,7 +345,7 @@ def compared(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
     )
     axes.set_ylabel("macro accuracy in %")
     axes.grid(visible=False, axis="x")
-    _legend_above(figure, [name for name, _ in rows])
+    legend_above(figure, [name for name, _ in rows])
     return figure
 
 
@@ -346,7 +354,8 @@ def _entry(name: str) -> str:
     return f"\u200b{visible(name)}" if name.startswith("_") else visible(name)
 
 
-def _legend_above(figure: Figure, names: Sequence[str]) -> None:
+def legend_above(figure: Figure, names: Sequence[str]) -> None:
     """Put the legend beside what is drawn, however many entries, in as many columns as the width holds."""
-    columns = LEGEND_LETTERS // (max(len(name) for name in names) + 6)  # 6 for the key
+    letters = int(LEGEND_LETTERS * figure.get_figwidth() / WIDTH)
+    columns = letters // (max(len(name) for name in names) + 6)  # 6 for the key
     figure.legend(loc="outside upper left", ncols=min(4, max(1, columns)))
