@@ -24,8 +24,12 @@ def test_kept_features_are_what_goes_into_the_last_layer(image_folder, tmp_path,
     loaded = api.load(run.folder.path, device="cpu")
     data = run.open_data().normalised_by(loaded.metadata.mean, loaded.metadata.std)
     counts = ClassCounts(loaded.metadata.class_counts, loaded.metadata.classes)
+    seen: list[tuple[int, int]] = []
     expected = last_layer.collect(
-        found.model.network, found.model.layer, data, counts, torch.device("cpu"), 1
-    )
+        found.model.network, found.model.layer, data, counts, torch.device("cpu"), 1,
+        progress=lambda done, size: seen.append((done, size)),
+    )  # fmt: skip
+    ended = [size for done, size in seen if done == size]
+    assert ended == [len(outputs.features) for outputs in expected.splits.values()]
     for split, outputs in expected.splits.items():
         torch.testing.assert_close(found.evidence.splits[split].features, outputs.features)

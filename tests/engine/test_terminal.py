@@ -32,7 +32,7 @@ def test_a_file_cannot_be_redrawn(tmp_path):
         assert not can_redraw(stream)
 
 
-def test_what_takes_long_is_shown_on_a_terminal_only(monkeypatch, capsys):
+def test_what_takes_long_is_shown_on_a_terminal(monkeypatch, capsys):
     with phases() as told:
         told("writing onnx", 0, 0)
     assert capsys.readouterr() == ("", "")
@@ -49,6 +49,16 @@ def test_what_takes_long_is_shown_on_a_terminal_only(monkeypatch, capsys):
     assert "comparing image files" in shown
     assert "0:00:00" in shown  # and since when
     os.close(owner)
+
+
+def test_how_far_it_is_is_said_in_a_log_of_what_takes_long(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("longtail.cli.show.time.perf_counter", lambda: now[0])
+    with phases() as told:
+        for now[0], done in ((0.0, 0), (1.0, 50), (3.0, 100), (4.0, 150)):
+            told("comparing image files", done, 1000)
+    said = "comparing image files: 100 of 1,000 images, 33 a second, about 27 s left\n"
+    assert capsys.readouterr() == ("", said)
 
 
 def lines_of(epochs, capsys, *, first=0, seconds=1.0, monkeypatch):

@@ -38,7 +38,13 @@ def test_the_page_shows_the_calibration_or_how_to_get_one(tmp_path):
     page = render_run(RunView.open(run.folder.path, device="cpu"))
     assert f"longtail calibrate {run.folder.path}" in page
     assert "Accepting only the most confident predictions" in page
-    calibrate(Run.open(run.folder.path), Wish(precision=0.5), device="cpu")
+    seen = []
+    calibrate(
+        Run.open(run.folder.path), Wish(precision=0.5), device="cpu",
+        progress=lambda done, size: seen.append((done, size)),
+    )  # fmt: skip
+    sizes = [len(run.open_data().manifest.rows(split)) for split in ("train", "val", "test")]
+    assert [size for done, size in seen if done == size][-3:] == sizes
     page = render_run(RunView.open(run.folder.path, device="cpu"))
     assert "longtail calibrate" not in page
     assert "50\u00a0% of the accepted predictions" in page

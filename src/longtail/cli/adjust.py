@@ -30,6 +30,7 @@ from longtail.adjust.tool.runs import RunModel
 from longtail.adjust.tool.tables import SUFFIXES
 from longtail.cli.lines import completing, console, say
 from longtail.cli.prior import read_assumed, read_columns, read_prior
+from longtail.cli.show import checking
 from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.groups import GroupRule
@@ -208,7 +209,8 @@ def _read(
 ) -> Model:
     """Read what is to be corrected: a run folder, tables, or a checkpoint."""
     if sources[0].is_dir() and len(sources) == 1:
-        return read_run(sources[0], device=device)
+        with checking() as progress:
+            return read_run(sources[0], device=device, progress=progress)
     if all(path.suffix.lower() in SUFFIXES for path in sources):
         counts = None if class_counts is None else ClassCounts(*read_columns(class_counts, "count"))
         return read_tables(sources, counts)

@@ -207,8 +207,20 @@ def _lines(what: str) -> DataProgress:
 
 @contextmanager
 def phases() -> Iterator[Phases]:
-    """Yield a callback that shows on a terminal what takes long, how far it is, and since when."""
+    """Yield a callback that shows what takes long, how far it is, and since when.
+
+    On a terminal, a bar each. Elsewhere, lines as `checking` prints them, of what is done image by image.
+    """
     out = Terminal(stderr=True, soft_wrap=False)
+    if not out.is_terminal:
+        told: dict[str, DataProgress] = {}
+
+        def tell(what: str, done: int, size: int) -> None:
+            if size > 1:  # of a single step nobody knows how far it is
+                told.setdefault(what, _lines(what))(done, size)
+
+        yield tell
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}

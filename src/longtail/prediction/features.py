@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from longtail.core.host_memory import keeping_freed_memory
 from longtail.data.data_set import DataSet
+from longtail.data.preparation import Progress
 from longtail.data.sampling.loader import evaluation_batches
 from longtail.prediction.finite import require_finite
 
@@ -51,7 +52,12 @@ def logits_and_features(method: nn.Module, images: Tensor) -> tuple[Tensor, Tens
 
 
 def outputs_of(
-    method: nn.Module, data: DataSet, *, device: torch.device, workers: int = 4
+    method: nn.Module,
+    data: DataSet,
+    *,
+    device: torch.device,
+    workers: int = 4,
+    progress: Progress = lambda done, size: None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return logits [N, C] and features [N, D] of all images, in their order.
 
@@ -60,14 +66,17 @@ def outputs_of(
         data: Normalised as the method wants to see it.
         device: Where to compute, in fp32.
         workers: Decoding threads.
+        progress: Called after every batch.
     """
-    logits, features = [], []
+    logits, features, done = [], [], 0
     with keeping_freed_memory(device), torch.inference_mode():
         batches = evaluation_batches(data, device=device, workers=workers, everything=True)
         for images, _ in batches:
             one, other = logits_and_features(method, images)
             logits.append(one.cpu().numpy())
             features.append(other.cpu().numpy())
+            done += len(images)
+            progress(done, len(data.manifest))
     return np.concatenate(logits), np.concatenate(features)
 
 

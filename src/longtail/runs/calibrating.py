@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def calibrate(
         run: A finished run with a val split.
         wish: What is wanted.
         device: As for `train`.
-        progress: Called while files are checked.
+        progress: Called while files are checked, and while the network looks at each split.
 
     Raises:
         ProtocolError: If there is no val split.
@@ -112,20 +113,22 @@ def calibrate(
     data = run.open_data(progress)
     if not data.manifest.has("val"):
         raise ProtocolError(NEEDS_VAL.format(run=run.folder.path))
-    workers = run.config.training.workers
+    look = partial(
+        outputs_of,
+        model.method, device=model.device, workers=run.config.training.workers, progress=progress,
+    )  # fmt: skip
     train = _part(data, "train", model)
     kept = spread(train.manifest.labels, MOST_KEPT, numpy_generator(0, "kept features"))
-    _, features = outputs_of(model.method, train.take(kept), device=model.device, workers=workers)
+    _, features = look(train.take(kept))
     nearest = NearestFeatures(unit(features))
     val = _part(data, "val", model)
-    logits, features = outputs_of(model.method, val, device=model.device, workers=workers)
+    logits, features = look(val)
     found = chosen(
         wish, model, hierarchy, val.manifest.labels, logits, nearest.distances(features), nearest
     )
     if data.manifest.has("test"):
         test = _part(data, "test", model)
-        outputs = outputs_of(model.method, test, device=model.device, workers=workers)
-        told = measured(found, test.manifest.labels, found.judge(*outputs))
+        told = measured(found, test.manifest.labels, found.judge(*look(test)))
         described = found.described.model_copy(update={"measured": told})
         found = Calibration(described, nearest, found.distances)
     found.write(run.folder.calibration)

@@ -19,6 +19,7 @@ from longtail.core.counts import ClassCounts
 from longtail.core.errors import ConfigError, DataError, LongtailError
 from longtail.core.manifest import SPLITS
 from longtail.data.data_set import DataSet
+from longtail.data.preparation import Progress
 from longtail.data.sampling.loader import evaluation_batches
 from longtail.frozen import frozen_features
 
@@ -94,6 +95,7 @@ def collect(
     device: torch.device,
     workers: int,
     frozen: nn.Module | None = None,
+    progress: Progress = lambda done, size: None,
 ) -> Evidence:
     """Run every split once, without augmentation, and keep what goes into the last layer.
 
@@ -106,7 +108,12 @@ def collect(
         workers: Decoding threads.
         frozen: The part before the last layer, if its weights are those that it began with: then its features
             are read where they are kept, see `longtail.frozen`.
+        progress: Called after every batch, with the images of its split.
     """
+
+    def passed(done: int, size: int, _seconds: float) -> None:
+        progress(done, size)
+
     place = {name: number for number, name in enumerate(counts.names)}
     own = torch.tensor([place.get(name, -1) for name in data.manifest.classes])
     splits: dict[str, Outputs] = {}
@@ -115,9 +122,11 @@ def collect(
             continue
         part = data.split(split)
         stacked = (
-            _inputs(network, layer, part, device, workers)
+            _inputs(network, layer, part, device, workers, progress)
             if frozen is None
-            else frozen_features(frozen, part, device=device, workers=workers).cpu()
+            else frozen_features(
+                frozen, part, device=device, workers=workers, progress=passed
+            ).cpu()
         )
         if stacked.ndim != 2:
             raise ConfigError(NOT_LINEAR)
@@ -132,15 +141,22 @@ def collect(
 
 
 def _inputs(
-    network: nn.Module, layer: str, part: DataSet, device: torch.device, workers: int
+    network: nn.Module,
+    layer: str,
+    part: DataSet,
+    device: torch.device,
+    workers: int,
+    progress: Progress,
 ) -> Tensor:
     """Return what goes into the last layer for every image of a split."""
-    features = []
+    features, done = [], 0
     # not in inference mode: a classifier may be trained on these features
     with _passing(network, [layer]) as outputs, torch.no_grad():
         for images, _ in evaluation_batches(part, device=device, workers=workers, everything=True):
             network(images)
             features.append(outputs[layer][0].float().cpu())
+            done += len(images)
+            progress(done, len(part.manifest))
     return torch.cat(features)
 
 

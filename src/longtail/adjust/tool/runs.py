@@ -17,6 +17,7 @@ from longtail.adjust.tool.last_layer import LinearModel, collect, last_linear
 from longtail.core.counts import ClassCounts
 from longtail.core.prior import written
 from longtail.core.stage import constant_part
+from longtail.data.preparation import Progress
 from longtail.engine import checkpoint as ckpt
 from longtail.engine.run_folder import RunFolder, writing
 from longtail.methods.decoupling import DecouplingOptions, MeansOptions
@@ -70,15 +71,25 @@ class RunModel:
             evaluate(Run.open(target), split, device=self.device)
 
 
-def read_run(path: Path, *, device: str | None = None) -> RunModel:
+def read_run(
+    path: Path,
+    *,
+    device: str | None = None,
+    progress: Progress = lambda done, size: None,
+) -> RunModel:
     """Run a trained model of ours over its own data.
+
+    Args:
+        path: Of the run.
+        device: As for `train`.
+        progress: Called while files are checked, and while the network looks at each split.
 
     Raises:
         LongtailError: If the run is not finished, or its network has no linear last layer.
     """
     run = Run.open(path)
     loaded = load(path, device=device)
-    data = run.open_data().normalised_by(loaded.metadata.mean, loaded.metadata.std)
+    data = run.open_data(progress).normalised_by(loaded.metadata.mean, loaded.metadata.std)
     counts = ClassCounts(loaded.metadata.class_counts, loaded.metadata.classes)
     network = _Predictor(loaded.method).eval()
     layer = last_linear(network, data, loaded.device)
@@ -86,7 +97,7 @@ def read_run(path: Path, *, device: str | None = None) -> RunModel:
     part = constant_part(loaded.method.stages())
     # the head of such a method gets what the frozen part gives, and nothing else
     frozen = loaded.method.get_submodule(part) if part and layer == "method.head" else None
-    evidence = collect(network, layer, data, counts, loaded.device, workers, frozen)
+    evidence = collect(network, layer, data, counts, loaded.device, workers, frozen, progress)
     metadata = loaded.metadata
     evidence = replace(
         evidence, corrections=metadata.corrections, assumed_prior=metadata.assumed_prior
