@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from longtail import api
+from longtail.prediction.inputs import collect
+from longtail.runs.suggesting import suggest
 
 SIZES = {"ant": 30, "bee": 12, "cow": 4}
 SHAPES = {"ant": (1, 0), "bee": (0, 1), "cow": (1, 1)}
@@ -75,6 +77,16 @@ def test_the_budget_is_kept_and_the_first_adds_most(longtail, trained, tmp_path)
     assert table["rank"].tolist() == [1, 2, 3, 4, 5]
     assert (np.diff(table["gain"]) <= 0).all()
     assert table["few_shot_probability"].between(0, 1).all()
+
+
+def test_both_passes_say_how_far_they_are(trained, tmp_path):
+    new = write_images(tmp_path / "new", {"ant": 4}, seed=3)
+    model, looked, read = api.load(trained / "run", device="cpu"), [], []
+    suggest(
+        api.Run.open(trained / "run"), model, collect(new), 2,
+        progress=looked.append, reading=lambda done, size: read.append((done, size)),
+    )  # fmt: skip
+    assert (looked[-1], read[-1]) == (4, (46, 46))  # the run has 46 images
 
 
 def test_what_cannot_be_suggested_from_is_explained(longtail, trained, tmp_path):

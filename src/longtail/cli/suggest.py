@@ -62,11 +62,11 @@ def suggest(
         raise ConfigError("No images were given.")
     opened, model = Run.open(run), load(run, device=device)
     print_notes([run])
-    with checking("looking") as shown:
+    with checking("looking") as shown, checking("reading labelled images") as reading:
         found = find(
             opened, model, inputs, budget,
             options=PredictOptions(batch_size=batch_size, workers=workers),
-            progress=lambda done: shown(done, len(inputs)),
+            progress=lambda done: shown(done, len(inputs)), reading=reading,
         )  # fmt: skip
     for note in found.notes:
         Terminal(stderr=True).print(f"note: {note}")

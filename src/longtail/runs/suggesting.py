@@ -20,6 +20,7 @@ from longtail.data.images.perceptual_hash import perceptual_hash
 from longtail.data.images.storage import ArrayImages
 from longtail.data.images.unreadable import LEFT_OUT, REPLACE, describe_unreadable
 from longtail.data.near_duplicates.found import near_by_hash
+from longtail.data.preparation import Progress
 from longtail.prediction.features import logits_and_features
 from longtail.prediction.images import PredictOptions, as_input, decoded_batches
 from longtail.prediction.inputs import ImageInputs, decode_view
@@ -76,6 +77,7 @@ def suggest(
     *,
     options: PredictOptions | None = None,
     progress: Callable[[int], None] = lambda done: None,
+    reading: Progress = lambda done, size: None,
 ) -> Suggestions:
     """Return the images that are worth labelling most.
 
@@ -86,6 +88,7 @@ def suggest(
         budget: How many at most.
         options: Batch size and threads.
         progress: Called with the number of images that are done.
+        reading: Called afterwards, while files of the run's images are checked.
 
     Raises:
         DataError: If none of the images can be read, or the run's own images do not open.
@@ -95,7 +98,8 @@ def suggest(
     names = inputs.names()
     if not rows:
         raise DataError(describe_unreadable(broken, len(names), REPLACE))
-    data = run.open_data()  # val and test, too: labelled for training, their images would be leaks
+    # val and test, too: labelled for training, their images would be leaks
+    data = run.open_data(reading)
     kept = spread(data.manifest.labels, MOST_COMPARED, numpy_generator(0, "labelled, to compare"))
     alike, left_out = _looks_alike(hashed, data.take(kept))
     probabilities = special.softmax(logits.astype(np.float64), axis=1)
