@@ -381,7 +381,7 @@ MISTAKES = [
     (["train", "cifar100-lt/mixup", "root=nowhere", "download=false"], ["cifar-100-python/train exists"]),
     (["train", "images/balanced-softmax"], ["data is missing"]),
     (["train", "cifar100-lt/mixup", "root=nowhere", "download=false", "--record", "new/r.jsonl"], ["exists"]),
-    (["adjust", "absent", "--by", "tau", "--out", "new/run"], ["There is no run folder, table or checkpoint absent"]),
+    (["adjust", "absent", "--by", "tau", "--out", "new/run"], ["no run folder, table or checkpoint absent"]),
     (["train", "digits-lt/mixup", "--out", "/proc/nowhere"], ["run folder /proc/nowhere cannot be created"]),
     (["evaluate", "absent"], ["is not a run folder"]),
     (["data", "inspect", "absent"], ["absent"]),
