@@ -168,6 +168,11 @@ def test_what_is_missing_is_told_whoever_asks(longtail, image_folder):
         assert longtail(*words)[2].strip() == f"error: {refused.value}"
 
 
+def test_help_and_unknown_options_come_before_a_missing_path(longtail):
+    assert longtail("train", "nowhere", "--help")[0] == 0
+    assert "-o" in longtail("evaluate", "-o", "nowhere", "runs/first")[2]
+
+
 def test_what_is_loaded_is_told_on_a_terminal_before_pytorch_is_imported(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     say_what_is_loaded("serve", ["--port", "8123", "runs/first"])

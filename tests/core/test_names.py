@@ -149,6 +149,11 @@ def test_a_new_name_is_an_old_one_if_it_resembles_it(gone, new, renamed):
     assert perhaps_renamed(gone, new) == renamed
 
 
+def test_whole_lists_of_other_names_are_not_compared():
+    names = [f"{word} {n}" for word in ("oak", "elm") for n in range(200)]
+    assert perhaps_renamed(names, [f"{name}s" for name in names]) == {}
+
+
 def test_nothing_prints_around_the_terminal():
     """Every verb prints through `Terminal`; what prints by itself is named here with its reason."""
     package = Path(figures.__file__).parents[1]

@@ -69,9 +69,9 @@ def test_what_the_time_leaves_out_is_named(tmp_path, monkeypatch):
 
     assert told("nothing").endswith("to the end.")
     val = told("val", validate=measure)
-    assert val.endswith("to the end, plus scoring val and saving after each epoch.")
+    assert val.endswith("to the end, plus scoring val after each epoch.")
     both = told("both", validate=measure, watch=measure)
-    assert "plus scoring val and test and saving after each epoch" in both
+    assert "plus scoring val and test after each epoch" in both
 
 
 def test_a_short_training_takes_no_step_in_vain(tmp_path, monkeypatch):
@@ -100,15 +100,16 @@ def test_the_steps_are_undone():
 
 
 @pytest.mark.parametrize(
-    ("first", "most", "taken", "measured"),
+    ("first", "later", "most", "taken", "measured"),
     [
-        (9.0, 2.0, 1, 9.0),  # more than four times what matters: no second one is needed
-        (7.0, 2.0, 2, 3.0),  # the first one may have waited for much
-        (7.0, math.inf, 2, 3.0),  # enough seconds
+        (9.0, 3.0, 2.0, 1, 9.0),  # more than four times what matters: no second one is needed
+        (7.0, 3.0, 2.0, 2, 3.0),  # the first one may have waited for much
+        (7.0, 3.0, math.inf, 2, 3.0),  # enough seconds
+        (0.5, 0.25, 0.125, 6, 0.25),  # fast steps cost nothing, and the first says little
     ],
 )
 def test_a_step_that_takes_too_long_is_not_measured_again(
-    first, most, taken, measured, monkeypatch
+    first, later, most, taken, measured, monkeypatch
 ):
     method = tiny.build("single-head")
     (stage,) = method.stages()
@@ -120,7 +121,7 @@ def test_a_step_that_takes_too_long_is_not_measured_again(
         steps.append(given)
         return step(*given)
 
-    ticks = iter([0.0, *itertools.accumulate([first, *[3.0] * 20])])
+    ticks = iter([0.0, *itertools.accumulate([first, *[later] * 20])])
     monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=ticks.__next__))
     at = Position(0, 0, 0, 0, 3)
     assert trial.seconds_per_step(method, stage, loaders, counted, config, at, most) == measured

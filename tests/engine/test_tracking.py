@@ -185,9 +185,7 @@ def test_a_tracker_that_fails_is_told_once_and_the_run_goes_on():
     tracked.file(lambda: pytest.fail("the report is not written either"))
     tracked.end(finished=True)
     assert broken.calls == [({"loss": 1.0}, 1), ({"loss": 0.5}, 2)]
-    assert told == [
-        "note: mlflow failed: connection reset. The run goes on and is no longer tracked."
-    ]
+    assert told == ["mlflow failed: connection reset. The run goes on and is no longer tracked."]
 
 
 class Recorder(Broken):

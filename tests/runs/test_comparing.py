@@ -84,6 +84,7 @@ def test_what_makes_a_comparison_fit_its_budget_is_said(image_folder, monkeypatc
     assert text.endswith(
         "Without crt, only classifiers on frozen features are trained, which is much faster."
     )
+    assert "Without crt and --base, only" in said("ce,bsce,crt", 40, base="fine-tuning")
     text = said("ce,bsce", 1, seeds=1, base="fine-tuning")
     assert "--seeds" not in text
     assert "With --base frozen-features, only classifiers" in text

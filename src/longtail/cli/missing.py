@@ -28,7 +28,8 @@ def missing_path(verb: str, rest: Sequence[str]) -> str:
     known = sketch.get("options", {})
     given = sketches.arguments(known, rest)
     # of an option that is unknown, it is not known whether the next word is its value
-    if not given or any(w.startswith("--") and w.partition("=")[0] not in known for w in rest):
+    options = [word.partition("=")[0] for word in rest if word.startswith("-") and word != "-"]
+    if not given or sketches.HELP in rest or any(option not in known for option in options):
         return ""
     if verb == "inspect" and is_there(given[0]) is False:
         return no_data(Path(given[0]))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+MOST_PAIRS = 100_000  # of names that are compared with each other, in less than a second
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
 
@@ -83,10 +84,15 @@ def alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def perhaps_renamed(gone: Iterable[str], new: Iterable[str]) -> dict[str, str]:
-    """Return new name -> the one of `gone` that it resembles: `lynxes` -> `lynx`, but no other number."""
-    left = {same_to_people(name): name for name in gone}
-    found = {}
-    for name in new:
+    """Return new name -> the one of `gone` that it resembles: `lynxes` -> `lynx`, but no other number.
+
+    Nothing where both are many: each pair takes microseconds, and that many were hardly renamed one by one.
+    """
+    left, added = {same_to_people(name): name for name in gone}, list(new)
+    found: dict[str, str] = {}
+    if len(left) * len(added) > MOST_PAIRS:
+        return found
+    for name in added:
         key = same_to_people(name)
         near = difflib.get_close_matches(key, left, n=1, cutoff=0.75)
         if near and _numbers(near[0]) == _numbers(key):

@@ -186,7 +186,7 @@ class Logs:
 
 
 class NotesOnce(Logs):
-    """A log of several runs, one after another: what the first notes of their images is not said again.
+    """A log of several runs, one after another: a note that one of them gave is not given again.
 
     Args:
         log: Passed on to.

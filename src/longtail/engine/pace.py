@@ -88,7 +88,7 @@ class Pace:
         total = seconds * left
         step = f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
         end = estimate(total, "at most" if self.may_stop else "about")
-        rest = f", plus scoring {self._scored} and saving after each epoch" if self._scored else ""
+        rest = f", plus scoring {self._scored} after each epoch" if self._scored else ""
         text = (
             f"{counted(left, 'step', 'steps')} of {counted(self.batch_size, 'image', 'images')} left, "
             f"{step} each: {end} to the end{rest}."

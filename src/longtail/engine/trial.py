@@ -61,8 +61,10 @@ def seconds_per_step(
             last, since = now - since, now
             seconds += last * (taken > 0)
             taken += 1
-            hopeless = taken == 1 and foretells and last > SLOW_START * most
-            enough = taken > LEAST and (seconds > min(ENOUGH, most) or taken > MOST)
+            # a fast step is cheap to measure, and its first may take twenty times as long
+            hopeless = taken == 1 and foretells and last > max(SLOW_START * most, ENOUGH)
+            spent = min(ENOUGH, most * MOST)
+            enough = taken > LEAST and (seconds > spent or taken > MOST)
             if distributed.broadcast(hopeless or enough):  # all processes take the same steps
                 break
     optimizer.zero_grad(set_to_none=True)

@@ -227,6 +227,7 @@ def what_helps(
     methods: Sequence[Named],
     overrides: Sequence[str],
     base: str,
+    wished: str | None,
     costs: Mapping[str, Cost],
     least: float,
     seeds: int,
@@ -237,6 +238,7 @@ def what_helps(
     Args:
         source: As for `compare`, like `methods`, `overrides` and `seeds`.
         base: That was chosen.
+        wished: That the user asked for.
         costs: Measured.
         least: Seconds of one seed of all methods.
         seconds: The budget.
@@ -252,6 +254,7 @@ def what_helps(
     if frozen and max(cost.seconds for cost in costs.values()) / 3 <= seconds:
         others = [method.name for method in methods if not method.works_on_features]
         how = f"Without {', '.join(others)}" if others else "With --base frozen-features"
+        how += " and --base" if others and wished is not None else ""
         said.append(
             f"{how}, only classifiers on frozen features are trained, which is much faster."
         )

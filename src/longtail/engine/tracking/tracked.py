@@ -98,7 +98,7 @@ class Tracking(SilentLog):
         except Exception as error:
             self._tracker = None
             self._note(
-                f"note: {self._name} failed: {_words(error)} The run goes on and is no longer tracked."
+                f"{self._name} failed: {_words(error)} The run goes on and is no longer tracked."
             )
 
 
