@@ -77,9 +77,10 @@ def predict(
 ) -> None:
     """Predict the classes of images without labels.
 
-    An image that cannot be read gets a row with its error (exit status 1 if none can be read). Files in a
-    folder without an image extension are skipped, counted and listed. In CSV, text that a spreadsheet would
-    run as a formula (=1+1) starts with an apostrophe; .parquet and .jsonl contain it unchanged.
+    An image that cannot be read gets a row with its error (exit status 1 if none can be read; nothing is
+    written if no path exists). Files in a folder without an image extension are skipped, counted and listed.
+    In CSV, text that a spreadsheet would run as a formula (=1+1) starts with an apostrophe; .parquet and
+    .jsonl contain it unchanged.
 
     After `longtail calibrate`, a row also has the class that the image is accepted as (empty: none), the
     classes that it may be, and whether it is unusual. docs/own-data-in-detail.md explains all columns.

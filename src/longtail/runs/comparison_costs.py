@@ -226,8 +226,7 @@ def what_helps(
     source: str,
     methods: Sequence[Named],
     overrides: Sequence[str],
-    base: str,
-    wished: str | None,
+    wish: str | None,
     costs: Mapping[str, Cost],
     least: float,
     seeds: int,
@@ -237,8 +236,7 @@ def what_helps(
 
     Args:
         source: As for `compare`, like `methods`, `overrides` and `seeds`.
-        base: That was chosen.
-        wished: That the user asked for.
+        wish: Base that the user asked for.
         costs: Measured.
         least: Seconds of one seed of all methods.
         seconds: The budget.
@@ -248,13 +246,15 @@ def what_helps(
         said.append(f"With --seeds 1 it is {estimate(least)}.")
     light = [method for method in methods if method.works_on_features]
     frozen = (
-        base != FROZEN and len(light) > 1 and bases(source, light, overrides, None)[0] == FROZEN
+        len(light) > 1
+        and bases(source, light, overrides, None)[0] == FROZEN
+        and bases(source, methods, overrides, wish)[0] != FROZEN
     )
     # every image goes through the network once and not back, a third of what training on it once takes
     if frozen and max(cost.seconds for cost in costs.values()) / 3 <= seconds:
         others = [method.name for method in methods if not method.works_on_features]
         how = f"Without {', '.join(others)}" if others else "With --base frozen-features"
-        how += " and --base" if others and wished is not None else ""
+        how += " and --base" if others and wish is not None else ""
         said.append(
             f"{how}, only classifiers on frozen features are trained, which is much faster."
         )
