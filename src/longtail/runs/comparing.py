@@ -122,7 +122,7 @@ def plan_comparison(
             raise ConfigError(said)
         assert seconds is not None, "else every method that fits one epoch fits"
         least = least_seconds(costs, first, equal)
-        helps = what_helps(source, methods, overrides, chosen, base, costs, least, seeds, seconds)
+        helps = what_helps(source, methods, overrides, base, costs, least, seeds, seconds)
         raise ConfigError(f"{too_little(short, costs, least, seeds, seconds)} {helps}")
     ready = {
         name: config.model_copy(
