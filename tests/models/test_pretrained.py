@@ -18,6 +18,7 @@ from longtail import api
 from longtail.core import ConfigError
 from longtail.core.stage import Stage
 from longtail.data.source_to_batch import open_data
+from longtail.engine import loop
 from longtail.engine.checkpoint import finished, read_weights
 from longtail.engine.optimisation import prepare_stage
 from longtail.models import build_backbone
@@ -285,13 +286,13 @@ def test_val_is_scored_after_every_epoch_on_features_that_are_computed_once(
     assert len(passes) == 2  # one of each run
 
 
-def test_a_run_on_features_resumes_exactly(image_folder, tmp_path):
+def test_a_run_on_features_resumes_exactly(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1)  # one after each epoch
     line = [*SMALL, "backbone=resnet20", "train=head", "augment=false"]
     whole = api.train(str(image_folder), line, out=tmp_path / "whole", device="cpu")
     broken = api.train(str(image_folder), line, out=tmp_path / "broken", device="cpu")
-    for path in broken.folder.checkpoints.iterdir():
-        if path.name != "stage-0-epoch-002":
-            shutil.rmtree(path)
+    for name in ("stage-0-epoch-0002", "stage-0-end"):
+        shutil.rmtree(broken.folder.checkpoints / name)
     api.train(str(image_folder), line, out=tmp_path / "broken", resume=True, device="cpu")
     one, other = (read_weights(finished(run.folder.checkpoints)) for run in (whole, broken))
     assert tiny.equal(one, other)
