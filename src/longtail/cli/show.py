@@ -222,7 +222,7 @@ def phases() -> Iterator[Phases]:
         yield tell
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+    with Progress(*columns, console=out, transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
         def report(what: str, done: int, size: int) -> None:

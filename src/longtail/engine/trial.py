@@ -63,8 +63,7 @@ def seconds_per_step(
             taken += 1
             # a fast step is cheap to measure, and its first may take twenty times as long
             hopeless = taken == 1 and foretells and last > max(SLOW_START * most, ENOUGH)
-            spent = min(ENOUGH, most * MOST)
-            enough = taken > LEAST and (seconds > spent or taken > MOST)
+            enough = taken > LEAST and (seconds > min(ENOUGH, most * MOST) or taken > MOST)
             if distributed.broadcast(hopeless or enough):  # all processes take the same steps
                 break
     optimizer.zero_grad(set_to_none=True)
