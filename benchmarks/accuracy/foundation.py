@@ -10,7 +10,8 @@ and scored on test. Rows `average of ...` average the logits of several rows, fr
 a line per row and seed to results/foundation.jsonl, with the most memory that the process has used so far.
 
 Time: on one thread, 3 to 6 seconds a head once the features are there (2 to 5 minutes), an hour to fine-tune
-all weights for ten epochs at 128 pixels, 17 to 23 minutes a row `val ...` of it.
+all weights for ten epochs at 128 pixels, 17 to 23 minutes a row `val ...` of it; with AVX-512, 18 minutes for
+LoRA on Lite0, 25 on Lite2, and 3 to 9 a row `val ...` of them.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ FROZEN = {
 }
 FINE = "fine-tuned at 128"
 LIGHTLY, LIGHTLY_LITE2 = "LoRA at 128", "LoRA of Lite2 at 128"
-# which logits are averaged; the run of val that stands for a fine-tuned network has a linear head
+# which logits are averaged; the run of val that stands for all weights trained has a linear head
 TRIED = {
     FINE: "val all weights, linear from class means, 128, rate 0.03",
     LIGHTLY: f"val {LORA}, 128, rate 0.03",
