@@ -267,6 +267,8 @@ def test_every_difference_of_configurations_is_named_and_confounders_are_warned_
     assert comparison.differences["training.epochs"] == ["3", "4", "3"]
     assert "method.loss.name" in comparison.differences
     assert "training.seed" not in comparison.differences
+    # the text of a recipe is no option, and as a row it would be wider than the page
+    assert "description" not in comparison.arms[0].config
     # two seeds of the first make no interval, one of the others does not either, held against it
     assert comparison.rows[0]["accuracy"]["all"]["interval"] is None
     assert comparison.rows[1]["accuracy"]["all"]["interval"] is not None

@@ -11,7 +11,7 @@ from longtail.runs.run import MOVABLE
 
 # what makes runs seeds of one arm, and what no training learns from
 NOT_A_DIFFERENCE = MOVABLE | {
-    "from", "recipe", "training.seed", "training.checkpoint_every", "training.watch_test",
+    "from", "recipe", "description", "training.seed", "training.checkpoint_every", "training.watch_test",
     "training.channels_last", "training.compile",
 }  # fmt: skip
 # what changes accuracy whatever the method is
