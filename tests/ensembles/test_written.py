@@ -283,6 +283,9 @@ def test_the_command_line_recommends_first(runs, tmp_path, longtail):
     folders = [run.folder.path for run in runs]
     status, said, wrong = longtail("ensemble", *folders, "--device", "cpu")
     assert status == 0, wrong
+    status, on_val, wrong = longtail("ensemble", *folders, "--split", "val", "--device", "cpu")
+    assert status == 0, wrong
+    assert "(val is what is scored, so this is the plain average)" in " ".join(on_val.split())
     assert said.startswith("recommended: ")
     assert "the best single model" in " ".join(said.split())
     assert "SADE" not in said

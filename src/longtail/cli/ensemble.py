@@ -108,10 +108,13 @@ def _recommendation(line: dict[str, Any]) -> str:
     overall = found["groups"]["all"]
     difference = with_interval(overall["difference"], signed=True)
     low, high = overall["difference"]["interval"]
+    why = (
+        "val is what is scored" if line["split"] == "val" else "there is no val split to choose on"
+    )
     chosen = (
         f"chosen on {counted(found['held_out_images'], 'image', 'images')} of val"
         if found["chosen_on"]
-        else "there is no val split to choose on, so this is the plain average"
+        else f"{why}, so this is the plain average"
     )
     measured = (
         f"a macro accuracy of {percent(overall['after']['value'])} % on "
