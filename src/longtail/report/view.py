@@ -104,8 +104,9 @@ class RunView:
     def predictions(self) -> Predictions:
         """Logits of every image of the split."""
         file = self.run.folder.predictions(self.split)
+        expected = self.scores.get("predictions_sha256", "")
         try:
-            return read_predictions(file, self.scores.get("predictions_sha256", ""))
+            return read_predictions(file, expected)
         except (CheckpointError, DataError) as error:
             again = f"longtail evaluate {self.run.folder.path} --split {self.split}"
             raise type(error)(f"{error} To write it again: {again}.") from error
