@@ -1,11 +1,14 @@
 """Recipes that say what they do: who set a value, where it is from, whether it matters."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+from longtail import recipes
 from longtail.cli import main
 from longtail.core import ConfigError
 from longtail.recipes import (
@@ -30,6 +33,13 @@ def leaves(content, prefix=""):
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
+
+
+def test_no_recipe_states_a_value_from_memory():
+    folder = Path(recipes.__file__).parent
+    for name in recipe_names():
+        text = (folder / f"{name}.yaml").read_text()
+        assert not re.search(r"from memory|(is|are) remembered", text), f"{name}: no source"
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ Loss (one stage): alpha CE(z + log pi, y) + beta L(h, r), see `longtail.losses.c
 Prediction is z.
 
 Where paper and released code disagree, and what we do:
-- The code covers ImageNet-LT and iNaturalist. The values for CIFAR are the paper's, from memory [assumed].
+- The code covers ImageNet-LT and iNaturalist. The values for CIFAR are those of sumyeongahn/CUDA_LTR
+  (cifar/losses/bcl.py), which grew from it.
 - As in the code, all three views pass the network as one batch, so BatchNorm sees them together.
 - As in the code, the projections have BatchNorm, and that of the centres takes its statistics over classes.
 - As in the code, which trains in one process, the class counts of a batch are those of one process.
