@@ -392,7 +392,7 @@ ALTERNATIVES = {
         "scale": ({}, {"scale": 4.0}),
         "attention_scale": ({}, {"attention_scale": 3.0}),
         "shots": ({}, {"shots": 2}),
-        "dropout": ({}, {"dropout": 0.0}),
+        "dropout": ({}, {"dropout": 0.5}),
         "second": ({}, {"second": 2}),
         "second_rate": ({}, {"second_rate": 0.1}),
         "second_schedule": ({}, {"second_schedule": "cosine"}),

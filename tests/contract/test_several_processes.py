@@ -22,7 +22,6 @@ DEFAULTS = {name: (name, SHORT.get(name, {})) for name in METHODS}
 EQUAL = {
     "mislas, nothing mixed": ("mislas", {"mixing": None, "second": 1}),
     "gcl, nothing drawn": ("gcl", {"mixing": None, "sigma": 0.0, "second": 1}),
-    "fslwf, nothing dropped": ("fslwf", {"dropout": 0.0, "second": 1}),
     "paco, one contrast": ("paco", {"contrast": "joint"}),
     "reslt, subset means": VARIANTS["reslt convolution"],
     "ride, taught and routed": VARIANTS["ride, taught and routed"],

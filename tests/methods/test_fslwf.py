@@ -81,7 +81,7 @@ def test_classes_pose_as_new_if_others_remain(labels, expected):
 
 
 def test_an_episode_is_that_of_loops():
-    method = tiny.build("fslwf", {"dropout": 0.0})
+    method = tiny.build("fslwf").train()  # nothing is dropped in train mode, as released
     x, support = torch.randn(6, 64), torch.randn(5, 64)
     labels, shown = [1, 0, 6, 4, 1, 0], [1, 1, 3, 6, 3]
     queries = Batch((x,), torch.tensor(labels), torch.tensor([10, 11, 12, 13, 14, 15]))

@@ -28,7 +28,10 @@ Where paper and released code disagree, and what we do:
 - As in the code, both stages draw classes evenly. There, an episode of a large set has 250 new classes of
   389, with six queries each, and half as many queries of the others. Here, the classes in a batch of support
   images are new, a query is drawn from all base classes, and the two sums are weighted as in the code.
-- As in the code, stage 2 uses features of images without augmentation, with dropout, on large sets.
+- As in the code, stage 2 uses features of images without augmentation on large sets. Its configuration there
+  asks for dropout of half of them, but the code never turns it on: a network that is not trained is in eval
+  mode. Nothing is dropped here either (`dropout=0`).
+- In the code, an epoch of stage 2 has 4000 episodes; here, as many as train has batches.
 - The few-shot classes are new, at most half of all, starting with the rarest. The papers that print this
   method for long tails (Liu et al., CVPR 2019, and later ones) do not say which classes they took.
 """
@@ -62,7 +65,12 @@ class FSLwFOptions(Options):
     scale: float = Field(10.0, gt=0, description="s at first; it is trained")
     attention_scale: float = Field(30.0, gt=0, description="g at first; it is trained")
     shots: int = Field(5, ge=1, description="images of each new class in an episode")
-    dropout: float = Field(0.5, ge=0, lt=1, description="of features in episodes")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of features dropped in episodes, by each process for itself",
+    )
     second: int = Field(6, ge=1, description="epochs of stage 2")
     second_rate: float = Field(0.01, gt=0, description="its learning rate")
     second_schedule: Literal["step", "cosine", "constant"] = Field(
@@ -144,7 +152,6 @@ class FSLwF(Method):
     citation = (
         "Gidaris and Komodakis, Dynamic Few-Shot Visual Learning without Forgetting, CVPR 2018"
     )
-    several_processes = "draws which features of its own part are dropped"
 
     new: Tensor
     generated: Tensor
