@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from longtail.core import Batch, Position
+from longtail.core.stage import epochs_of
 from longtail.recipes import resolve
 from tests import tiny
 
@@ -69,5 +70,7 @@ def test_the_user_gets_the_mean_of_the_logits():
 def test_the_recipe_has_the_published_options():
     config = resolve("cifar100-lt/mdcs")
     assert config.method.strengths == (-0.5, 1.0, 2.5)
-    assert (config.method.weight, config.method.rise, config.method.narrow) == (0.6, 20, True)
+    assert (config.method.weight, config.method.narrow) == (0.6, True)
+    rise = [epochs_of(config.method.rise, epochs) for epochs in (400, 40)]
+    assert rise == [20, 2]  # the same share of a shorter training
     assert (config.training.epochs, config.training.batch_size) == (400, 64)

@@ -10,6 +10,8 @@ import pytest
 from longtail import api
 from longtail.cli import main
 from longtail.core.errors import ConfigError
+from longtail.core.stage import epochs_of
+from longtail.recipes import resolve
 from longtail.report.dots import DotRow, describe, draw_dots
 from longtail.report.figures import STYLE
 from longtail.reproduce import Records, evidence_of, read_table, render, table_names
@@ -47,6 +49,21 @@ def test_every_row_of_a_shipped_table_is_a_valid_recipe(name):
         assert 30 <= config.training.epochs <= 60
     text = render(table, "full", Records([]))
     assert text.count("not measured") == len(table.rows)
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_a_short_schedule_is_a_quarter_warm_up_at_most(name):
+    for row in read_table(name).rows:
+        training = row.config("short").training
+        assert epochs_of(training.warmup, training.epochs) <= training.epochs / 4, row.name
+
+
+@pytest.mark.parametrize("recipe", ["cifar100-lt/balms", "cifar10-lt/balms"])
+def test_the_warm_up_of_balms_keeps_its_share(recipe):
+    """800 of 13,000 steps in its code, 6 %."""
+    warmup = resolve(recipe).training.warmup
+    assert warmup == pytest.approx(800 / 13_000, abs=0.002)
+    assert [epochs_of(warmup, epochs) for epochs in (591, 40)] == [37, 3]
 
 
 def test_a_number_that_is_not_from_the_source_of_its_table_says_where_it_is_from():
