@@ -14,6 +14,7 @@ from longtail.losses import targeted_contrastive
 from longtail.losses.contrastive.targeted import drawn_positives
 from longtail.methods import METHODS
 from longtail.models.simplex import simplex, spread
+from longtail.recipes import resolve
 from tests import tiny
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -163,3 +164,12 @@ def test_what_shares_a_first_stage():
     assert kind.shares_first_stage(kind.Config(second=5, target_weight=1), kind.Config())
     assert not kind.shares_first_stage(kind.Config(positives=3), kind.Config())
     assert not kind.shares_first_stage(kind.Config(), METHODS["paco"].Config())
+
+
+@pytest.mark.parametrize(("name", "contrasts"), [("kcl", [1000]), ("tsc", [500, 500])])
+def test_both_recipes_have_the_epochs_of_the_supplement(name, contrasts):
+    """1,000 on CIFAR for KCL as for TSC, of which TSC's first half is KCL."""
+    config = resolve(f"cifar100-lt/{name}")
+    setting = tiny.setting(epochs=config.training.epochs)
+    stages = METHODS["tsc"](config.method, setting).stages()
+    assert [stage.epochs for stage in stages if "contrast" in stage.name] == contrasts

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from longtail.core import ConfigError
+from longtail.engine.schedule import learning_rate
 from longtail.recipes import RunConfig, read_recipe, recipe_names, resolve, valid_keys
 from longtail.recipes.options import validate_stored
 
@@ -48,6 +49,19 @@ def test_hyper_parameters_of_the_specification():
     assert resolve("cifar100-lt/cutmix").method.mixing.probability == 0.5
     ten = resolve("cifar10-lt/cross-entropy")
     assert (ten.data.name, ten.data.groups, ten.training) == ("cifar10", "index", plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "short"),
+    # ProCo's code: 5 epochs of 200, 10 of 400, else 5 * epochs // 200
+    [("proco", 5, 5 * 40 // 200), ("proco-long", 10, 5 * 40 // 200)],
+)
+def test_a_short_run_warms_up_for_the_same_share_of_it(name, full, short):
+    for overrides, published in (([], full), (["epochs=40"], short)):
+        training = resolve(f"cifar100-lt/{name}", overrides).training
+        epochs = training.epochs
+        rates = [learning_rate(training, epoch, epochs) for epoch in range(min(50, epochs))]
+        assert rates.index(max(rates)) + 1 == published
 
 
 def test_short_keys_find_their_place():
