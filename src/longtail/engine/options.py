@@ -32,10 +32,13 @@ class TrainingConfig(Options):
 
     optimizer: Literal["sgd", "adamw", "sam"] = Field(
         "sgd",
-        description="sam is SGD with the gradient a little uphill, for flat minima; two passes a step",
+        description="sam is SGD with the gradient computed a little uphill, for flat minima; two "
+        "passes per step",
     )
     rho: float = Field(
-        0.05, ge=0, description="of SAM: how far uphill, as a length of all weights; 0 is SGD"
+        0.05,
+        ge=0,
+        description="for sam: distance uphill (the length of the step over all weights); 0 is SGD",
     )
     learning_rate: float = Field(0.1, gt=0, description="peak")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD and SAM")
@@ -75,7 +78,7 @@ class TrainingConfig(Options):
     )
     channels_last: bool = Field(
         True,
-        description="whether images lie in memory channel by channel for each pixel, which is faster",
+        description="whether images are stored in memory with the channels last, which is faster",
     )
     joint_norm: bool = Field(
         False,
@@ -96,16 +99,16 @@ class TrainingConfig(Options):
     swa: float | None = Field(
         None,
         ge=0,
-        description="from where on the weights at the end of each epoch are averaged with equal weight "
-        "(stochastic weight averaging), duration; at the latest from the last epoch. The average then "
-        "predicts, with BatchNorm statistics computed anew; 0.75 in the paper",
+        description="first epoch of stochastic weight averaging (a duration; at the latest the last "
+        "epoch): the weights at the end of each epoch are averaged with equal weight, and "
+        "the average predicts, with BatchNorm statistics computed anew; 0.75 in the paper",
     )
     swa_factor: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="of swa: fraction of the peak learning rate that is kept from there on, reached within "
-        "a twentieth of the training; 0.5 in SURE",
+        description="for swa: learning rate from then on, as a fraction of the peak, reached within a "
+        "twentieth of the training; 0.5 in SURE",
     )
 
     select: Selection | Literal["auto"] = Field(

@@ -48,7 +48,9 @@ class ACEOptions(Options):
 
     name: Literal["ace"] = "ace"
     weight: float = Field(
-        1.0, ge=0, description="of squared logits outside of an expert's classes, over C"
+        1.0,
+        ge=0,
+        description="weight of the squared logits of classes that an expert does not know, divided by C",
     )
 
 

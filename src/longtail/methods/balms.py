@@ -65,14 +65,18 @@ class BALMSOptions(Options):
 
     name: Literal["balms"] = "balms"
     second: int = Field(96, ge=1, description="epochs of the second stage: 2000 steps on CIFAR")
-    second_rate: float = Field(0.1, gt=0, description="its learning rate, with a cosine to zero")
+    second_rate: float = Field(
+        0.1, gt=0, description="learning rate of the second stage, with a cosine to zero"
+    )
     second_bn: Literal["train", "eval"] = Field(
-        "train", description="whether the frozen BatchNorm statistics follow its batches (code)"
+        "train",
+        description="train: the BatchNorm statistics of the frozen backbone follow the batches of the "
+        "second stage (code)",
     )
     rare_first: float = Field(
         0.0,
         ge=0,
-        description="exponent e of the rates at first, which are proportional to n_c^-e: 0 on CIFAR, "
+        description="exponent e of the initial rates, which are proportional to n_c^-e: 0 on CIFAR, "
         ".1 on ImageNet-LT, .3 on Places-LT",
     )
     meta_rate: float = Field(

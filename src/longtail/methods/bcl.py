@@ -44,19 +44,28 @@ class BCLOptions(Options):
     """What can be chosen; defaults are those of ImageNet-LT."""
 
     name: Literal["bcl"] = "bcl"
-    weight: float = Field(1.0, ge=0, description="alpha, of the labels: 2 on CIFAR")
-    contrast: float = Field(0.35, ge=0, description="beta, of the contrast: .6 on CIFAR")
-    temperature: float = Field(0.07, gt=0, description="of the contrast: .1 on CIFAR")
+    weight: float = Field(
+        1.0, ge=0, description="alpha, weight of the classifier's loss: 2 on CIFAR"
+    )
+    contrast: float = Field(
+        0.35, ge=0, description="beta, weight of the contrastive loss: .6 on CIFAR"
+    )
+    temperature: float = Field(
+        0.07, gt=0, description="temperature of the contrastive loss: .1 on CIFAR"
+    )
     scale: float = Field(30.0, gt=0, description="s of the classifier's cosines")
     hidden: int | None = Field(
         None,
         ge=2,
         description="width of the projections' hidden layer; that of the features if not given",
     )
-    projection_width: int = Field(1024, ge=2, description="d: 128 on CIFAR")
+    projection_width: int = Field(
+        1024, ge=2, description="width d of the projections: 128 on CIFAR"
+    )
     views: tuple[ViewName, ViewName, ViewName] = Field(
         ("default", "sim-without-blur", "sim-without-blur"),
-        description="for the classifier, and twice for the contrast; default is the data set's own",
+        description="augmentation of the classifier's view and of the two contrasted views; default "
+        "is the data set's own",
     )
 
 

@@ -68,25 +68,27 @@ class CCSAMOptions(Options):
     name: Literal["cc-sam"] = "cc-sam"
     mixing: Annotated[MixingOptions | None, ByName] = MixingOptions()
     share: float = Field(
-        0.5, ge=0, le=1, description="of the loss on moved weights: .5, CIFAR-10 .3"
+        0.5, ge=0, le=1, description="share of the loss on moved weights: .5, CIFAR-10 .3"
     )
     noise: float = Field(1e-6, ge=0, description="scale of the moves of stage 1; 0 moves nothing")
     backbone_rate: float = Field(1.0, gt=0, description="factor of the backbone's learning rate")
     second: int = Field(30, ge=1, description="epochs of the second stage")
-    second_rate: float = Field(0.01, gt=0, description="its learning rate")
+    second_rate: float = Field(0.01, gt=0, description="learning rate of the second stage")
     second_schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="of that rate: a cosine to zero off CIFAR"
+        "constant",
+        description="schedule of that learning rate: a cosine to zero on data sets other than CIFAR",
     )
     second_bn: Literal["train", "eval"] = Field(
         "train",
-        description="whether the frozen BatchNorm statistics follow the batches of the second stage (code)",
+        description="train: the BatchNorm statistics of the frozen backbone follow the batches of the "
+        "second stage (code)",
     )
     limit: float = Field(
         0.3, ge=0, le=1, description="largest share of the loss on moved features: .3, CIFAR-10 1"
     )
     sampling: Annotated[SamplingOptions, ByName] = Field(
         SamplingOptions(name="class-balanced", draws_per_class=1),
-        description="of the second stage",
+        description="sampling in the second stage",
     )
 
 

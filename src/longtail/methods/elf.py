@@ -49,16 +49,17 @@ class ELFOptions(Options):
 
     name: Literal["elf"] = "elf"
     loss: Literal["ldam", "cross-entropy"] = Field(
-        "ldam", description="of each exit; ldam on cosines, cross-entropy on linear classifiers"
+        "ldam",
+        description="loss of each exit: ldam on cosines, or cross-entropy on linear classifiers",
     )
-    max_margin: float = Field(0.5, gt=0, le=2, description="margin of the rarest class, of ldam")
-    scale: float = Field(30.0, gt=0, description="of the cosines, of ldam")
+    max_margin: float = Field(0.5, gt=0, le=2, description="for ldam: margin of the rarest class")
+    scale: float = Field(30.0, gt=0, description="for ldam: scale of the cosines")
     class_weights: Annotated[ClassWeightOptions | None, ByName] = ClassWeightOptions(start=0.8)
     threshold: float = Field(
         0.9,
         ge=0,
         le=1,
-        description="probability above which an image leaves; 1 keeps all to the end",
+        description="probability above which an image leaves; with 1, no image leaves early",
     )
 
 

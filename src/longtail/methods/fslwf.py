@@ -62,8 +62,10 @@ class FSLwFOptions(Options):
     """What can be chosen; defaults are those of the released code for large sets."""
 
     name: Literal["fslwf"] = "fslwf"
-    scale: float = Field(10.0, gt=0, description="s at first; it is trained")
-    attention_scale: float = Field(30.0, gt=0, description="g at first; it is trained")
+    scale: float = Field(10.0, gt=0, description="initial scale s of the cosines, which is trained")
+    attention_scale: float = Field(
+        30.0, gt=0, description="initial scale g of the attention, which is trained"
+    )
     shots: int = Field(5, ge=1, description="images of each new class in an episode")
     dropout: float = Field(
         0.0,
@@ -71,13 +73,14 @@ class FSLwFOptions(Options):
         lt=1,
         description="share of features dropped in episodes, by each process for itself",
     )
-    second: int = Field(6, ge=1, description="epochs of stage 2")
-    second_rate: float = Field(0.01, gt=0, description="its learning rate")
+    second: int = Field(6, ge=1, description="epochs of the second stage")
+    second_rate: float = Field(0.01, gt=0, description="learning rate of the second stage")
     second_schedule: Literal["step", "cosine", "constant"] = Field(
-        "step", description="of that rate; step lowers it at second_milestones"
+        "step", description="schedule of that learning rate; step lowers it at second_milestones"
     )
     second_milestones: tuple[float, ...] = Field(
-        (2 / 3,), description="where it is lowered, as fractions of stage 2"
+        (2 / 3,),
+        description="where step lowers the learning rate, as fractions of the second stage",
     )
 
 

@@ -63,15 +63,20 @@ class GLMCOptions(Options):
         0.0,
         ge=0,
         le=2,
-        description="k of the partners, whose classes are drawn with n^(1 - k): 0 as they are, 1 all alike",
+        description="k: the classes of the partners are drawn with n^(1 - k); 0 is the class "
+        "distribution, 1 class-balanced",
     )
     reweighting: float = Field(
-        1.2, ge=0, le=2, description="v of the labels of the second classifier, which weigh n^-v"
+        1.2, ge=0, le=2, description="v: the second classifier weights labels by n^-v"
     )
-    consistency: float = Field(4.0, ge=0, description="gamma, of the cosines: 10 on large sets")
-    projection_width: int = Field(128, ge=2, description="d: 256 on large sets")
+    consistency: float = Field(
+        4.0, ge=0, description="gamma, weight of the cosines: 10 on large data sets"
+    )
+    projection_width: int = Field(
+        128, ge=2, description="width d of the projection: 256 on large data sets"
+    )
     initialisation: Initialisation = Field(
-        "kaiming", description="of both classifiers; uniform on large sets"
+        "kaiming", description="initialisation of both classifiers; uniform on large data sets"
     )
 
 

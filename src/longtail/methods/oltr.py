@@ -67,41 +67,56 @@ class OLTROptions(Options):
     """What can be chosen; defaults are those of ImageNet-LT."""
 
     name: Literal["oltr"] = "oltr"
-    attention: bool = Field(True, description="whether stage 3 modulates the last map")
+    attention: bool = Field(
+        True, description="whether stage 3 applies attention to the last feature map"
+    )
     layer: Literal["none", "second", "both"] = Field(
         "second",
-        description="where a layer with ReLU is between map and feature: from stage 3 on, or in both stages",
+        description="whether a layer with ReLU follows the features: none, from stage 3 on (second), "
+        "or in both stages",
     )
     layer_width: int | None = Field(
         None,
         ge=2,
-        description="d of that layer; that of the backbone if not given. Others need layer=both",
+        description="width d of that layer; the backbone's if not given, other values need layer=both",
     )
     backbone_rate: float = Field(
-        1.0, gt=0, description="factor of the features' rate in stage 1: .01 on Places-LT"
+        1.0,
+        gt=0,
+        description="factor for the backbone's learning rate in stage 1: .01 on Places-LT",
     )
     train: Literal["all", "added"] = Field(
         "all", description="what stage 3 trains: everything, or all but the backbone (Places-LT)"
     )
     second: int = Field(60, ge=1, description="epochs of stage 3: 30 on Places-LT")
     second_rate: float = Field(
-        0.1, gt=0, description="learning rate of its classifier: .01 on Places-LT"
+        0.1, gt=0, description="learning rate of the classifier in stage 3: .01 on Places-LT"
     )
     second_schedule: Literal["step", "cosine", "constant"] = Field(
-        "step", description="of that rate; step lowers it at training.milestones"
+        "step", description="schedule of that learning rate; step lowers it at training.milestones"
     )
     second_backbone_rate: float = Field(
-        0.1, gt=0, description="factor of the features' rate in stage 3: .01 on Places-LT"
+        0.1,
+        gt=0,
+        description="factor for the backbone's learning rate in stage 3: .01 on Places-LT",
     )
     memory_rate: float = Field(
-        0.1, gt=0, description="factor of the centroids' rate: 1 on Places-LT"
+        0.1, gt=0, description="factor for the centroids' learning rate: 1 on Places-LT"
     )
-    weight: float = Field(0.01, ge=0, description="of the distances to centroids")
-    repulsion: float = Field(0.01, ge=0, description="of those to other classes, inside of it")
-    margin: float = Field(10.0, ge=0, description="of their mean square")
-    scale: float = Field(16.0, gt=0, description="of the cosines")
+    weight: float = Field(
+        0.01, ge=0, description="weight of A, the distances to the centroids, and of R"
+    )
+    repulsion: float = Field(
+        0.01,
+        ge=0,
+        description="factor of R, which keeps images away from the centroids of other classes",
+    )
+    margin: float = Field(
+        10.0, ge=0, description="mean squared distance to these centroids from which R is 0"
+    )
+    scale: float = Field(16.0, gt=0, description="scale of the cosines")
     sampling: Annotated[SamplingOptions, ByName] = Field(
-        SamplingOptions(name="class-balanced"), description="of stage 3"
+        SamplingOptions(name="class-balanced"), description="sampling in stage 3"
     )
 
     @model_validator(mode="after")

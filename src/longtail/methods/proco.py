@@ -51,18 +51,23 @@ class ProCoOptions(Options):
     """What can be chosen; defaults are those of CIFAR-100-LT."""
 
     name: Literal["proco"] = "proco"
-    weight: float = Field(1.0, ge=0, description="alpha, of the contrast")
-    temperature: float = Field(0.1, gt=0, description="of the contrast: .07 on large sets")
+    weight: float = Field(1.0, ge=0, description="alpha, weight of the contrastive loss")
+    temperature: float = Field(
+        0.1, gt=0, description="temperature of the contrastive loss: .07 on large data sets"
+    )
     head: Annotated[HeadOptions, ByName] = HeadOptions()
     hidden: int | None = Field(
         512,
         ge=2,
-        description="width of the projection's hidden layer; that of the features if null",
+        description="width of the projection's hidden layer; that of the features if not given",
     )
-    projection_width: int = Field(128, ge=16, description="d: 1,024 on large sets")
+    projection_width: int = Field(
+        128, ge=16, description="width d of the projection: 1,024 on large data sets"
+    )
     views: tuple[ViewName, ViewName, ViewName] = Field(
         ("default", "sim-without-blur", "sim-without-blur"),
-        description="for the classifier, and twice for the contrast; default is the data set's own",
+        description="augmentation of the classifier's view and of the two contrasted views; default "
+        "is the data set's own",
     )
 
 

@@ -64,12 +64,12 @@ class RSGOptions(Options):
 
     name: Literal["rsg"] = "rsg"
     loss: Literal["ldam", "cross-entropy"] = Field(
-        "ldam", description="L; ldam on cosines, cross-entropy on a linear classifier"
+        "ldam", description="loss L: ldam on cosines, or cross-entropy on a linear classifier"
     )
     max_margin: float = Field(
-        0.5, gt=0, le=2, description="margin of the rarest class, of ldam: .3 on ImageNet-LT"
+        0.5, gt=0, le=2, description="for ldam: margin of the rarest class; .3 on ImageNet-LT"
     )
-    scale: float = Field(30.0, gt=0, description="of the cosines, of ldam")
+    scale: float = Field(30.0, gt=0, description="for ldam: scale of the cosines")
     class_weights: Annotated[ClassWeightOptions | None, ByName] = ClassWeightOptions(start=0.8)
     sampling: Annotated[SamplingOptions, ByName] = SamplingOptions()
     start: float = Field(
@@ -78,10 +78,10 @@ class RSGOptions(Options):
     frequent: float = Field(
         0.2, gt=0, lt=1, description="share of the classes that maps are taken from"
     )
-    centres: int = Field(15, ge=1, description="K, of each class")
-    hidden: int = Field(256, ge=1, description="channels of q")
-    weight: float = Field(0.1, ge=0, description="of E")
-    transfer: float = Field(0.01, ge=0, description="of V")
+    centres: int = Field(15, ge=1, description="number K of centres per class")
+    hidden: int = Field(256, ge=1, description="channels of the network q that compares two maps")
+    weight: float = Field(0.1, ge=0, description="weight of E, which pulls maps to their centres")
+    transfer: float = Field(0.01, ge=0, description="weight of V, the loss of the transformation T")
 
 
 class Generated(NamedTuple):

@@ -58,16 +58,24 @@ class SHIKEOptions(Options):
     mining: float = Field(10.0, ge=0, description="weight of hard-class mining")
     mutual: float = Field(1.0, ge=0, description="weight of mutual distillation")
     share: Literal["element", "image"] = Field(
-        "element", description="what divergences are a mean over; element as released"
+        "element",
+        description="what the divergences are averaged over; element in the released code",
     )
     second: int = Field(20, ge=1, description="epochs of the second stage")
-    second_rate: float = Field(0.1, gt=0, description="its peak, with a cosine to zero")
-    second_warmup: float = Field(6.0, ge=0, description="its warm-up, a duration")
+    second_rate: float = Field(
+        0.1, gt=0, description="peak learning rate of the second stage, with a cosine to zero"
+    )
+    second_warmup: float = Field(6.0, ge=0, description="warm-up of the second stage, a duration")
     second_warmup_start: float = Field(
-        0.25, ge=0, le=1, description="share of the peak that the warm-up starts from"
+        0.25,
+        ge=0,
+        le=1,
+        description="fraction of the peak learning rate at which that warm-up starts",
     )
     second_bn: Literal["train", "eval"] = Field(
-        "train", description="whether the frozen BatchNorm statistics follow its batches (code)"
+        "train",
+        description="train: the BatchNorm statistics of the frozen backbone follow the batches of the "
+        "second stage (code)",
     )
 
 

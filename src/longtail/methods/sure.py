@@ -58,14 +58,18 @@ class SUREOptions(Options):
     scale: float = Field(8.0, gt=0, description="s of the cosine classifier")
     alpha: float = Field(10.0, gt=0, description="a: the mixing ratio lambda follows Beta(a, a)")
     mixed: float = Field(
-        1.0, ge=0, description="m, weight of the loss of mixed images beside that of plain ones"
+        1.0,
+        ge=0,
+        description="m, weight of the loss of mixed images relative to that of plain ones",
     )
     second: int = Field(
-        50, ge=0, description="epochs of the second stage, which weighs images; 0 leaves it out"
+        50, ge=0, description="epochs of the second stage, which weights images; 0 leaves it out"
     )
-    second_rate: float = Field(0.005, gt=0, description="its learning rate, constant")
+    second_rate: float = Field(
+        0.005, gt=0, description="learning rate of the second stage, constant"
+    )
     temperature: float = Field(
-        1.0, gt=0, description="t: how much less images weigh that the network is sure of"
+        1.0, gt=0, description="t: the larger, the less images count that the network is sure of"
     )
     reweighted: Literal["loss", "ascent"] = Field(
         "loss",

@@ -66,15 +66,17 @@ class TSCOptions(Options):
     """What can be chosen; defaults are those of ImageNet-LT."""
 
     name: Literal["tsc"] = "tsc"
-    positives: int = Field(6, ge=1, description="K, keys of the class beside the own one")
+    positives: int = Field(
+        6, ge=1, description="number K of keys of the same class, beside the image's own key"
+    )
     targeted: float = Field(
         0.5, ge=0, lt=1, description="share of the epochs with targets, at the end; 0 is KCL"
     )
-    target_weight: float = Field(0.2, ge=0, description="of the target's term")
+    target_weight: float = Field(0.2, ge=0, description="weight of the target in the loss")
     temperature: float = Field(0.07, gt=0, description="temperature of the similarities")
-    projection_width: int = Field(128, ge=2, description="d")
-    queue: int = Field(8192, ge=1, description="keys that are kept: 65,536 on ImageNet-LT")
-    momentum: float = Field(0.999, ge=0, lt=1, description="of the key network")
+    projection_width: int = Field(128, ge=2, description="width d of the projection")
+    queue: int = Field(8192, ge=1, description="number of keys in the queue: 65,536 on ImageNet-LT")
+    momentum: float = Field(0.999, ge=0, lt=1, description="momentum of the key network")
     views: tuple[ViewName, ViewName] = Field(
         ("default", "default"),
         description="augmentation of query and key; default is the data set's",
@@ -83,13 +85,15 @@ class TSCOptions(Options):
     second_rate: float = Field(
         10.0,
         gt=0,
-        description="its learning rate, lowered at training.milestones; 30 on iNaturalist",
+        description="learning rate of the classifier, lowered at training.milestones; 30 on iNaturalist",
     )
     second_bn: Literal["train", "eval"] = Field(
-        "train", description="whether the frozen BatchNorm statistics follow its batches (code)"
+        "train",
+        description="train: the BatchNorm statistics of the frozen backbone follow the batches of the "
+        "second stage (code)",
     )
     sampling: Annotated[SamplingOptions, ByName] = Field(
-        SamplingOptions(name="class-balanced"), description="of the classifier's images"
+        SamplingOptions(name="class-balanced"), description="sampling in the classifier's stage"
     )
 
 

@@ -16,9 +16,9 @@ class LiftedStructuredOptions(Options):
 
     name: Literal["lifted-structured"] = "lifted-structured"
     weight: float = Field(
-        0.1, gt=0, description="beside the loss of the labels; no paper states it"
+        0.1, gt=0, description="weight of this loss; ours, as no paper states one"
     )
-    margin: float = Field(1.0, ge=0, description="m, a distance of features")
+    margin: float = Field(1.0, ge=0, description="margin m between features")
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the weighted loss of features [B, D] and labels [B]."""
@@ -30,12 +30,16 @@ class RangeOptions(Options):
 
     name: Literal["range"] = "range"
     weight: float = Field(
-        0.01, gt=0, description="beside the loss of the labels; no paper states it"
+        0.01, gt=0, description="weight of this loss; ours, as no paper states one"
     )
-    largest: int = Field(2, ge=1, description="k, distances of a class that count")
-    margin: float = Field(10.0, ge=0, description="M, a squared distance of class means")
-    intra: float = Field(1.0, ge=0, description="alpha, of the distances within a class")
-    inter: float = Field(1.0, ge=0, description="beta, of those between class means")
+    largest: int = Field(
+        2, ge=1, description="number k of largest distances within a class that count"
+    )
+    margin: float = Field(
+        10.0, ge=0, description="margin M between class means (a squared distance)"
+    )
+    intra: float = Field(1.0, ge=0, description="alpha, weight of the distances within a class")
+    inter: float = Field(1.0, ge=0, description="beta, weight of the distances between class means")
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """As of the lifted structured loss."""

@@ -164,8 +164,10 @@ class VectorScalingOptions(LossOptions):
     """CE(z / T + tau log pi, y), T_c = (n_max / n_c)^gamma: VS loss; tau 0 is class-dependent temperature."""
 
     name: Literal["vector-scaling"] = "vector-scaling"
-    gamma: float = Field(0.05, ge=0, description="of the temperatures; 0 is logit adjustment")
-    tau: float = Field(0.75, description="of the offset, as of logit adjustment")
+    gamma: float = Field(
+        0.05, ge=0, description="exponent of the temperatures; 0 is logit adjustment"
+    )
+    tau: float = Field(0.75, description="strength of the logit adjustment")
 
     def build(self, counts: ClassCounts, scale: float) -> nn.Module:
         """Build the loss."""

@@ -33,7 +33,11 @@ class ImbSAMOptions(Options):
     below: int = Field(
         20, ge=1, description="eta: classes with fewer training images are flattened"
     )
-    weight: float = Field(2.0, gt=0, description="of their loss: 2 as released, 1 in the text")
+    weight: float = Field(
+        2.0,
+        gt=0,
+        description="weight of the loss of these classes: 2 in the released code, 1 in the text",
+    )
 
     def factors(self, counts: ClassCounts) -> Tensor:
         """Return the factors of a loss of each class, in all and of that in S, float32 [2, C]."""
@@ -47,7 +51,7 @@ class FocalSAMOptions(Options):
 
     name: Literal["focal-sam"] = "focal-sam"
     gamma: float = Field(3.2, ge=0, description="0 treats all classes alike")
-    strength: float = Field(0.8, gt=0, le=1, description="lam; 1 with gamma=0 is SAM")
+    strength: float = Field(0.8, gt=0, le=1, description="lambda; 1 with gamma=0 is SAM")
 
     def factors(self, counts: ClassCounts) -> Tensor:
         """As of ImbSAM."""
