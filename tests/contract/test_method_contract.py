@@ -396,7 +396,7 @@ ALTERNATIVES = {
         "second": ({}, {"second": 2}),
         "second_rate": ({}, {"second_rate": 0.1}),
         "second_schedule": ({}, {"second_schedule": "cosine"}),
-        "second_milestones": ({"second": 2}, {"second": 2, "second_milestones": (1,)}),
+        "second_milestones": ({"second": 2}, {"second": 2, "second_milestones": ()}),
     },
     "elf": {
         "loss": ({}, {"loss": "cross-entropy"}),
