@@ -221,7 +221,8 @@ def require_scores(content: Mapping[str, Any], source: str) -> None:
 
 def percent(value: float | None) -> str:
     """Return a fraction in percent with one digit, `-` if it is undefined."""
-    return "-" if value is None else f"{100 * value:.1f}"
+    # one rounding of what is equal up to the order of its sum: .3335 and .33349999999999996
+    return "-" if value is None else f"{round(100 * value, 9):.1f}"
 
 
 def percent_of_seeds(values: Sequence[float]) -> str:

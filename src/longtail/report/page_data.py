@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from longtail.core.groups import GROUP_NAMES
 from longtail.core.names import visible
 from longtail.evaluation.metrics import wilson_interval
+from longtail.evaluation.scores import percent
 from longtail.report.classes import worst_first
 from longtail.report.embedding import plane
 from longtail.report.images import ShownImages
@@ -59,7 +60,7 @@ def as_json(content: Mapping[str, Any]) -> Markup:
 
 def tenths(value: float) -> int | None:
     """Return a fraction in tenths of a percent, rounded as everywhere else; None if it is not known."""
-    return None if math.isnan(value) else round(10 * float(f"{100 * value:.1f}"))
+    return None if math.isnan(value) else round(10 * float(percent(value)))
 
 
 def _classes(view: RunView) -> dict[str, Any]:
