@@ -257,8 +257,6 @@ def _full_key(key: str, valid: Sequence[str]) -> str:
 
 def unknown_key(key: str, valid: Sequence[str]) -> str:
     """Say that there is no such key, and which valid one is nearest."""
-    # the last part is compared with the keys beside it first, then with all keys, so that
-    # `epoch` finds `training.epochs`
     parent, _, last = key.rpartition(".")
     if key in NOT_OF_A_RUN:
         return f"{key} is not a key: {NOT_OF_A_RUN[key]}"
@@ -273,9 +271,14 @@ def unknown_key(key: str, valid: Sequence[str]) -> str:
     if joined:
         return f"{key} is not a key; did you mean {min(joined, key=lambda full: full.count('.'))}?"
     beside = {full.rpartition(".")[2]: full for full in valid if full.rpartition(".")[0] == parent}
-    anywhere = {full.rpartition(".")[2]: full for full in valid} | {full: full for full in valid}
-    for names, text in ((beside, last), (anywhere, key), (anywhere, last)):
-        if near := difflib.get_close_matches(text, names, n=1, cutoff=0.5):
+    deepest_first = sorted(valid, key=lambda full: -full.count("."))
+    anywhere = {full.rpartition(".")[2]: full for full in deepest_first} | {x: x for x in valid}
+    # the keys beside it come first; but of short keys, a slip (`leraning_rate`) before a faint likeness
+    tries = [(beside, last, 0.5), (anywhere, key, 0.5), (anywhere, last, 0.5)]
+    if not parent:
+        tries = [(beside, last, 0.8), (anywhere, last, 0.8), *tries]
+    for names, text, cutoff in tries:
+        if near := difflib.get_close_matches(text, names, n=1, cutoff=cutoff):
             return f"{key} is not a key; did you mean {names[near[0]]}?"
     return f"{key} is not a key"
 
