@@ -25,8 +25,10 @@ Where paper and released code disagree, and what we do:
   vectors, and what the text calls a cosine is the product of each value, minus 1. We follow the code.
 - As in the code, the generator's inputs carry no gradient: the layers below learn only from real images, and
   q is no longer trained once maps are generated.
-- The code cycles through the rarer kind of image in a batch a whole number of times, which depends on the
-  batch. We generate as many maps as there are images, going through both kinds in turn.
+- The code generates n maps: it goes through the smaller of the two kinds of images in a batch as many whole
+  times as the larger one has room for. So that the device need not be asked for n, we generate as many maps
+  as there are images, and only the first n, the code's, enter the losses. The others pass through BatchNorm of
+  the last group, too, which they do not in the code.
 - On ImageNet-LT, the code does not reweight classes late in training, but samples them by effective number.
   We do the same.
 - The number published for ImageNet-LT is that of a ResNeXt-50.
@@ -85,11 +87,11 @@ class RSGOptions(Options):
 
 
 class Generated(NamedTuple):
-    """Generated maps [B, D, h, w], their labels [B], and whether there were both kinds of images (0 or 1)."""
+    """Generated maps [B, D, h, w], their labels [B], and 1.0 for those that enter the losses, else 0 [B]."""
 
     maps: Tensor
     labels: Tensor
-    both: Tensor
+    counted: Tensor
 
 
 class Generator(nn.Module):
@@ -204,19 +206,20 @@ class Generator(nn.Module):
 
     def generated(self, maps: Tensor, labels: Tensor) -> tuple[Tensor, Generated]:
         """Return V, and as many maps of rare classes as there are maps; arguments as of `forward`."""
-        frequent, rare, both = partners(self.is_frequent[labels])
+        frequent, rare, counted = partners(self.is_frequent[labels])
         residues = self.residues(maps, labels)
         delta, seen = residues[frequent], maps[frequent]
         turned = at_least_float32(self.turn(delta)).to(maps.dtype)
         given = {name: weight.detach() for name, weight in self.pair.named_parameters()}
         told = self.alike(seen, turned, given)
-        nothing = torch.zeros_like(labels)
-        channels = maps.shape[1]
+        alike = cross_entropy(told, torch.zeros_like(labels), reduction="none")
+        size, channels = maps.shape[:2]
         lengths = _rows(turned, channels).norm(dim=1) - _rows(delta, channels).norm(dim=1)
         products = _unit(residues[rare], channels) * _unit(turned, channels) - 1
-        apart = (lengths.abs().sum() + products.abs().sum()) / len(labels)
-        made = Generated(maps[rare] + both * turned, labels[rare], both)
-        return both * (cross_entropy(told, nothing) + apart), made
+        apart = lengths.abs().view(size, -1).sum(dim=1) + products.abs().view(size, -1).sum(dim=1)
+        transfer = (counted * (alike + apart)).sum() / counted.sum().clamp_min(1)
+        both_kinds = counted[0]  # else nothing is generated
+        return transfer, Generated(maps[rare] + both_kinds * turned, labels[rare], counted)
 
 
 class RSG(Method):
@@ -265,7 +268,7 @@ class RSG(Method):
         ]
 
     def training_step(self, batches: Sequence[Batch], at: Position) -> StepOutput:
-        """Return the loss of images, from `start` on with as many generated ones, and the generator's."""
+        """Return the loss of images, from `start` on with generated ones, and the generator's."""
         (batch,) = batches
         labels, config = batch.labels, self.config
         maps = self.backbone(batch.images, part="below")
@@ -283,7 +286,7 @@ class RSG(Method):
         every = torch.cat([labels, made.labels])
         losses = self.loss.per_image(self.head(self.backbone(joined, part="last")), every)
         real = torch.ones_like(losses[: len(labels)])
-        counted = torch.cat([real, made.both * real])
+        counted = torch.cat([real, made.counted.to(losses.dtype)])
         weights = self._weights_at(at)
         if weights is not None:
             counted = counted * weights.to(losses.dtype)[every]
@@ -330,7 +333,8 @@ def partners(frequent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         Rows int64 [B] of frequent and of rare images (all rows once, where there is one kind alone), and 1.0
-        where there are both kinds, else 0. The device is not asked how many there are.
+        for the first floor(larger / smaller) smaller pairs, by the numbers of both kinds, 0 for the others,
+        float [B]. The device is not asked how many there are.
     """
     size = len(frequent)
     order = frequent.long().argsort(stable=True)  # rare ones first
@@ -339,7 +343,10 @@ def partners(frequent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rare = order[place % (size - number).clamp_min(1)]
     first = order[((size - number) + place % number.clamp_min(1)).clamp_max(size - 1)]
     both = (number > 0) & (number < size)
-    return torch.where(both, first, place), torch.where(both, rare, place), both.float()
+    smaller, larger = torch.minimum(number, size - number), torch.maximum(number, size - number)
+    whole = larger - larger % smaller.clamp_min(1)
+    counted = both & (place < whole)
+    return torch.where(both, first, place), torch.where(both, rare, place), counted.float()
 
 
 def _rows(maps: Tensor, channels: int) -> Tensor:
