@@ -27,8 +27,8 @@ Where paper and released code disagree, and what we do:
   q is no longer trained once maps are generated.
 - The code generates n maps: it goes through the smaller of the two kinds of images in a batch as many whole
   times as the larger one has room for. So that the device need not be asked for n, we generate as many maps
-  as there are images, and only the first n, the code's, enter the losses. The others pass through BatchNorm of
-  the last group, too, which they do not in the code.
+  as there are images, and only the first n, the code's, enter the losses. The others pass through BatchNorm
+  of the last group, too, which they do not in the code.
 - On ImageNet-LT, the code does not reweight classes late in training, but samples them by effective number.
   We do the same.
 - The number published for ImageNet-LT is that of a ResNeXt-50.
