@@ -16,10 +16,11 @@ from longtail.cli.recipes import complete_recipe
 from longtail.cli.sketches import completed
 from longtail.cli.verbs import written_sketches
 from longtail.methods import METHODS
-from longtail.recipes import describe, recipe_names
+from longtail.recipes import describe, recipe_names, resolve
 from longtail.recipes.catalogue import DESCRIBED, FILE, catalogue, read_described
 from longtail.recipes.described import written_descriptions
 from longtail.recipes.explain import options_of_runs, written_catalogue
+from longtail.recipes.systems import SYSTEMS, recipes_by_name, system_named
 from tests.cli.test_verbs import SHORT
 
 WITHOUT_TORCH = """
@@ -40,6 +41,10 @@ main()
         (["methods", "DO"], "Cite: ", 0),
         (["options", "rate"], "training.learning_rate", 0),
         (["methods", "mislaz"], "Did you mean mislas?", 2),
+        (["methods", "rid"], "Did you mean RIDE?", 2),
+        (["methods", "KCL"], "KCL is the method tsc with the options of these recipes: ", 0),
+        (["recipes", "SHIKE"], "cifar100-lt/shike", 0),
+        (["recipes", "BSCE"], "cifar100-lt/balanced-softmax", 0),
         (["recipes", "cifar100-lt/reslt"], "values are assumptions", 0),
         (["recipes", "cifar100-lt/reslt", "--json"], '"set_by": "cifar100-lt/_base"', 0),
         (["options", "wd"], "training.weight_decay", 0),
@@ -185,6 +190,25 @@ def test_lists_as_json(longtail):
     assert {"key", "default", "values", "meaning"} == set(method["options"][0])
     found = json.loads(longtail("options", "warmup", "--json")[1])
     assert "training.warmup" in [row["key"] for row in found]
+
+
+def test_systems_are_known_by_the_names_of_papers(longtail):
+    methods = json.loads(longtail("methods", "--json")[1])
+    assert methods["experts"]["systems"] == ["RIDE", "SADE", "BalPoE"]
+    # a method and its recipes, whatever the spelling
+    for name, method in (("cRT", "decoupling"), ("ce_drw", "single-head"), ("tau", "decoupling"),
+                         ("Causal Norm", "tde"), ("lifted structured", "single-head")):  # fmt: skip
+        assert json.loads(longtail("methods", name, "--json")[1])["method"] == method, name
+    last = {recipe.rpartition("/")[2] for recipe in recipe_names()}
+    for method, own in SYSTEMS.items():
+        assert method in METHODS
+        for system, recipe in own.items():
+            assert system_named(system) == (system, method, recipe)
+            assert recipe in last
+            name = next(name for name in recipe_names() if name.endswith(f"/{recipe}"))
+            if system != "CE":  # which some benchmarks train as a first stage of cRT
+                assert resolve(name).method_name == method, name
+    assert set(recipes_by_name().values()) <= last
 
 
 def test_scores_as_json(longtail, tmp_path):

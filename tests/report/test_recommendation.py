@@ -59,6 +59,12 @@ def test_one_seed_calls_nothing_worse(monkeypatch):
     assert "no other method is cheaper" in text
 
 
+def test_two_seeds_have_no_interval_and_promise_none(monkeypatch):
+    found = made(monkeypatch, {"ce": (0.5, None, 100), "crt": (0.7, None, 100)}, seeds=2)
+    text = " ".join(found.sentences)
+    assert "Difference from crt, in points on val: ce (-20.0)." in text
+
+
 def test_methods_are_ordered_by_their_mean_over_seeds():
     views = {
         name: [SimpleNamespace(scores={"macro_accuracy": value}) for value in values]

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from longtail.recipes import recipe_names
+from longtail.recipes.systems import system_named
 from longtail.reproduce.tables import FOLDER
 
 FILE = Path(__file__).parents[1] / "published" / "table-cells.yaml"
@@ -59,3 +60,26 @@ def rows_of(cell):
 @pytest.mark.parametrize("name", CELLS)
 def test_a_printed_cell_has_a_recipe(name):
     assert rows_of(CELLS[name]), f"no row of src/longtail/reproduce/tables is {CELLS[name]}"
+
+
+# tables that compare variants of one system, and rows that name none
+OF_ONE_SYSTEM = ("DO 6", "DO 8", "ResLT 9", "Decoupling 1", "Decoupling 5", "PaCo 2")
+NO_SYSTEM = {"joint", "Baseline 1", "Baseline 2", "Baseline 3"}
+
+
+def test_every_system_of_the_tables_is_in_the_list_of_methods(longtail):
+    listed = [line.split("\t") for line in longtail("methods")[1].splitlines()]
+    in_papers = {method: names.split(", ") for method, _, _, names, _ in listed}
+    printed = {
+        system
+        for title, table in WRITTEN["tables"].items()
+        if not title.startswith(OF_ONE_SYSTEM)
+        for system in table["systems"]
+    }
+    assert len(printed) > 60
+    for system in printed - NO_SYSTEM:
+        words = system.replace(",", "").split()  # a system, perhaps with what is varied of it
+        beginnings = (" ".join(words[:count]) for count in range(len(words), 0, -1))
+        found = next(filter(None, map(system_named, beginnings)), None)
+        assert found is not None, system
+        assert found.name in in_papers[found.method], system

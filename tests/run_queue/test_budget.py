@@ -156,6 +156,12 @@ def test_what_is_left_counts_stages_and_takes_times_of_the_same_row(tmp_path):
     assert "no measured epoch" not in what_is_left(left, 2)
 
 
+def test_a_run_without_epochs_of_its_own_is_not_said_to_lack_a_measured_one(tmp_path):
+    config = resolve("digits-lt/tau-normalisation", ["epochs=10"]).model_copy(update={"start": "x"})
+    said = what_is_left({tmp_path / "tau/seed-0": config}, 1, "method")
+    assert said == "Left: 1 method (1 run), 0 epochs. Repeat the same command to continue."
+
+
 def test_a_deadline_that_is_over_leaves_one_checkpoint(tmp_path):
     line = ("digits-lt/cross-entropy", ["epochs=3", "batch_size=64"])
     with pytest.raises(loop.OutOfTimeError, match="after epoch 1"):

@@ -16,6 +16,7 @@ from longtail.core.errors import ConfigError
 from longtail.recipes.catalogue import Explained, catalogue
 from longtail.recipes.measured import measured_cost
 from longtail.recipes.synonyms import NOT_OF_A_RUN, SYNONYMS
+from longtail.recipes.systems import SYSTEMS, system_named, systems_of
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -38,7 +39,10 @@ def complete_override(incomplete: str) -> list[str]:
 def methods(
     name: Annotated[
         str | None,
-        typer.Argument(help="Show the options of this method.", autocompletion=complete_method),
+        typer.Argument(
+            help="Show the options of this method; what papers call it is known, too (RIDE, KCL, ...).",
+            autocompletion=complete_method,
+        ),
     ] = None,
     *,
     as_json: Json = False,
@@ -50,6 +54,8 @@ def methods(
       longtail methods
 
       longtail methods do
+
+      longtail methods RIDE
     """
     if name is not None:
         _describe(name, as_json=as_json)
@@ -57,14 +63,27 @@ def methods(
     known = catalogue().methods
     if as_json:
         listed = {
-            name: asdict(method) | {"cost": measured_cost(name)} for name, method in known.items()
+            name: asdict(method) | {"systems": systems_of(name), "cost": measured_cost(name)}
+            for name, method in known.items()
         }
         say(json.dumps(listed, indent=1))
         return
     print_rows(
-        ("method", "what it does", "when to use it", "cost relative to plain training"),
+        (
+            "method",
+            "what it does",
+            "when to use it",
+            "in papers",
+            "cost relative to plain training",
+        ),
         [
-            (name, method.summary, method.advice, measured_cost(name) or "-")
+            (
+                name,
+                method.summary,
+                method.advice,
+                ", ".join(systems_of(name)) or "-",
+                measured_cost(name) or "-",
+            )
             for name, method in known.items()
         ],
     )
@@ -73,15 +92,22 @@ def methods(
 
 def _describe(name: str, *, as_json: bool) -> None:
     known = catalogue().methods
-    if name.lower() not in known:
-        near = difflib.get_close_matches(name.lower(), known, n=1)
-        hinted = f" Did you mean {near[0]}?" if near else ""
+    system = None if name.lower() in known else system_named(name)
+    if system is None and name.lower() not in known:
+        names = {s.lower(): s for own in SYSTEMS.values() for s in own} | {m: m for m in known}
+        near = difflib.get_close_matches(name.lower(), names, n=1)
+        hinted = f" Did you mean {names[near[0]]}?" if near else ""
         raise ConfigError(f"There is no method {name!r}.{hinted} Choose from {', '.join(known)}.")
-    name = name.lower()
+    name = system.method if system else name.lower()
     method = known[name]
     if as_json:
-        say(json.dumps({"method": name} | asdict(method), indent=1))
+        say(json.dumps({"method": name, "systems": systems_of(name)} | asdict(method), indent=1))
         return
+    if system is not None:
+        own = [r for r in catalogue().recipes if r.rpartition("/")[2] == system.recipe]
+        say(
+            f"{system.name} is the method {name} with the options of these recipes: {', '.join(own)}."
+        )
     say(f"{name}: {method.summary}. Use it when: {method.advice}.")
     say(f"Cite: {method.citation}")
     if method.options:

@@ -19,6 +19,7 @@ from longtail.cli.lists import complete_override
 from longtail.core.errors import ConfigError
 from longtail.recipes.catalogue import Described, Value, catalogue, read_described
 from longtail.recipes.measured import measured_result
+from longtail.recipes.systems import system_named
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -31,7 +32,7 @@ def recipes(
         str | None,
         typer.Argument(
             help="A recipe or YAML file, to show it in full; or a word, to list the recipes with that word "
-            "in their name.",
+            "in their name, or of the system that papers call so.",
             autocompletion=complete_recipe,
         ),
     ] = None,
@@ -79,7 +80,9 @@ def recipes(
 
 def _list(word: str | None, *, as_json: bool) -> None:
     known = catalogue().recipes
-    names = [name for name in known if word is None or word in name]
+    names = [name for name in known if word is None or word.lower() in name]
+    if not names and (system := system_named(word or "")):
+        names = [name for name in known if name.rpartition("/")[2] == system.recipe]
     if not names:
         near = difflib.get_close_matches(word or "", known, n=3, cutoff=0.4)
         hinted = f" Did you mean {', '.join(near)}?" if near else ""

@@ -21,22 +21,9 @@ from longtail.recipes.options import RunConfig, assign, validate
 from longtail.recipes.own_images import FROZEN, OWN_IMAGES, TRAINS, leaves, recipe_for
 from longtail.recipes.plugins import load_chosen
 from longtail.recipes.shipped import read_recipe, recipe_names
+from longtail.recipes.systems import normal, recipes_by_name
 
 NAMED_BY = "cifar100-lt"  # the benchmark that has a recipe of every method
-# what the field calls some recipes, too
-ALIASES = {
-    "ce": "cross-entropy",
-    "softmax": "cross-entropy",
-    "bsce": "balanced-softmax",
-    "la": "logit-adjusted",
-    "logit-adjustment": "logit-adjusted",
-    "tau": "tau-normalisation",
-    "tau-norm": "tau-normalisation",
-    "ncm": "nearest-class-mean",
-    "cb-ce": "class-balanced-cross-entropy",
-    "cb-focal": "class-balanced-focal",
-    "wb": "weight-balancing",
-}
 # method or optimiser of a recipe -> what of its training belongs to the method
 PARTS: Mapping[str, tuple[str, ...]] = {
     "sam": ("optimizer", "rho"),
@@ -183,8 +170,8 @@ def _named(text: str, benchmark: str) -> Named:
     if text.endswith((".yaml", ".yml")) or "/" in text:
         raw, name = read_recipe(text), Path(text).stem
     else:
-        name = text.lower().replace("_", "-").replace(" ", "-")
-        name = ALIASES.get(name, name)
+        also = recipes_by_name()
+        name = also.get(normal(text), normal(text))
         known = recipe_names()
         recipe = next((r for b in (benchmark, NAMED_BY) if (r := f"{b}/{name}") in known), None)
         if recipe is not None:
@@ -193,7 +180,7 @@ def _named(text: str, benchmark: str) -> Named:
             raw = {"method": {"name": name}}
         else:
             short = {r.removeprefix(f"{NAMED_BY}/") for r in known if r.startswith(f"{NAMED_BY}/")}
-            near = difflib.get_close_matches(name, {*short, *ALIASES, *METHODS}, n=3)
+            near = difflib.get_close_matches(name, {*short, *also, *METHODS}, n=3)
             hint = f" Did you mean {', '.join(near)}?" if near else ""
             raise ConfigError(
                 f"--methods: there is no method {text!r}.{hint} Names are those of `longtail recipes "

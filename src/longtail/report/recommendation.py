@@ -15,6 +15,7 @@ from longtail.report.compare import Comparison
 from longtail.report.text import listing, with_interval
 from longtail.report.view import RunView
 
+ON_VAL = "in points on val"
 MUCH = 1.1  # times the operations of the cheapest from which a method is called more expensive
 
 
@@ -76,11 +77,11 @@ def recommend(
         f"{counted(seeds, 'seed', 'seeds')})."
     )
     sentences = [text]
-    of = "in points on val, with 95 % intervals"
+    of = f"{ON_VAL}, with 95 % intervals"  # of two seeds there is none
     if seeds < LEAST_SEEDS:
         sentences.append(
             f"With fewer than {LEAST_SEEDS} seeds (--seeds), nothing is called better or worse. Difference "
-            f"from {winner}, {of}: {listing(list(said.values()))}."
+            f"from {winner}, {of if seeds == 1 else ON_VAL}: {listing(list(said.values()))}."
         )
     elif alike:
         sentences.append(

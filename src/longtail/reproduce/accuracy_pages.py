@@ -8,6 +8,7 @@ import statistics
 from typing import Any
 
 from longtail.evaluation.scores import percent_of_seeds
+from longtail.recipes.systems import SYSTEMS
 from longtail.reproduce.records import Evidence
 from longtail.reproduce.render import MARK, earlier_note, evidence_of, render, seeds_of
 from longtail.reproduce.results import Results
@@ -68,6 +69,12 @@ def measured(results: Results) -> str:
         },
         "do": {"prediction": do["averaging, against one network"]},
     }  # fmt: skip
+    whole = {
+        line["recipe"]: line["training_seconds"] for line in results.lines("method-cost.jsonl")
+    }
+    for method in SYSTEMS:  # of the others, the recipe of the same name, with all of its epochs
+        if method not in costs and method in whole:
+            costs[method] = {"published schedule": whole[method] / whole["cross-entropy"]}
     rounded = {m: {k: round(v, 2) for k, v in each.items()} for m, each in costs.items()}
     content = {"recipes": dict(sorted(found.items())), "costs": rounded}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -116,7 +116,7 @@ class _Left:
         return cls(last * config.training.checkpoint_every, seconds, done, finished)
 
 
-def what_is_left(left: Mapping[Path, RunConfig], parallel: int) -> str:
+def what_is_left(left: Mapping[Path, RunConfig], parallel: int, row: str = "row") -> str:
     """Say how much of a queue is left, and how long it takes by the epochs that were measured.
 
     An epoch takes what the same stage took in this run or in another seed of its row, else what the run's
@@ -125,6 +125,7 @@ def what_is_left(left: Mapping[Path, RunConfig], parallel: int) -> str:
     Args:
         left: Run folder, one folder of a row in a folder -> configuration.
         parallel: Runs that are trained at the same time.
+        row: What a row is.
     """
     if not left:
         return "The budget was sufficient: nothing is left to train."
@@ -133,15 +134,16 @@ def what_is_left(left: Mapping[Path, RunConfig], parallel: int) -> str:
         run = _Left.of(folder, config)
         times = _times_of_row(folder, config) | run.seconds
         so_far = [second for of_stage in times.values() for second in of_stage]
+        of_run = 0
         for stage in () if run.finished else stages_of(config):
             missing = max(0, stage.epochs - run.done.get(stage.name, 0))
-            epochs += missing
+            of_run += missing
             if so_far:
                 seconds += missing * fmean(times.get(stage.name) or so_far)
-            else:
-                unknown += missing
-        unmeasured += not so_far and not run.finished
-    rows = counted(len({folder.parent for folder in left}), "row", "rows")
+        epochs += of_run
+        if of_run and not so_far:
+            unmeasured, unknown = unmeasured + 1, unknown + of_run
+    rows = counted(len({folder.parent for folder in left}), row, f"{row}s")
     text = (
         f"Left: {rows} ({counted(len(left), 'run', 'runs')}), {counted(epochs, 'epoch', 'epochs')}."
     )

@@ -185,7 +185,7 @@ def compare_methods(
     left = ""
     if limit is not None:
         unfinished = {place: job.config for place, job in jobs.items() if place in limit.left}
-        left = what_is_left(unfinished, parallel or 1)
+        left = what_is_left(unfinished, parallel or 1, "method")
     if not whole:
         return MethodComparison(folder, {}, pd.DataFrame(), left=left)
     found = {name: [places[name, n] for n in whole] for name in plan.epochs}
