@@ -267,7 +267,7 @@ def test_networks_of_another_form_are_refused(kind, words):
 
 def test_a_network_without_biases_has_none_to_train():
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4, bias=False))
-    with pytest.raises(ConfigError, match="nothing of the kind"):
+    with pytest.raises(ConfigError, match="no parameters of that kind"):
         lighten(network, "bias", IMAGES)
     keep_weights(network)
     assert not list(network.parameters())

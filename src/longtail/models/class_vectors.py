@@ -113,8 +113,8 @@ def read_class_vectors(path: Path) -> ClassVectors:
         for name, value in content.items():
             if value.ndim != 1 or not value.numel():
                 raise DataError(
-                    f"{path}: {shown(name)!r} has shape {list(value.shape)}; one vector a class is meant, "
-                    "under the name of the class."
+                    f"{path}: {shown(name)!r} has shape {list(value.shape)}. The file must hold one vector "
+                    "for each class, under the name of the class."
                 )
             if not bool(torch.isfinite(value).all()) or not bool(value.any()):
                 raise DataError(f"{path}: the vector of {shown(name)!r} is zero or not finite.")

@@ -66,7 +66,7 @@ def lighten(network: nn.Module, kind: Kind, images: Tensor, size: int | None = N
                 give_scales(layer, len(weight))
     if not any(True for _ in network.parameters()):
         raise ConfigError(
-            f"model.adapter={kind}: the network has nothing of the kind; choose another."
+            f"model.adapter={kind}: this network has no parameters of that kind. Choose another adapter."
         )
     setattr(network, KIND, kind)
 

@@ -32,12 +32,12 @@ from longtail.prediction.views import Crops, MeanOfCrops
 
 JUDGED = ("accepted_as", "prediction_set", "typical", "unusual")  # columns of a calibrated model
 NOT_ACCEPTED = (
-    "Which predictions to accept was chosen for the model as it is; --prior and --mirror change them, so "
-    "there is no column accepted_as. Prediction sets and the warning of unusual images hold as they are."
+    "There is no column accepted_as: which predictions to accept was chosen without --prior and --mirror, "
+    "which change them. Prediction sets and the warning of unusual images still hold."
 )
 NOT_OF_CROPS = (
-    "What is known of this model's mistakes was found without --crops, which change its predictions, so "
-    "there are no columns accepted_as, prediction_set, typical and unusual."
+    "There are no columns accepted_as, prediction_set, typical and unusual: they were chosen without "
+    "--crops, which changes the predictions."
 )
 
 

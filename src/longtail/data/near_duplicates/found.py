@@ -113,7 +113,7 @@ class NearDuplicates:
     def describe_threshold(self) -> str:
         """Say up to which distance a pair counts."""
         if self.threshold < 0:
-            return f"the images are too alike to tell copies by their {self.means}"
+            return f"the images are too similar for their {self.means} to tell which are copies"
         if not self.by_hash:
             return (
                 f"features at most {self.threshold:g} times as far apart as is usual around both images; by "
