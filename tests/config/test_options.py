@@ -42,17 +42,22 @@ def test_values_and_limits_are_those_of_the_configuration():
     assert found["method"].values == ", ".join(METHODS)
     assert found["from"].default == "null"
     assert found["method.loss"].values.split(", ")[0] == "cross-entropy"
-    assert found["method.loss.max_margin"].meaning.startswith("of ldam: ")
-    assert found["data.keep_together"].meaning.startswith("of folder, table: ")
+    assert found["method.loss.max_margin"].meaning.startswith("(ldam) ")
+    assert found["data.keep_together"].meaning.startswith("(folder, table) ")
     epochs = rows_of(explained(METHODS["decoupling"].Config))["classifier.epochs"]
     assert epochs.default == "10 or 5 or 20"
-    assert epochs.meaning == "of crt, lws, los, h2t: epochs of stage 2"
+    assert epochs.meaning == "(crt, lws, los, h2t) epochs of stage 2"
     root = found["data.root"].meaning
-    assert "of table: folder that relative paths refer to" in root
-    assert root.startswith("of cifar10, cifar100: folder of the archive")
-    assert {row.meaning.split(";")[0] for row in options_of_methods() if row.key == "method.train"} == {
-        "of single-head", "of mislas", "of oltr", "of paco",
+    assert "(table) folder that relative paths refer to" in root
+    assert root.startswith("(cifar10, cifar100) folder of the archive")
+    assert {row.meaning.split(")")[0] for row in options_of_methods() if row.key == "method.train"} == {
+        "(single-head", "(mislas", "(oltr", "(paco",
     }  # fmt: skip
+
+
+def first_owner(text: str) -> str:
+    """Return the first name of `(a, b) meaning`, or of `a, b`."""
+    return re.split("[,)]", text.removeprefix("("))[0]
 
 
 @pytest.mark.parametrize(
@@ -70,15 +75,14 @@ def test_defaults_are_written_as_they_are_read(key):
     )
     base = ["head=cosine", "class_weights=inverse", "mixing=mixup"]
     if key.startswith("method.loss"):
-        loss = found[key].meaning.split(":")[0].removeprefix("of ").split(", ")[0]
+        loss = first_owner(found[key].meaning)
         base = [f"loss={loss}"] if key.count(".") == 2 else []
         base += ["head=cosine"] if loss in ("ldam", "gaussian-clouded") else []
     part = key.split(".")[1]
     if part in ("feature_loss", "sharpness", "head_start"):
         # what has this option; each of these is off unless it is chosen
         said = found[key].meaning
-        owners = said if said.startswith("of ") else f"of {found[f'method.{part}'].values}"
-        kind = owners.split(":")[0].removeprefix("of ").split(", ")[0]
+        kind = first_owner(said if said.startswith("(") else found[f"method.{part}"].values)
         base = [f"{part}={kind}", "optimizer=sam"] if key.count(".") == 2 else []
     if key in ("method.class_weights", "method.mixing"):
         base = ["head=cosine"]
@@ -101,15 +105,15 @@ def test_an_option_of_several_methods_is_explained_once():
     rows = [row for row in options_of_methods() if row.key == "method.mixing.partners"]
     assert len(rows) == 1
     assert rows[0].meaning.startswith(
-        "of single-head, mislas, gcl, cc-sam, experts, reslt; what images are mixed with"
+        "(single-head, mislas, gcl, cc-sam, experts, reslt) what images are mixed with"
     )
     # what differs in its default stays apart
     defaults = {
         row.default: row.meaning for row in options_of_methods() if row.key == "method.mixing"
     }
     assert defaults == {
-        "null": "of single-head, experts, reslt; pair mixing of the training batch",
-        "mixup": "of mislas, gcl, cc-sam; pair mixing of the training batch",
+        "null": "(single-head, experts, reslt) pair mixing of the training batch",
+        "mixup": "(mislas, gcl, cc-sam) pair mixing of the training batch",
     }
 
 
@@ -117,7 +121,7 @@ def test_every_option_says_what_it_means():
     rows = [*options_of_runs(), *options_of_methods()]
     # who has an option stands before its meaning
     owners = {*METHODS, *(word for row in rows for word in row.values.split(", "))}
-    said = {row.key: re.split("[,;:] (?:of )?", row.meaning.removeprefix("of ")) for row in rows}
+    said = {row.key: re.split(r"[,;:()]\s*", row.meaning) for row in rows}
     assert [key for key, words in said.items() if {*words} <= {*owners, ""}] == []
 
 

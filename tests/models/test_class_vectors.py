@@ -61,7 +61,7 @@ def test_missing_names_are_told_with_the_nearest(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"ant": ANT[None]}, r"shape \[1, 3\]; The file must hold one vector for each class"),
+        ({"ant": ANT[None]}, r"shape \[1, 3\]. The file must hold one vector for each class"),
         ({"ant": torch.zeros(3)}, "zero or not finite"),
         ({"ant": ANT / 0}, "zero or not finite"),
         ({"ant": ANT, "bee": ANT[:2].clone()}, "different lengths: 2, 3"),

@@ -180,5 +180,5 @@ def options(
     _print(rows)
     hint(
         "to set one: longtail train RECIPE KEY=VALUE; the last part of a key is enough if it is "
-        "unambiguous"
+        "unambiguous. In parentheses: what has the option"
     )

@@ -55,8 +55,12 @@ def _joined(having: Sequence[tuple[type[Options], Explained]], variants: int) ->
     owners: dict[str, list[str]] = {}
     for variant, row in having:
         owners.setdefault(row.meaning, []).append(_name(variant))
-    said = [(f"of {', '.join(names)}", meaning) for meaning, names in owners.items()]
-    return "; ".join(": ".join(part for part in parts if part) for parts in said)
+    return "; ".join(_owned(names, meaning) for meaning, names in owners.items())
+
+
+def _owned(names: Sequence[str], meaning: str) -> str:
+    """Put what has an option, in parentheses, before its meaning."""
+    return f"({', '.join(names)}) {meaning}".rstrip()
 
 
 def options_of_runs() -> Iterator[Explained]:
@@ -72,8 +76,7 @@ def options_of_methods() -> Iterator[Explained]:
         for row in explained(method.Config, "method."):
             owners.setdefault(row, []).append(name)
     for row, names in owners.items():
-        meaning = "; ".join(text for text in (f"of {', '.join(names)}", row.meaning) if text)
-        yield replace(row, meaning=meaning)
+        yield replace(row, meaning=_owned(names, row.meaning))
 
 
 def written_catalogue() -> str:
