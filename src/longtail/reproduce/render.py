@@ -6,12 +6,15 @@ import shlex
 import statistics
 from collections.abc import Sequence
 
+from longtail.core.errors import ConfigError
 from longtail.core.groups import GROUP_NAMES
 from longtail.evaluation.scores import percent_of_seeds
 from longtail.reproduce.records import Evidence, Records
 from longtail.reproduce.tables import Earlier, PaperTable, Row
 
 BEST = "ours, best epoch on test"
+OURS = {"full": "ours, full schedule", "short": "ours, short schedule"}
+OTHER = {"full": "short", "short": "full"}
 MARK = "†"
 
 
@@ -19,7 +22,8 @@ def render(table: PaperTable, profile: str, records: Records) -> str:
     """Return a table as Markdown; a row without a record is printed as not measured.
 
     Only the full profile is set against the paper's numbers: it has a column of differences and, where
-    the paper takes its best epoch on test, one that says what ours would be.
+    the paper takes its best epoch on test, one that says what ours would be. Where a row has a record of
+    the other profile, that has a column, too.
 
     Args:
         table: What to show.
@@ -33,28 +37,32 @@ def render(table: PaperTable, profile: str, records: Records) -> str:
     beside = f"against {table.against}, same seeds"
     if first:
         against.append(beside)
-    titles = ["row", "paper", "ours", *against, *GROUP_NAMES, "seeds"]
+    other, marked, sources = _other_cells(table, profile, records)
+    ours = OURS[profile] if other else "ours"
+    before = [OURS["full"], "difference"] if other and not full else []
+    after = [OURS["short"]] if other and full else []
+    titles = ["row", "paper", *before, ours, *against, *GROUP_NAMES, "seeds", *after]
     lines = [f"## {table.title}", "", f"Paper: {table.source}.", ""]
     lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    sources: list[str] = []
     seeds, repeated = 0, False
-    marked: list[Row] = []
     for row in table.rows:
         found, of_now = evidence_of(row, profile, records)
         sources += [evidence.file for evidence in found]
         seeds = max([seeds, *(evidence.seed + 1 for evidence in found)])
         repeated |= len(found) > len({evidence.seed for evidence in found})
-        cells = _cells(row, found)
+        cells = _cells(row, found, ours) | other.get(row.name, {})
         if not of_now:
             marked.append(row)
-            cells["row"] += f" {MARK}"
+            cells[ours if other else "row"] += f" {MARK}"
         cells[beside] = "-" if row is first else signed(differences(found, held_against))
         lines.append(f"| {' | '.join(cells[title] for title in titles)} |")
     below = "Accuracy in % on the test set, last epoch, mean ± standard deviation over seeds; "
     below += f"{schedule_of(table, profile)}."
-    if not full:
+    if other:
+        below += _said_of_other(table, profile)
+    elif not full:
         below += " The paper's numbers are from its full schedule, so no difference is shown."
-    elif table.best_on_test:
+    if full and table.best_on_test:
         below += (
             f" The paper's numbers are from its best epoch on test. The column `{BEST}` shows ours for "
             "comparison; it is not an estimate of accuracy. The difference uses the last epoch."
@@ -178,16 +186,52 @@ def signed(values: Sequence[float]) -> str:
     return ("+" if statistics.mean(values) >= 0 else "") + percent_of_seeds(values)
 
 
-def _cells(row: Row, found: Sequence[Evidence]) -> dict[str, str]:
-    """Return every cell of a row by the title of its column."""
+def _other_cells(
+    table: PaperTable, profile: str, records: Records
+) -> tuple[dict[str, dict[str, str]], list[Row], list[str]]:
+    """Return what each row shows of the other profile, the rows whose recipe was another one, and the files.
+
+    All are empty if no row has a record of it.
+    """
+    other = OTHER[profile]
+    shown = (OURS[other], *(["difference"] * (other == "full")))
+    cells: dict[str, dict[str, str]] = {}
+    marked: list[Row] = []
+    files: list[str] = []
+    for row in table.rows:
+        try:
+            found, of_now = evidence_of(row, other, records)
+        except ConfigError:  # a folder of one's own lacks the records of our earlier recipe
+            found, of_now = [], True
+        files += [evidence.file for evidence in found]
+        of_row = _cells(row, found, OURS[other])
+        cells[row.name] = {title: of_row[title] if found else "-" for title in shown}
+        if not of_now:
+            cells[row.name][OURS[other]] += f" {MARK}"
+            marked.append(row)
+    return (cells, marked, files) if files else ({}, [], [])
+
+
+def _said_of_other(table: PaperTable, profile: str) -> str:
+    """Return what a reader must know of the column of the other profile."""
+    if profile == "full":
+        return f" `{OURS['short']}`: {table.short_schedule}; all other columns are of the full one."
+    return (
+        f" `{OURS['full']}` and the difference are of the full schedule (`--profile full`; `-`: not "
+        "trained yet); groups and seeds are of the short one."
+    )
+
+
+def _cells(row: Row, found: Sequence[Evidence], ours: str) -> dict[str, str]:
+    """Return every cell of a row by the title of its column; `ours` is that of the accuracy."""
     lines = [evidence.line for evidence in found]
     cells = dict.fromkeys(("difference", BEST, *GROUP_NAMES), "-")
     cells |= {"row": row.name, "paper": "-" if row.paper is None else f"{row.paper:g}"}
-    cells |= {"ours": "not measured", "seeds": seeds_of(found)}
+    cells |= {ours: "not measured", "seeds": seeds_of(found)}
     if not found:
         return cells
     accuracy = [line["accuracy"] for line in lines]
-    cells["ours"] = percent_of_seeds(accuracy)
+    cells[ours] = percent_of_seeds(accuracy)
     if row.paper is not None:
         cells["difference"] = f"{100 * statistics.mean(accuracy) - row.paper:+.1f}"
     if all(line.get("best_on_test") for line in lines):
