@@ -56,6 +56,22 @@ def test_a_row_with_records_shows_both_schedules_and_the_difference(tmp_path):
     assert "Records: `some.jsonl`" in text
 
 
+def test_processors_and_precision_of_the_full_schedules_are_named(tmp_path):
+    trained = [
+        ("decoupling-cifar100", "Joint", {"cpu": "A"}),
+        ("decoupling-cifar100", "cRT", {"cpu": "A"}),
+        ("reslt-table-5", "ResLT, ratio 100", {"cpu": "B", "auto_precision": "bf16"}),
+    ]
+    lines = [
+        json.dumps(json.loads(record(table, row, "full", 0, 0.4, 0.1)) | {"hardware": hardware})
+        for table, row, hardware in trained
+    ]
+    text = headline(records_of(tmp_path, *lines))
+    said = "Cross-entropy, cRT: A, precision not recorded; ResLT: B, bf16."
+    assert f"Full schedules were trained on: {said}" in text
+    assert "were trained on" not in headline(records_of(tmp_path))
+
+
 def test_a_short_record_of_an_earlier_recipe_is_marked(tmp_path):
     rows = {row.name: row for row in read_table("overview-cifar100").rows}
     earlier = rows["PaCo"].earlier_config("short").model_dump(mode="json")

@@ -23,12 +23,6 @@ COSTS = {  # method: row
 }
 
 
-def overview(results: Results) -> str:
-    """Return the main table: every family of methods in the short schedule."""
-    text = render(read_table("overview-cifar100"), "short", results.records)
-    return text.split("\n\n", 2)[2].rstrip()
-
-
 def paper_table(results: Results, name: str) -> str:
     """Return a paper's table in both schedules."""
     table = read_table(name)
@@ -80,9 +74,9 @@ def measured(results: Results) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def short_table(results: Results, name: str) -> str:
-    """Return a paper's table in the short schedule."""
-    return render(read_table(name), "short", results.records).split("\n\n", 2)[2].rstrip()
+def one_schedule(results: Results, name: str, profile: str = "short") -> str:
+    """Return a paper's table in one schedule, without its title."""
+    return render(read_table(name), profile, results.records).split("\n\n", 2)[2].rstrip()
 
 
 def calibration_table(results: Results, names: tuple[str, ...]) -> str:

@@ -61,10 +61,13 @@ def headline(records: Records, lines: Sequence[Line] = LINES) -> str:
     table = [f"| {' | '.join(TITLES)} |", "|---" * len(TITLES) + "|"]
     files: list[str] = []
     marked: list[Row] = []
+    hardware: dict[str, list[str]] = {}
     for line in lines:
         row = _row(line.table, line.row)
         found, of_now = evidence_of(row, "full", records)
         files += [evidence.file for evidence in found]
+        for where in dict.fromkeys(map(_where, found)):
+            hardware.setdefault(where, []).append(line.name)
         short_row = _row(SHORT, line.short)
         short, short_of_now = evidence_of(short_row, "short", records)
         cells = _cells(row, found)
@@ -80,11 +83,16 @@ def headline(records: Records, lines: Sequence[Line] = LINES) -> str:
         table.append(f"| {' | '.join(cells[title] for title in TITLES)} |")
     below = (
         "Accuracy in % on the test set of CIFAR-100-LT (ratio 100, ResNet-32), last epoch, mean ± "
-        "standard deviation over seeds. The full schedule is the paper's (200 epochs; PaCo 400); "
-        "papers often report their best epoch on the test set. The short schedule has 40 epochs "
-        "(DO 30 + 15 + 15): it serves to compare methods on a CPU and is too short to reach the "
+        "standard deviation over seeds; papers often report their best epoch on the test set. ResLT, PaCo "
+        "and DO have the schedules of their papers (200, 400 and 100 + 50 + 50 epochs). The rows above them "
+        "have ResLT's; their published numbers are those of the repository BagofTricks in LDAM's schedule, "
+        "which has as many epochs, but no Nesterov momentum and less weight decay. The short schedule has "
+        "40 epochs (DO 30 + 15 + 15): it serves to compare methods on a CPU and is too short to reach the "
         "papers' numbers."
     )
+    if hardware:
+        trained = "; ".join(f"{', '.join(names)}: {where}" for where, names in hardware.items())
+        below += f" Full schedules were trained on: {trained}."
     if files:
         below += f" Records: {', '.join(f'`{name}`' for name in dict.fromkeys(files))}."
     names = ", ".join(f"`{name}`" for name in dict.fromkeys(line.table for line in lines))
@@ -97,6 +105,11 @@ def headline(records: Records, lines: Sequence[Line] = LINES) -> str:
 
 def _row(table: str, name: str) -> Row:
     return next(row for row in read_table(table).rows if row.name == name)
+
+
+def _where(evidence: Evidence) -> str:
+    precision = evidence.line.get("hardware", {}).get("auto_precision", "precision not recorded")
+    return f"{evidence.processor or 'not recorded'}, {precision}"
 
 
 def _accuracy(found: Sequence[Evidence]) -> str:

@@ -25,9 +25,8 @@ from longtail.reproduce.accuracy_pages import (
     gamma_table,
     measured,
     norms_table,
-    overview,
+    one_schedule,
     paper_table,
-    short_table,
 )  # fmt: skip
 from longtail.reproduce.do_pages import (
     do_earlier_table,
@@ -43,6 +42,7 @@ from longtail.reproduce.figure import dots_of
 from longtail.reproduce.headline import headline
 from longtail.reproduce.pretrained_pages import pretrained_dots, pretrained_table, tuning_table
 from longtail.reproduce.processes_page import several_processes_table
+from longtail.reproduce.queue import queue_table
 from longtail.reproduce.results import Results
 from longtail.reproduce.speed_pages import (
     compiled_table,
@@ -61,10 +61,12 @@ Drawn = Callable[[Results], tuple[str, list[DotRow]]]  # title and rows of a fig
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "headline": lambda results: headline(results.records),
-    "overview": overview,
+    "queue": queue_table,
+    "overview": lambda results: one_schedule(results, "overview-cifar100"),
     "speed": lambda results: speed_table(results, "speed.jsonl"),
     "compiled": lambda results: compiled_table(results, "speed.jsonl"),
     "decoupling": lambda results: decoupling_table(results, "decoupling-40-epochs.jsonl"),
+    "decoupling-full": lambda results: one_schedule(results, "decoupling-cifar100", "full"),
     "decoupling-norms": lambda results: norms_table(results, "decoupling-norms.jsonl"),
     "features": lambda results: features_table(results, "features.jsonl"),
     "pretrained": lambda results: pretrained_table(results, "pretrained.jsonl", "test"),
@@ -78,17 +80,17 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "method-cost": lambda results: method_cost_table(results, "method-cost.jsonl"),
     "images": lambda results: images_table(results, "images.jsonl"),
     "do-cost": lambda results: do_cost_table(results, "do-cost.jsonl"),
-    "baselines": lambda results: short_table(results, "baselines-cifar100"),
-    "paco-ablation": lambda results: short_table(results, "paco-ablation"),
-    "experts": lambda results: short_table(results, "experts-cifar100"),
+    "baselines": lambda results: one_schedule(results, "baselines-cifar100"),
+    "paco-ablation": lambda results: one_schedule(results, "paco-ablation"),
+    "experts": lambda results: one_schedule(results, "experts-cifar100"),
     "calibration": lambda results: calibration_table(
         results, ("overview-cifar100", "baselines-cifar100", "experts-cifar100")
     ),
     "experts-mixtures": lambda results: mixtures_table(
         results, "experts-mixtures.jsonl", "sade", views="sade"
     ),
-    "reslt-table-9": lambda results: short_table(results, "reslt-table-9"),
-    "reslt-disagreements": lambda results: short_table(results, "reslt-disagreements"),
+    "reslt-table-9": lambda results: one_schedule(results, "reslt-table-9"),
+    "reslt-disagreements": lambda results: one_schedule(results, "reslt-disagreements"),
     "reslt-gamma": lambda results: gamma_table(results, "reslt-gamma.jsonl"),
     "reslt-pooling": lambda results: gamma_table(results, "reslt-pooling.jsonl"),
     "do-ablations": do_earlier_table,
@@ -118,17 +120,19 @@ TABLES: dict[str, Callable[[Results], str]] = {
 }
 
 
-# figures of the short schedule, below docs/figures
-def _short(table: str) -> Drawn:
-    return lambda results: dots_of(read_table(table), "short", results.records)
+# figures of one schedule, below docs/figures
+def _drawn(table: str, profile: str) -> Drawn:
+    return lambda results: dots_of(read_table(table), profile, results.records)
 
 
 FIGURES: dict[str, Drawn] = {
-    "overview": _short("overview-cifar100"),
-    "baselines": _short("baselines-cifar100"),
-    "reslt": _short("reslt-disagreements"),
-    "paco": _short("paco-ablation"),
-    "experts": _short("experts-cifar100"),
+    "full-schedule": _drawn("overview-cifar100", "full"),
+    "do": _drawn("do-table-5", "full"),
+    "overview": _drawn("overview-cifar100", "short"),
+    "baselines": _drawn("baselines-cifar100", "short"),
+    "reslt": _drawn("reslt-disagreements", "short"),
+    "paco": _drawn("paco-ablation", "short"),
+    "experts": _drawn("experts-cifar100", "short"),
     "foundation": lambda results: pretrained_dots(results, "foundation.jsonl"),
 }
 
