@@ -186,10 +186,12 @@ def test_a_record_whose_options_are_no_more_is_shown_as_such(tmp_path):
     assert "| DO † | 53.8 | 30.0 | 40.0 | 30.0 | 20.0 | 1 |" in short
     assert "Measured with an earlier recipe (DO: other options, as at commit 1234567)" in short
     assert "| DO | 53.8 | not measured |" in render(table, "full", records)
+    elsewhere = Records([])  # a folder of one's own
+    assert "| DO | 53.8 | not measured |" in render(table, "short", elsewhere)
     with pytest.raises(
         ConfigError, match=r"There is no record of the checkpoint abc\.\.\. on test"
     ):
-        evidence_of(row, "short", Records([]))
+        elsewhere.of_checkpoints(["abc"])
 
 
 MIXED = """

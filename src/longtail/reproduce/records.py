@@ -90,13 +90,20 @@ class Records:
         Raises:
             ConfigError: If one has no record.
         """
-        return [self._of_checkpoint(begin, split) for begin in checkpoints]
+        found = []
+        for begin in checkpoints:
+            evidence = self.of_checkpoint(begin, split=split)
+            if evidence is None:
+                raise ConfigError(f"There is no record of the checkpoint {begin}... on {split}.")
+            found.append(evidence)
+        return found
 
-    def _of_checkpoint(self, begin: str, split: str) -> Evidence:
+    def of_checkpoint(self, begin: str, *, split: str = "test") -> Evidence | None:
+        """Return the record of the run whose checkpoint's sha256 begins with `begin`, if there is one."""
         for (checkpoint, scored), evidence in self._by_checkpoint.items():
             if checkpoint.startswith(begin) and scored == split:
                 return evidence
-        raise ConfigError(f"There is no record of the checkpoint {begin}... on {split}.")
+        return None
 
     def of(self, config: RunConfig, *, split: str = "test") -> list[Evidence]:
         """Return the newest record of every seed and processor that has the configuration `config`, by seed.

@@ -6,7 +6,6 @@ import shlex
 import statistics
 from collections.abc import Sequence
 
-from longtail.core.errors import ConfigError
 from longtail.core.groups import GROUP_NAMES
 from longtail.evaluation.scores import percent_of_seeds
 from longtail.reproduce.records import Evidence, Records
@@ -99,8 +98,10 @@ def evidence_of(row: Row, profile: str, records: Records) -> tuple[list[Evidence
         return [each for e in found if (each := e.mixed(row.mixture)) is not None], True
     then = None if found else row.earlier_config(profile)
     older = records.of(then) if then is not None else []
-    if not found and row.earlier is not None and profile == "short":
-        older = older or records.of_checkpoints(row.earlier.checkpoints)
+    if not found and not older and row.earlier is not None and profile == "short":
+        # a folder of one's own lacks the records of our earlier runs
+        named = map(records.of_checkpoint, row.earlier.checkpoints)
+        older = [evidence for evidence in named if evidence is not None]
     return (older, False) if older else (found, True)
 
 
@@ -199,10 +200,7 @@ def _other_cells(
     marked: list[Row] = []
     files: list[str] = []
     for row in table.rows:
-        try:
-            found, of_now = evidence_of(row, other, records)
-        except ConfigError:  # a folder of one's own lacks the records of our earlier recipe
-            found, of_now = [], True
+        found, of_now = evidence_of(row, other, records)
         files += [evidence.file for evidence in found]
         of_row = _cells(row, found, OURS[other])
         cells[row.name] = {title: of_row[title] if found else "-" for title in shown}
