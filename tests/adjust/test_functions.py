@@ -139,6 +139,9 @@ def test_prior_shift_is_bayes_rule():
         shift_prior(density, trained, 2 * deployed)
     without = shift_prior(density, trained, torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64))
     assert (without.softmax(1)[:, 2] == 0).all()
+    for unseen in (without, density):  # 0 / 0 would be NaN, and anything / 0 infinite
+        with pytest.raises(DataError, match="trained prior must be above 0"):
+            shift_prior(unseen, torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.5, 0.5, 0.0]))
 
 
 def test_the_prior_of_unlabelled_images_is_found():
@@ -166,6 +169,14 @@ def test_temperature_is_recovered():
     losses = [F.cross_entropy(boastful / t, rare, weight=weight).item() for t in grid]
     best = grid[int(np.argmin(losses))]
     assert fit_temperature(boastful, rare, balanced=True) == pytest.approx(best, rel=0.011)
+
+
+@pytest.mark.parametrize(("rows", "words"), [(0, "there is none"), (3, "a logit is NaN")])
+def test_a_temperature_of_nothing_is_refused(rows, words):
+    # the search would end at some temperature, because all are equally good
+    logits = torch.tensor([[1.0, 0.0], [0.0, torch.nan], [0.0, 1.0]])[:rows]
+    with pytest.raises(DataError, match=words):
+        fit_temperature(logits, torch.tensor([0, 1, 1])[:rows])
 
 
 def test_class_means_do_not_lose_digits_under_autocast():

@@ -1,6 +1,9 @@
 """Class counts, groups, manifests, protocol: the words of the domain."""
 
+from collections import Counter
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -67,6 +70,42 @@ def test_counts_come_in_every_form(form):
     assert counts.imbalance_ratio == 100
     assert counts.tensor().dtype == torch.int64
     assert torch.allclose(counts.prior(torch.float64).log(), counts.log_prior(torch.float64))
+
+
+def test_counts_by_class_must_be_in_the_order_of_the_classes():
+    labels = ["lynx", "fox", "fox", "lynx", "fox"]
+    by_frequency = dict(Counter(labels).most_common())
+    assert ClassCounts(by_frequency, names=("fox", "lynx")).values == (3, 2)
+    assert ClassCounts(pd.Series([0, 0, 1]).value_counts()).values == (2, 1)
+    for wrong, names in (
+        (by_frequency, ()),
+        (by_frequency, ("lynx", "fox")),
+        (pd.Series([0, 1, 1]).value_counts(), ()),  # class 1 comes first
+        (Counter([1, 2, 2]), ()),  # as a sequence, this would be the numbers 1 and 2
+    ):
+        with pytest.raises(DataError, match="in the order of the class numbers"):
+            ClassCounts(wrong, names)
+
+
+@pytest.mark.parametrize("form", [list, np.uint8, torch.tensor])
+def test_labels_are_counted(form):
+    labels = form([2, 0, 2, 1])
+    assert ClassCounts.from_labels(labels, ("a", "b", "c")).values == (1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0.0, 1.9], "float64"),
+        ([0, 2], "there is 2"),
+        ([0, -1], "there is -1"),
+        ([[0], [1]], r"\[2, 1\]"),
+        (["a", "b"], "integers"),
+    ],
+)
+def test_what_is_no_class_number_is_not_counted(labels, words):
+    with pytest.raises(DataError, match=words):
+        ClassCounts.from_labels(np.array(labels), ("a", "b"))
 
 
 @given(many_counts)
@@ -179,6 +218,11 @@ def test_manifest_cannot_be_changed_and_knows_its_content():
 )
 def test_some_of_many_are_counted(part, size, text):
     assert some_of(part, size, "image", "images", "is", "are") == text
+
+
+def test_a_split_has_one_of_three_names():
+    with pytest.raises(DataError, match="A split is train, val or test, but got 'valid'"):
+        manifest().rows("valid")
 
 
 def test_classes_are_matched_by_name():

@@ -16,9 +16,10 @@ from PIL import Image
 
 import longtail
 from longtail import api
-from longtail.core import DataError, OutputError
+from longtail.core import ConfigError, DataError, OutputError
 from longtail.core.names import printable, visible
 from longtail.core.table_cells import csv_text, plain_cell, safe_cell
+from longtail.data.images.decode import image_pixels
 from longtail.export import export_run
 from longtail.prediction import read_predictions, write_predictions
 from longtail.prediction.images import JUDGED, PredictOptions
@@ -159,7 +160,10 @@ def test_images_in_memory_are_predicted_as_their_files(run, images):
     opened = [Image.open(file) for file in files]
     arrays = [np.asarray(Image.open(file)) for file in files]
     mixed = [files[0], opened[1], arrays[2]]
-    for given in (opened, arrays, np.stack(arrays), mixed, [str(f) for f in files]):
+    names = [str(file) for file in files]
+    paths = names, np.array(names), pd.Series(names).to_numpy(object)
+    made = [Image.open(file).convert("RGB") for file in files]  # no longer of a file
+    for given in (opened, made, arrays, np.stack(arrays), mixed, *paths):
         predicted = model.predict(given)
         pd.testing.assert_frame_equal(predicted.drop(columns="path"), expected)
     assert model.predict(mixed).path.tolist() == [str(files[0]), "image 1", "image 2"]
@@ -176,6 +180,33 @@ def test_images_in_memory_are_predicted_as_their_files(run, images):
     assert turned.class_1[0] == expected.class_1[0]
 
 
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_images_made_in_memory_have_the_colours_that_pillow_gives_them(mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    made = Image.fromarray(pixels).convert(mode)
+    seen, _ = image_pixels(made, None)
+    np.testing.assert_array_equal(seen.permute(1, 2, 0), np.asarray(made.convert("RGB")))
+    deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    np.testing.assert_array_equal(image_pixels(deep, None)[0][1], pixels[..., 0])
+
+
+def test_what_a_prediction_cannot_do_is_refused(run, images):
+    model = api.load(run, device="cpu")
+    for name in ("top", "batch_size", "workers"):
+        with pytest.raises(ConfigError, match=f"{name} must be at least 1, but got 0"):
+            PredictOptions(**{name: 0})
+    size = len(model.metadata.classes)
+    for wrong in ([1.0, -0.5] + [0.0] * (size - 2), [0.0] * size, [np.nan] * size):
+        with pytest.raises(DataError, match="deployed prior must hold a share of at least 0"):
+            model.predict(images / "p0.png", PredictOptions(prior=torch.tensor(wrong)))
+    shares = np.arange(1.0, size + 1)
+    one, other = (
+        model.predict(images / "p0.png", PredictOptions(prior=prior))
+        for prior in (torch.tensor(shares), shares)
+    )
+    pd.testing.assert_frame_equal(one, other)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -184,6 +215,7 @@ def test_images_in_memory_are_predicted_as_their_files(run, images):
         (np.zeros((8, 9, 4), np.uint8), "is not an image"),
         (np.zeros((0, 9, 3), np.uint8), "is not an image"),
         ([torch.zeros(3, 8, 8)], "not Tensor"),
+        (pd.DataFrame({"path": ["a.png"]}), "column of a data frame that holds the paths"),
     ],
 )
 def test_arrays_that_are_no_images_are_refused(given, words):

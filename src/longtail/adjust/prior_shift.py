@@ -45,17 +45,22 @@ def shift_prior(logits: Tensor, trained: Tensor, deployed: Tensor) -> Tensor:
 
     Args:
         logits: [B, C].
-        trained: Prior that the logits assume, [C]: the training prior, or 1 / C for a model that
+        trained: Prior that the logits assume, [C], positive: the training prior, or 1 / C for a model that
             training or adjustment has balanced.
         deployed: Prior to be right for, [C]; zeros rule a class out.
 
     Raises:
-        DataError: If a prior is no distribution over the C classes.
+        DataError: If a prior is no distribution over the C classes, or the trained one holds a zero.
     """
     for name, prior in (("trained", trained), ("deployed", deployed)):
         _same_classes(logits, len(prior))
         if (prior < 0).any() or not torch.isclose(prior.sum(), prior.new_ones(()), atol=1e-4):
             raise DataError(f"The {name} prior must be at least 0 and sum to 1.")
+    if (trained == 0).any():
+        raise DataError(
+            "The trained prior must be above 0 for every class: a class that the model never saw has no "
+            "logit that could be shifted."
+        )
     z = at_least_float32(logits)
     return z + (deployed.to(z) / trained.to(z)).log()
 
@@ -70,7 +75,7 @@ def deployment_shift(assumed: Tensor, deployed: Tensor) -> Tensor:
         deployed: Class distribution in use, [C]; any positive factor is divided out. See `in_use`.
 
     Raises:
-        DataError: If the two have other numbers of classes.
+        DataError: If the two have other numbers of classes, or `deployed` is no distribution.
     """
     if len(deployed) != len(assumed):
         raise DataError(f"The prior has {len(deployed)} entries for {len(assumed)} classes.")
@@ -82,8 +87,17 @@ def in_use(deployed: Tensor) -> Tensor:
     """Return the distribution that `deployment_shift` leads to, float64 [C]: no share is quite 0.
 
     Infinities of classes that are ruled out would break averages downstream.
+
+    Raises:
+        DataError: If a share is negative, infinite or NaN, or all of them are 0.
     """
-    wanted = deployed.double().clamp_min(SMALLEST)
+    shares = deployed.double()
+    if not (shares.isfinite() & (shares >= 0)).all() or not (shares > 0).any():
+        raise DataError(
+            "The deployed prior must hold a share of at least 0 for every class, not all of them 0, but got "
+            f"{[round(share, 6) for share in shares.tolist()[:20]]}."
+        )
+    wanted = shares.clamp_min(SMALLEST)
     return wanted / wanted.sum()
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longtail.core.errors import DataError
+
 LIMITS = (math.log(0.01), math.log(100.0))
 
 
@@ -20,8 +22,15 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, balanced: bool = False) -
         balanced: Whether every class that occurs counts alike, instead of every image.
 
     Returns:
-        T in 0.01..100; above 1 the model was too confident.
+        T in 0.01..100; above 1 the model was too confident. Where every image is classified correctly, no
+        temperature is too low, so a very low one is found, which says nothing of other images.
+
+    Raises:
+        DataError: If there is no image, or a logit is NaN: every temperature would fit equally well.
     """
+    if len(logits) == 0 or logits.isnan().any():
+        what = "a logit is NaN" if len(logits) else "there is none"
+        raise DataError(f"A temperature is fitted to the logits of held-out images, but {what}.")
     from scipy.optimize import minimize_scalar  # takes seconds to import
 
     z = logits.double()

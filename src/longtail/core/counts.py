@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,14 @@ class ClassCounts:
     """Training images per class. The order of the classes carries no meaning.
 
     Args:
-        counts: One positive integer per class: a sequence, an array or a tensor of shape [C].
+        counts: One positive integer per class, in the order of the class numbers: a sequence, an array or a
+            tensor of shape [C]; or what holds them by class (a dictionary, pandas' Series) in this order.
         names: C distinct class names; the class numbers as text if not given.
 
     Raises:
         DataError: If there is no class, a count is zero, negative or not an integer (the message
-            names the classes and says what to do), or the names do not fit.
+            names the classes and says what to do), the names do not fit, or counts by class are not in the
+            order of the class numbers or names.
 
     Example:
         >>> counts = ClassCounts([100, 10, 1], names=("cat", "lynx", "snow leopard"))
@@ -36,12 +38,17 @@ class ClassCounts:
     names: tuple[str, ...]
 
     def __init__(
-        self, counts: Sequence[int] | np.ndarray[Any, Any] | Tensor, names: Iterable[str] = ()
+        self,
+        counts: Sequence[int] | Mapping[Any, int] | np.ndarray[Any, Any] | Tensor,
+        names: Iterable[str] = (),
     ) -> None:
+        names = tuple(names)
+        if isinstance(counts, Mapping) or hasattr(counts, "items"):  # pandas' Series is no Mapping
+            counts = _in_order([*counts.items()], names)
         raw = counts.tolist() if isinstance(counts, Tensor | np.ndarray) else list(counts)
         if not raw:
             raise DataError("Class counts must contain at least one class, but there is none.")
-        labels = tuple(names) or tuple(str(index) for index in range(len(raw)))
+        labels = names or tuple(str(index) for index in range(len(raw)))
         if len(labels) != len(raw):
             raise DataError(f"There are {len(raw)} class counts but {len(labels)} class names.")
         if len(set(labels)) != len(labels):
@@ -54,9 +61,19 @@ class ClassCounts:
     def from_labels(
         cls, labels: np.ndarray[Any, Any] | Tensor, names: Sequence[str]
     ) -> ClassCounts:
-        """Count labels `[N]` (integers in 0..C-1) for the classes `names` (C of them)."""
-        counted = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(names))
-        return cls(counted, names)
+        """Count labels `[N]` (integers in 0..C-1) for the classes `names` (C of them).
+
+        Raises:
+            DataError: If a label is no such number, or a class has none.
+        """
+        found = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+        whole = found.ndim == 1 and (np.issubdtype(found.dtype, np.integer) or not found.size)
+        if not whole or (wrong := found[(found < 0) | (found >= len(names))]).size:
+            what = f"there is {wrong[0]}" if whole else f"got {found.dtype} {list(found.shape)}"
+            raise DataError(
+                f"Labels must be class numbers in 0 ... {len(names) - 1}, integers [N], but {what}."
+            )
+        return cls(np.bincount(found.astype(np.int64), minlength=len(names)), names)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -91,6 +108,22 @@ class ClassCounts:
         The tie rule makes everything that uses ranks independent of the order of the classes.
         """
         return tuple(sorted(range(len(self)), key=lambda c: (-self.values[c], self.names[c])))
+
+
+def _in_order(counts: Sequence[tuple[Any, int]], names: tuple[str, ...]) -> list[int]:
+    """Return counts held by class as a list, if they are in the order of the class numbers or names.
+
+    A count of values (`Counter`, `value_counts()`) puts the most frequent class first, wherever that is among
+    the class numbers of the labels.
+    """
+    classes = tuple(name for name, _ in counts)
+    if classes != tuple(range(len(classes))) and classes != names:
+        shown = _listing([repr(name) for name in classes], 4)
+        raise DataError(
+            "Counts by class must be in the order of the class numbers that the labels use, but their keys "
+            f"are {shown}. Pass a list, [counts[name] for name in names] with names=names."
+        )
+    return [value for _, value in counts]
 
 
 def _checked(raw: list[Any], names: tuple[str, ...]) -> tuple[int, ...]:

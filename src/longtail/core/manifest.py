@@ -67,11 +67,11 @@ class Manifest:
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the positions of `split` in this manifest, ascending."""
-        return np.flatnonzero(self.splits == SPLITS.index(split))
+        return np.flatnonzero(self.splits == _number_of(split))
 
     def has(self, split: str) -> bool:
         """Say whether `split` holds at least one image."""
-        return bool((self.splits == SPLITS.index(split)).any())
+        return bool((self.splits == _number_of(split)).any())
 
     def histogram(self, split: str) -> NDArray[np.int64]:
         """Return images per class in `split`, int64 [C]; zeros are possible."""
@@ -131,3 +131,9 @@ class Manifest:
             )
         digest.update("\0".join(self.paths).encode())
         return digest.hexdigest()
+
+
+def _number_of(split: str) -> int:
+    if split not in SPLITS:
+        raise DataError(f"A split is {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, but got {split!r}.")
+    return SPLITS.index(split)

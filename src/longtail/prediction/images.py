@@ -47,12 +47,16 @@ class PredictOptions:
 
     Attributes:
         top: Number of classes per image.
-        prior: Class distribution in use, [C]; None keeps what the model assumes.
+        prior: Class distribution in use, [C], in the order of the model's classes; None keeps what the model
+            assumes.
         assumed: Class distribution that the model's scores assume, [C], where its metadata does not say.
         mirror: Whether to average the probabilities of an image and its mirror image.
         crops: Parts of the image whose logits are averaged, see `longtail.prediction.views`.
         batch_size: Images at once; the predictions do not depend on it.
         workers: Decoding threads.
+
+    Raises:
+        ConfigError: If one of the three numbers is below 1.
     """
 
     top: int = 5
@@ -62,6 +66,11 @@ class PredictOptions:
     crops: Crops | None = None
     batch_size: int = 64
     workers: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("top", "batch_size", "workers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, but got {getattr(self, name)}.")
 
 
 def predict_images(
@@ -192,7 +201,8 @@ def _log_shift(metadata: CheckpointMetadata, options: PredictOptions) -> Tensor 
     assumed = metadata.prior() if options.assumed is None else options.assumed
     if assumed is None:
         raise ConfigError(unknown_prior(metadata.corrections))
-    return deployment_shift(assumed, options.prior).float()
+    prior = torch.as_tensor(options.prior)  # a list or an array is as good
+    return deployment_shift(torch.as_tensor(assumed), prior).float()
 
 
 def _probabilities(

@@ -66,6 +66,12 @@ def collect(sources: ImageSource | Sequence[ImageSource]) -> ImageInputs:
     Raises:
         DataError: If a folder holds no image, a table no column `path`, or an array is no image.
     """
+    if (
+        isinstance(sources, np.ndarray) and sources.dtype.kind in "UO"
+    ):  # of paths, as pandas gives them
+        sources = sources.tolist()
+    if hasattr(sources, "columns"):  # a data frame, which yields the names of its columns
+        raise DataError("Give the column of a data frame that holds the paths: frame['path'].")
     one = isinstance(sources, Path | str | Image.Image | np.ndarray)
     given = [sources] if one or not isinstance(sources, Iterable) else sources
     items: list[Path | Image.Image | NDArray[Any]] = []

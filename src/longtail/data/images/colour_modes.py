@@ -163,9 +163,10 @@ def _extra_bands(tags: dict[int, tuple[Any, ...]]) -> tuple[Any, ...]:
 
 def _raw_mode(image: Image.Image) -> str:
     """Return how the decoder is told to read the pixels, for example `RGB;16B`; empty if unknown."""
-    if not image.tile:  # type: ignore[attr-defined]
+    tiles: Any = getattr(image, "tile", None)  # an image that was made in memory has none
+    if not tiles:
         return ""
-    arguments = image.tile[0][3]  # type: ignore[attr-defined]
+    arguments = tiles[0][3]
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
 
