@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtail.core import ClassCounts
+from longtail.core import ClassCounts, DataError
 from longtail.data.splits.long_tail import profile_counts
 from longtail.losses import (
     LADE,
@@ -17,10 +17,12 @@ from longtail.losses import (
     CrossEntropy,
     Focal,
     GaussianClouded,
+    InverseSoftmax,
     LogitAdjusted,
     SigmoidFocal,
     SoftmaxBinary,
     SoftmaxEqualization,
+    VectorScaling,
     balanced_softmax,
     class_weights,
     cloud_sizes,
@@ -291,6 +293,42 @@ def test_modules_are_finite_in_half_precision_and_keep_gradients(module):
     assert torch.isfinite(loss)
     loss.backward()
     assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        CrossEntropy(0.1),
+        Focal(2.0),
+        SigmoidFocal(1.0),
+        SoftmaxBinary(),
+        LogitAdjusted(COUNTS),
+        LDAM(COUNTS),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(module):
+    # gather would take the first rows and leave the others out: two views of each image, one label
+    with pytest.raises(DataError, match=r"logits have shape \[6, 3\] and the labels \[3\]"):
+        module(torch.zeros(6, 3), Y)
+    with pytest.raises(DataError, match=r"the labels \[3, 1\]"):
+        module(torch.zeros(3, 3), Y[:, None])
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("kind", [LogitAdjusted, LDAM, LADE, VectorScaling, InverseSoftmax])
+def test_a_loss_of_other_classes_than_the_logits_is_refused(kind, width):
+    # one logit would be broadcast to all three classes, and a margin of a fourth class never be used
+    labels = torch.zeros(2, dtype=torch.int64)
+    with pytest.raises((DataError, RuntimeError), match=rf"\b{width}\b"):
+        kind(COUNTS)(torch.zeros(2, width), labels)
+
+
+def test_one_logit_is_not_broadcast_to_all_classes():
+    labels, one, each = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 1), torch.zeros(2, 3)
+    with pytest.raises(DataError, match="knows 3 classes, but the logits are of 1"):
+        gaussian_clouded(one, labels, each, torch.ones(3))
+    with pytest.raises(DataError, match="knows 3 classes, but the logits are of 1"):
+        softmax_equalization(one, labels, each.bool())
 
 
 def test_module_forms_equal_functions():

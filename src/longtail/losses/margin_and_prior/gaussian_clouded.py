@@ -13,7 +13,11 @@ from torch import Tensor
 
 from longtail.core.counts import ClassCounts
 from longtail.core.precision import at_least_float32
-from longtail.losses.softmax.adjusted_softmax import LabelLoss, adjusted_cross_entropy
+from longtail.losses.softmax.adjusted_softmax import (
+    LabelLoss,
+    adjusted_cross_entropy,
+    check_fit,
+)
 
 
 def cloud_sizes(counts: ClassCounts) -> Tensor:
@@ -38,6 +42,7 @@ def gaussian_clouded(
         spread: s sigma delta, [C].
         margin: s m.
     """
+    check_fit(logits, labels, spread)
     z = at_least_float32(logits)
     z = z - noise.to(z) * spread.to(z)
     margins = torch.full_like(z[0], margin) if margin else None  # [C]

@@ -13,7 +13,11 @@ from torch import Tensor
 
 from longtail.core.counts import ClassCounts
 from longtail.core.precision import at_least_float32
-from longtail.losses.softmax.adjusted_softmax import LabelLoss, adjusted_cross_entropy
+from longtail.losses.softmax.adjusted_softmax import (
+    LabelLoss,
+    adjusted_cross_entropy,
+    check_fit,
+)
 
 
 def class_temperatures(counts: ClassCounts, gamma: float) -> Tensor:
@@ -34,6 +38,7 @@ def vector_scaling(
         log_prior: `ClassCounts.log_prior()`, [C].
         tau: Strength of the offset.
     """
+    check_fit(logits, labels, temperatures)
     z = at_least_float32(logits)
     return adjusted_cross_entropy(z / temperatures.to(z), labels, bias=tau * log_prior)
 

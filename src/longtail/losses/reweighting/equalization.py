@@ -13,7 +13,11 @@ from torch import Tensor
 
 from longtail.core.counts import ClassCounts
 from longtail.core.precision import at_least_float32
-from longtail.losses.softmax.adjusted_softmax import LabelLoss, adjusted_cross_entropy
+from longtail.losses.softmax.adjusted_softmax import (
+    LabelLoss,
+    adjusted_cross_entropy,
+    check_fit,
+)
 
 
 def softmax_equalization(logits: Tensor, labels: Tensor, spared: Tensor) -> Tensor:
@@ -26,6 +30,7 @@ def softmax_equalization(logits: Tensor, labels: Tensor, spared: Tensor) -> Tens
         labels: int64 [B].
         spared: Where w is 0, bool [B, C]; an image's own class always counts.
     """
+    check_fit(logits, labels, spared)
     own = torch.zeros_like(spared).scatter(1, labels[:, None], True)
     z = at_least_float32(logits).masked_fill(spared & ~own, -torch.inf)
     return adjusted_cross_entropy(z, labels)

@@ -18,6 +18,7 @@ from longtail.losses.softmax.adjusted_softmax import (
     LabelLoss,
     Reduction,
     adjusted_cross_entropy,
+    check_fit,
     reduce,
 )
 
@@ -49,6 +50,7 @@ def sigmoid_focal(
     the weight of its label. A classifier trained with it should start at the bias
     `rare_positive_bias(C)`: at zero the first loss is C log 2 and training diverges.
     """
+    check_fit(logits, labels)
     z = at_least_float32(logits)
     sign = 2 * F.one_hot(labels, z.shape[1]).to(z.dtype) - 1  # +1 at the label, else -1
     log_pt = F.logsigmoid(sign * z)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from longtail.core import distributed
+from longtail.core.errors import DataError
 from longtail.core.precision import at_least_float32
 
 Reduction = Literal["none", "mean", "weighted-mean"]
@@ -41,7 +42,12 @@ def adjusted_cross_entropy(
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1), or that of
             each class, [C].
         focal_gamma: Exponent of the focal factor, at least 0.
+
+    Raises:
+        DataError: If logits, labels and what is given for each class do not fit each other.
     """
+    smoothing = label_smoothing if isinstance(label_smoothing, Tensor) else None
+    check_fit(logits, labels, bias, margin, smoothing)
     z = at_least_float32(logits)
     if margin is not None:
         penalty = margin.to(z.dtype)[labels]  # [B]
@@ -59,6 +65,30 @@ def adjusted_cross_entropy(
         # 1 - exp(log p) loses everything near p = 1; expm1 does not
         loss = (-torch.expm1(log_p_label)).clamp_min(0) ** focal_gamma * loss
     return loss
+
+
+def check_fit(logits: Tensor, labels: Tensor, *by_class: Tensor | None) -> None:
+    """Refuse shapes that broadcasting and `gather` accept, as a loss of other images or classes.
+
+    Args:
+        logits: [B, C].
+        labels: [B].
+        by_class: What there is one of for each class, [C] (or None).
+
+    Raises:
+        DataError: If logits, labels or one of the others do not fit.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise DataError(
+            "A loss needs logits [B, C] and one class number for each image, [B], but the logits have shape "
+            f"{list(logits.shape)} and the labels {list(labels.shape)}."
+        )
+    for values in by_class:
+        if values is not None and values.shape[-1] != logits.shape[1]:
+            raise DataError(
+                f"The loss knows {values.shape[-1]} classes, but the logits are of {logits.shape[1]}: "
+                "count the images of exactly the classes that the model has."
+            )
 
 
 def reduce(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from longtail.core.precision import at_least_float32
-from longtail.losses.softmax.adjusted_softmax import LabelLoss, Reduction
+from longtail.losses.softmax.adjusted_softmax import LabelLoss, Reduction, check_fit
 
 SMALLEST_LOG = -100.0  # as torch.nn.functional.binary_cross_entropy cuts it
 LOWEST = -1e4  # as good as none, and with a gradient that is a number
@@ -20,6 +20,7 @@ LOWEST = -1e4  # as good as none, and with a gradient that is a number
 
 def softmax_binary(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the loss of each image, [B], for logits [B, C] and labels int64 [B]."""
+    check_fit(logits, labels)
     z = at_least_float32(logits)
     log_sum = z.logsumexp(dim=1, keepdim=True)
     log_p = z - log_sum
