@@ -61,6 +61,20 @@ def test_reversed_and_effective_number():
     assert (p[0], p[-1]) == (pytest.approx(0.0102, abs=1e-4), pytest.approx(0.0099, abs=1e-4))
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "weights", "weights": (1, 2)}, "for each of the 3 classes"),
+        ({"name": "weights", "weights": (1, -2, 4)}, "none below 0"),
+        ({"name": "weights", "weights": (0, 0, 0)}, "not all of them 0"),
+        ({"name": "effective-number", "beta": 1.0}, r"beta must be in \[0, 1\)"),
+    ],
+)
+def test_what_gives_no_probability_is_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        class_probability(Sampling(**options), ClassCounts([100, 10, 1]))
+
+
 def test_deferred_sampling_is_instance_balanced_before_the_switch():
     deferred = Sampling(name="effective-number", switch_epoch=160)
     np.testing.assert_allclose(

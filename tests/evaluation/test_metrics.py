@@ -57,6 +57,30 @@ def test_confusion_and_accuracies_equal_scikit_learn(problem):
     assert macro_accuracy(confusion, nothing) is None
 
 
+@pytest.mark.parametrize("width", [np.uint8, np.int16, np.int64, np.float64])
+def test_confusion_of_labels_in_narrow_integers(width):
+    # 20 * 100 + 30 does not fit into 8 bits, 199 * 200 not into 16
+    labels, predicted = np.array([20, 199, 199, 3]), np.array([30, 199, 0, 3])
+    confusion = confusion_matrix(labels.astype(width), predicted.astype(width), 200)
+    pairs = [*zip(*np.nonzero(confusion), strict=True)]
+    assert pairs == [(3, 3), (20, 30), (199, 0), (199, 199)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted", "words"),
+    [
+        ([0, 0], [0, 3], "Every prediction .* in 0 ... 2, but there is 3"),
+        ([0, -100], [0, 1], "Every label .* there is -100"),
+        ([0, 0.5], [0, 1], r"Every label .* there is 0\.5"),
+        ([0, np.nan], [0, 1], "Every label .* there is nan"),
+        ([1], [0, 1], "There are 1 labels but 2 predictions"),
+    ],
+)
+def test_what_is_no_class_is_not_counted_as_another(labels, predicted, words):
+    with pytest.raises(DataError, match=words):
+        confusion_matrix(np.array(labels), np.array(predicted), 3)
+
+
 def test_all_is_the_weighted_mean_of_the_groups_on_a_balanced_set():
     # Decoupling u0.5
     counts = ClassCounts(profile_counts("exponential", 100, 500, 100))

@@ -106,7 +106,9 @@ def test_a_sampler_is_a_weight_per_class(tmp_path):
     assert p == pytest.approx([3 / 6, 2 / 6, 1 / 6])
     assert len(plugins_of(config.method)) == 1
     load_plugin(file_of(tmp_path, SAMPLER.replace("n ** (1 / 3)", "-n")))
-    with pytest.raises(ConfigError, match=r"none below 0.*returned \[-27\.0, -8\.0, -1\.0\]"):
+    with pytest.raises(
+        ConfigError, match=r"cube-root returns.*none below 0.*got \[-27\.0, -8\.0, -1\.0\]"
+    ):
         class_probability(Sampling(name="cube-root"), ClassCounts([27, 8, 1]))
 
 

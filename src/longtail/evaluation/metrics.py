@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from longtail.core.errors import DataError
+
 CALIBRATION_BINS = 15
 LEAST_SEEDS = 3  # of which an interval, or "better", is said
 
@@ -13,8 +15,24 @@ LEAST_SEEDS = 3  # of which an interval, or "better", is said
 def confusion_matrix(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
 ) -> NDArray[np.int64]:
-    """Return the number of images by (label, prediction), int64 [C, C]."""
-    pairs = labels * num_classes + predicted
+    """Return the number of images by (label, prediction), int64 [C, C].
+
+    Raises:
+        DataError: If labels and predictions are not as many, or not all class numbers in 0 ... C - 1.
+    """
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    if labels.shape != predicted.shape:
+        raise DataError(f"There are {labels.size} labels but {predicted.size} predictions.")
+    for name, numbers in (("label", labels), ("prediction", predicted)):
+        # another number would be counted as a pair of two other classes
+        fine = (numbers >= 0) & (numbers < num_classes) & (numbers == np.floor(numbers))
+        if not fine.all():
+            raise DataError(
+                f"Every {name} must be a class number in 0 ... {num_classes - 1}, but there is "
+                f"{numbers[~fine][0]}."
+            )
+    # a pair does not fit into the narrow integers in which labels are often stored
+    pairs = labels.astype(np.int64) * num_classes + predicted.astype(np.int64)
     counted = np.bincount(pairs, minlength=num_classes**2)
     return counted.reshape(num_classes, num_classes)
 

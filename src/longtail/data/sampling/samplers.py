@@ -21,7 +21,7 @@ import difflib
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from longtail.core import distributed
 from longtail.core.counts import ClassCounts
@@ -49,7 +49,8 @@ def class_probability(
         epochs: Epochs of the stage.
 
     Raises:
-        ConfigError: If there is no such sampler, or one of a plug-in returns what are no weights.
+        ConfigError: If there is no such sampler, or the weights given, or returned by that of a plug-in, are
+            not one for each class, none below 0 and some above.
     """
     n = np.array(counts.values, dtype=np.float64)
     name = sampling.name
@@ -60,12 +61,15 @@ def class_probability(
         mixed: NDArray[np.float64] = (1 - share) * n / n.sum() + share / len(n)
         return mixed
     if name == "weights":
-        weight = np.array(sampling.weights, dtype=np.float64)
+        weight = _weights_of(sampling.weights, "Sampling.weights", counts)
     elif name == "effective-number":
+        if not 0 <= sampling.beta < 1:
+            raise ConfigError(f"Sampling.beta must be in [0, 1), but got {sampling.beta}.")
         # a class is drawn with the total weight of its images, each of them 1 / E(n)
         weight = n * (1 - sampling.beta) / (1 - sampling.beta**n)
     elif name in SAMPLERS:
-        weight = _weights_of_plugin(name, counts, epoch, epochs)
+        returned = SAMPLERS[name](counts, epoch, epochs)
+        weight = _weights_of(returned, f"What the sampler {name} returns", counts)
     elif name in EXPONENTS:
         weight = n ** EXPONENTS[name]
     else:
@@ -77,15 +81,13 @@ def class_probability(
     return normalised
 
 
-def _weights_of_plugin(
-    name: str, counts: ClassCounts, epoch: int, epochs: int
-) -> NDArray[np.float64]:
-    weight = np.asarray(SAMPLERS[name](counts, epoch, epochs), dtype=np.float64)
+def _weights_of(given: ArrayLike, what: str, counts: ClassCounts) -> NDArray[np.float64]:
+    weight = np.asarray(given, dtype=np.float64)
     fine = weight.shape == (len(counts),) and np.isfinite(weight).all() and (weight >= 0).all()
     if not fine or weight.sum() == 0:
         raise ConfigError(
-            f"The sampler {name} must return a weight for each of the {len(counts)} classes, none below 0 "
-            f"and not all of them 0, but it returned {weight.tolist()}."
+            f"{what} must be a weight for each of the {len(counts)} classes, none below 0 and not all of "
+            f"them 0, but got {weight.tolist()}."
         )
     return weight
 
