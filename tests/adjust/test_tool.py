@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -136,6 +137,21 @@ def test_a_temperature_changes_no_prediction_but_the_confidence():
     balanced = adjust(known, "balanced-temperature").corrected.facts["strength"]
     # val has every class equally often, so both weightings are the same
     assert balanced == pytest.approx(done.corrected.facts["strength"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["temperature", "balanced-temperature"])
+def test_a_val_without_mistakes_shows_no_temperature(name):
+    known = evidence()
+    val = known.outputs("val")
+    right = known.logits("val").argmax(1) == val.labels
+    assert 0 < right.sum() < len(right)
+    easy = replace(val, labels=val.labels[right], features=val.features[right])
+    known = replace(known, splits={**known.splits, "val": easy})
+    done = adjust(known, name)
+    # the likelihood rises for ever as the temperature falls
+    assert done.corrected.facts["strength"] < 0.2
+    assert "no prediction on val is wrong" in done.harm
+    assert adjust(known, name, Request(strength=0.9)).harm is None
 
 
 def test_a_known_prior_and_an_estimated_one():

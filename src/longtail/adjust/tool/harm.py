@@ -5,6 +5,7 @@ Never on test, which selects nothing. Where there is no val split, nothing is ju
     tau, logit-adjust, ncm, lws, crt    class-averaged accuracy, pair by pair, must rise
     temperature                         negative log-likelihood must fall, and the calibration error not rise
     balanced-temperature                negative log-likelihood of classes alike must fall
+    both, chosen on val                 val must hold a mistake: without one, no temperature is too low
     prior, given                        negative log-likelihood must fall if val is weighted to that prior
     prior, estimated                    the same way of estimating must find the shares of val better than the
                                         assumed prior does
@@ -22,6 +23,7 @@ from longtail.adjust.tool.evidence import Evidence
 from longtail.evaluation.metrics import calibration_error, softmax
 
 UNMOVED = 1e-6  # of logits
+TEMPERATURES = ("temperature", "balanced-temperature")
 ACCURACY = ("tau", "logit-adjust", "ncm", "lws", "crt")
 
 
@@ -53,6 +55,12 @@ def why_it_does_not_help(evidence: Evidence, name: str, corrected: Corrected) ->
         return None
     if name == "prior" and corrected.transductive:
         return _misjudges(evidence, labels)
+    fitted = name in TEMPERATURES and corrected.facts.get("chosen_on") == "val"
+    if fitted and bool((before.argmax(dim=1) == labels).all()):
+        return (
+            "no prediction on val is wrong, so val cannot show how sure the model may be: the lower the "
+            "temperature, the better it looks"
+        )
     weights = torch.ones(before.shape[1])
     if name in ("balanced-temperature", "prior"):
         present = torch.bincount(labels, minlength=before.shape[1])
