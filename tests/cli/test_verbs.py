@@ -312,6 +312,16 @@ def test_large_images_are_trained_from_files(longtail, tmp_path):
     np.testing.assert_array_equal(one.logits, other.logits)
 
 
+def test_inspect_says_that_nothing_can_be_scored(longtail, tmp_path):
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        (tmp_path / "set" / str(number)).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "set" / str(number) / "only.png")
+    status, out, _ = longtail("data", "inspect", "set")
+    assert status == 0
+    assert "no class has enough images to put one into test, so no accuracy can be measured" in out
+
+
 def test_inspect(longtail, image_folder, tmp_path):
     shutil.copy(image_folder / "ant" / "00.png", image_folder / "bee" / "twin.png")
     status, out, _ = longtail("data", "inspect", image_folder, "--out", "found")

@@ -68,6 +68,28 @@ def test_a_split_under_another_title_is_refused(root, title):
         read_table(table(root, rows))
 
 
+@pytest.mark.parametrize("title", ["is_test", "IsValid", "is validation", "is-train"])
+def test_a_column_of_yes_and_no_is_perhaps_a_split(root, title):
+    flags = [True, False] * 3 + [False]
+    wanted = rf"has no column split, but '{title}' looks like one"
+    rows = [["path", "label", title], *([*r, str(f)] for r, f in zip(ROWS, flags, strict=True))]
+    with pytest.raises(DataError, match=wanted):
+        read_table(table(root, rows))
+    with pytest.raises(DataError, match=wanted):
+        read_table(parquet(root, label=[label for _, label in ROWS], **{title: flags}))
+
+
+def test_labels_that_are_perhaps_none_are_told(root):
+    labels = ["fox", "fox", "lynx", "fox| lynx", "lynx|fox", "fox|bear", "nan"]
+    rows = [["path", "label"], *([p, label] for p, label in zip(PATHS, labels, strict=True))]
+    joined, missing = read_table(table(root, rows)).notes
+    assert joined.startswith("2 images have labels made of the names of other classes (fox| lynx, ")
+    assert missing.startswith("The class nan (1 image) looks like a cell without a label.")
+    # a name with a comma is a name
+    rows = [["path", "label"], *([p, "fox;red" if i % 2 else "fox"] for i, p in enumerate(PATHS))]
+    assert read_table(table(root, rows)).notes == ()
+
+
 @pytest.mark.parametrize("values", [["1", "2"] * 3 + ["1"], ["train"] * 7, [""] * 7])
 def test_other_columns_are_nobodys_split(root, values):
     rows = [["path", "label", "fold"], *([*row, v] for row, v in zip(ROWS, values, strict=True))]
@@ -246,6 +268,10 @@ def test_files_that_are_elsewhere_are_looked_for(root, monkeypatch):
         read_table(
             table(root, [["path", "label"], *([p.removesuffix(".png"), c] for p, c in ROWS)])
         )
+    capitals = [["path", "label"], *([f"{p[:-4]}.PNG", c] for p, c in ROWS)]
+    if not (root / capitals[1][0]).exists():  # some disks do not tell capitals apart
+        with pytest.raises(DataError, match=r"exist in other capitals: write img/fox/0\.png\.$"):
+            read_table(table(root, capitals))
     # some that are missing are damaged files, as in a folder
     (root / PATHS[0]).unlink()
     assert len(read_table(path, root=root).manifest) == 7

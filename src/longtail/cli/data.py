@@ -285,6 +285,8 @@ def _print(found: Inspection, *, drawn: bool) -> None:
     say(f"imbalance ratio (largest over smallest class in train): {found.imbalance_ratio:.1f}")
     say(f"groups: {found.groups[0]}")
     _print_counts(found)
+    if drawn and not found.sizes["test"]:
+        say("no class has enough images to put one into test, so no accuracy can be measured there")
     few = [f"{shown(name)} ({size})" for name, size in found.few_to_judge(LEAST_IMAGES)]
     if few:
         more = f" and {len(few) - MOST_SHOWN:,} more" if len(few) > MOST_SHOWN else ""

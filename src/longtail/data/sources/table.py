@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from longtail.core.errors import DataError
-from longtail.core.names import clean_name, printable, same_to_people, shown
+from longtail.core.names import clean_name, printable, same_to_people, shown, some
+from longtail.core.words import counted
 from longtail.data.images.decode import IMAGE_SUFFIXES
 from longtail.data.sources.file_set import SPLIT_NAMES, FileSet, OnSimilarNames, file_set
 from longtail.data.sources.table_files import (
@@ -24,6 +26,10 @@ from longtail.data.sources.table_paths import find_listed, is_there
 
 Cells = tuple[str, str, str]  # path, label, split
 MOST_SPLITS = 5  # different words in a column that may be a split
+IS_SPLIT = re.compile(rf"is[\s_.-]*({'|'.join(SPLIT_NAMES)})")  # titles of columns of yes and no
+SEVERAL_LABELS = "|;,"  # signs between labels of one image
+# how programs write that there is no label
+NO_LABEL = ("nan", "none", "null", "nat", "n/a", "<na>", "#n/a")
 
 
 def read_table(
@@ -60,14 +66,16 @@ def read_table(
         # whole numbers that another program has made fractions of
         rows = [(file, label.partition(".")[0], split) for file, label, split in rows]
     files = find_listed(table, [file for file, _, _ in rows], root, kept=kept)
+    read = [
+        (printable(file), clean_name(label), SPLIT_NAMES[split.lower()])
+        for file, (_, label, split) in zip(files, rows, strict=True)
+    ]
     return file_set(
         root,
         printable(path.stem),
-        [
-            (printable(file), clean_name(label), SPLIT_NAMES[split.lower()])
-            for file, (_, label, split) in zip(files, rows, strict=True)
-        ],
+        read,
         similar_names=similar_names,
+        notes=_doubts(Counter(label for _, label, _ in read)),
         for_training=for_training,
         numbers=table.numbers,
     )
@@ -86,6 +94,29 @@ def _faults(table: Table, rows: Sequence[Cells]) -> Iterator[Fault]:
             yield Fault(number, what)
         elif printable(label) != label:
             yield Fault(number, f"the label {shown(label)} is not UTF-8", IN_UTF8)
+
+
+def _doubts(images: Counter[str]) -> Iterator[str]:
+    """Say which classes are perhaps none, of the images of each class."""
+    joined = [
+        label
+        for label in images
+        for sign in SEVERAL_LABELS
+        if sign in label and all(part.strip() in images for part in label.split(sign))
+    ]
+    if joined:
+        of_them = sum(images[label] for label in joined)
+        yield (
+            f"{counted(of_them, 'image has a label', 'images have labels')} made of the names of other "
+            f"classes ({some(joined, 3)}). An image has one label, so each such combination is a class of "
+            "its own."
+        )
+    for label in images:
+        if label.lower() in NO_LABEL:
+            yield (
+                f"The class {shown(label)} ({counted(images[label], 'image', 'images')}) looks like a cell "
+                "without a label. If so, remove these rows."
+            )
 
 
 def _missing(
@@ -143,6 +174,11 @@ def _cells(table: Table) -> list[list[str]]:
 def _require_no_hidden_split(table: Table) -> None:
     """Refuse a table whose split stands in a column of another name, which would be drawn anew in silence."""
     for place, title in enumerate(table.header):
+        if IS_SPLIT.fullmatch(plain(title)):
+            raise DataError(
+                f"{table.path} has no column split, but {shown(title)!r} looks like one. Write train, val or "
+                "test into a column split, or remove this one to have a split drawn."
+            )
         values = {word.lower() for word in table.words(place)}
         held = sorted({SPLIT_NAMES[value] for value in values if value in SPLIT_NAMES})
         if is_slip(title, "split") or (len(held) > 1 and len(values) <= MOST_SPLITS):

@@ -151,7 +151,17 @@ def _not_found(table: Table, paths: Sequence[str], root: Path) -> str:
     )
     if ending:
         return f"{what} They exist with an extension: write {shown(some[0])}{ending}."
+    if name := _in_other_capitals(root / some[0]):
+        return f"{what} They exist in other capitals: write {shown(str(Path(some[0]).with_name(name)))}."
     return f"{what} Set the folder that the paths refer to: data.root=DIR."
+
+
+def _in_other_capitals(path: Path) -> str:
+    try:
+        names = sorted(other.name for other in path.parent.iterdir())
+    except OSError:
+        return ""
+    return next((name for name in names if name.lower() == path.name.lower()), "")
 
 
 def _inside(folder: Path) -> list[Path]:
