@@ -89,6 +89,8 @@ def test_a_long_stage_prints_about_fifty_epochs_outside_a_terminal(capsys, monke
     said, told = lines_of(50, capsys, monkeypatch=monkeypatch)
     assert said == "stage joint: epochs 1 to 50, 9 steps each"
     assert told == [*range(1, 51)]
+    log.PlainLog().stage("joint", 2, 0, 1)
+    assert capsys.readouterr().err == "stage joint: epochs 1 to 2, 1 step each\n"
     _, told = lines_of(399, capsys, first=300, monkeypatch=monkeypatch)
     assert told == [301, *range(302, 399, 2), 399]
     # epochs that take long are told as they end

@@ -56,6 +56,10 @@ def other(trained, tmp_path):
 
 
 def test_that_most_images_are_left_out_is_said_before_the_accuracies(longtail, run, tmp_path):
+    write_images(tmp_path / "few", {"yak": 1, "cow": 1}, seed=2)
+    _, out, _ = longtail("evaluate", run, "--data", "few")
+    assert "1 image of 1 class that the model does not know was left out: yak (1)." in out
+    shutil.rmtree(tmp_path / "few")
     write_images(tmp_path / "few", {"yak": 3, "cow": 1}, seed=2)
     status, out, err = longtail("evaluate", run, "--data", "few")
     assert status == 0, err

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longtail.core.names import visible
+from longtail.core.words import counted
 from longtail.engine.pace import duration
 from longtail.engine.terminal import Terminal, can_redraw
 
@@ -78,7 +79,8 @@ class PlainLog(SilentLog):
         """Print the name of the stage."""
         self._every = math.ceil((epochs - first) / LINES_A_STAGE) if epochs > first else 1
         rest = f"; every {self._every} epochs a line" if self._every > 1 else ""
-        self.note(f"stage {name}: epochs {first + 1} to {epochs}, {steps} steps each{rest}")
+        each = counted(steps, "step", "steps")
+        self.note(f"stage {name}: epochs {first + 1} to {epochs}, {each} each{rest}")
         self._epochs, self._first, self._begun = epochs, first, time.monotonic()
         self._told = self._begun
 

@@ -225,10 +225,10 @@ def _described(
             for name, count in sizes.most_common(NAMED)
         ]
         more = f" and {len(sizes) - NAMED:,} more" if len(sizes) > NAMED else ""
-        images = counted(sum(sizes.values()), "image", "images")
+        of_them = sum(sizes.values())
         notes.append(
-            f"{images} of {counted(len(sizes), 'class', 'classes')} that the model does not know were "
-            f"left out: {', '.join(named)}{more}."
+            f"{counted(of_them, 'image', 'images')} of {counted(len(sizes), 'class', 'classes')} that the "
+            f"model does not know {'was' if of_them == 1 else 'were'} left out: {', '.join(named)}{more}."
         )
     others = [(path, why) for path, label, why in left if label not in unknown]
     if bad := [(path, why) for path, why in others if why != KNOWN]:
