@@ -23,11 +23,13 @@ from tests import tiny
 LDAM = {"loss": "ldam", "head": "cosine"}
 CLOUDED = {"loss": "gaussian-clouded", "head": "cosine"}
 SCALED = {"loss": "vector-scaling"}
+LATE = {"late_loss": {"start": 1}}
 LIFTED = {"feature_loss": "lifted-structured", "sampling": "class-balanced"}
 RANGE = {"feature_loss": "range", "sampling": "class-balanced"}
 AIMED = {"queue": 32, "second": 2}
 PROBE = {"head_start": {"name": "probe", "epochs": 1}}
 EQUAL = {"loss": {"name": "softmax-equalization", "threshold": 0.1}}
+POWER = {"class_weights": {"name": "power"}}
 FLAT = {"sharpness": "focal-sam"}
 VARIANTS = {
     "balanced-softmax": ("single-head", {"loss": "balanced-softmax"}),
@@ -47,6 +49,7 @@ VARIANTS = {
     "cutmix": ("single-head", {"mixing": "cutmix"}),
     "cmo": ("single-head", {"mixing": {"name": "cutmix", "partners": "class-balanced"}}),
     "vector-scaling": ("single-head", SCALED),
+    "late loss": ("single-head", SCALED | LATE | {"class_weights": {"name": "power", "start": 1}}),
     "lifted structured": ("single-head", LIFTED),
     "range": ("single-head", RANGE),
     "imbsam": ("single-head", {"sharpness": "imbsam"}),
@@ -208,6 +211,9 @@ ALTERNATIVES = {
         "loss.threshold": (EQUAL, {"loss": EQUAL["loss"] | {"threshold": 0.2}}),
         "loss.sigma": (CLOUDED, CLOUDED | {"loss": {"name": "gaussian-clouded", "sigma": 0.1}}),
         "loss.max_margin": (LDAM, LDAM | {"loss": {"name": "ldam", "max_margin": 0.2}}),
+        "late_loss": ({}, LATE),
+        "late_loss.adjustment": (LATE, {"late_loss": {"start": 1, "adjustment": 2.0}}),
+        "late_loss.start": (LATE, {"late_loss": {"start": 2}}),
         "head": ({}, {"head": "cosine"}),
         "head.name": ({}, {"head": {"name": "cosine"}}),
         "head.scale": ({"head": "cosine"}, {"head": {"name": "cosine", "scale": 10.0}}),
@@ -217,6 +223,7 @@ ALTERNATIVES = {
         "class_weights": ({}, {"class_weights": {}}),
         "class_weights.name": ({"class_weights": {}}, {"class_weights": {"name": "inverse"}}),
         "class_weights.beta": ({"class_weights": {}}, {"class_weights": {"beta": 0.9}}),
+        "class_weights.exponent": (POWER, {"class_weights": {"name": "power", "exponent": 1}}),
         "class_weights.start": ({"class_weights": {}}, {"class_weights": {"start": 2}}),
         "mixing": ({}, {"mixing": "mixup"}),
         **MIXING,
@@ -371,6 +378,7 @@ ALTERNATIVES = {
             {"class_weights": {"name": "inverse"}},
         ),
         "class_weights.beta": ({"class_weights": {}}, {"class_weights": {"beta": 0.9}}),
+        "class_weights.exponent": (POWER, {"class_weights": {"name": "power", "exponent": 1}}),
         "class_weights.start": ({"class_weights": {}}, {"class_weights": {"start": 2}}),
         "sampling": ({}, {"sampling": "class-balanced"}),
         **SAMPLING,
@@ -408,6 +416,7 @@ ALTERNATIVES = {
             {"class_weights": {"name": "inverse"}},
         ),
         "class_weights.beta": ({"class_weights": {}}, {"class_weights": {"beta": 0.9}}),
+        "class_weights.exponent": (POWER, {"class_weights": {"name": "power", "exponent": 1}}),
         "class_weights.start": ({"class_weights": {}}, {"class_weights": {"start": 2}}),
         "threshold": ({}, {"threshold": 0.2}),
     },
@@ -485,6 +494,7 @@ ALTERNATIVES = {
         "class_weights": ({}, {"class_weights": {}}),
         "class_weights.name": ({"class_weights": {}}, {"class_weights": {"name": "inverse"}}),
         "class_weights.beta": ({"class_weights": {}}, {"class_weights": {"beta": 0.9}}),
+        "class_weights.exponent": (POWER, {"class_weights": {"name": "power", "exponent": 1}}),
         "class_weights.start": ({"class_weights": {}}, {"class_weights": {"start": 2}}),
         "diversity": ({}, {"diversity": 0.45}),
         "tilt": (RIDE, RIDE | {"tilt": 0.5}),

@@ -126,6 +126,11 @@ def test_limits_of_the_weights():
         torch.testing.assert_close(weights, expected.double(), rtol=1e-6, atol=1e-6)
     roots = class_weights(COUNTS, "square-root", dtype=torch.float64)
     assert (roots[2] / roots[0]).item() == pytest.approx(10)
+    powers = class_weights(COUNTS, "power", exponent=0.25, dtype=torch.float64)
+    assert (powers[2] / powers[0]).item() == pytest.approx(100**0.25)
+    torch.testing.assert_close(
+        class_weights(COUNTS, "power", exponent=1.0, dtype=torch.float64), inverse
+    )
     with pytest.raises(ValueError, match="beta"):
         class_weights(COUNTS, "effective-number", beta=1.5)
 

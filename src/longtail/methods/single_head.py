@@ -12,13 +12,14 @@ Symbols:
 Covers, as recipes: cross-entropy; focal; class-balanced cross-entropy and focal (Cui et al., CVPR 2019); LDAM
 and LDAM-DRW (Cao et al., NeurIPS 2019); CE-DRW; CE-DRS; balanced softmax (Ren et al., NeurIPS 2020); logit
 adjustment (Menon et al., ICLR 2021); LADE (Hong et al., CVPR 2021); softmax equalization (Tan et al., CVPR
-2020); vector scaling (Kini et al., NeurIPS 2021) and class-dependent temperatures (Ye et al., 2020); cross-
-entropy with the lifted structured (Song et al., CVPR 2016) or range loss (Zhang et al., ICCV 2017); the first
-stage of GCL (Li et al., CVPR 2022); mixup; cutmix; CMO (Park et al., CVPR 2022); with training.optimizer=sam,
-ImbSAM (Zhou et al., ICCV 2023) and Focal-SAM (Li et al., ICML 2025). On a pretrained backbone: fine-tuning,
-its last block alone, or a head on frozen features, which without augmentation are computed once (f(x) is
-constant then). The head may begin with class means, a linear probe or vectors of the class names (LIFT, Shi
-et al., ICML 2024), and stay so.
+2020); vector scaling (Kini et al., NeurIPS 2021), class-dependent temperatures (Ye et al., 2020), and the
+former with weights in place of temperatures late in training (ADRW and TLA, Wang et al., NeurIPS 2023);
+cross-entropy with the lifted structured (Song et al., CVPR 2016) or range loss (Zhang et al., ICCV 2017); the
+first stage of GCL (Li et al., CVPR 2022); mixup; cutmix; CMO (Park et al., CVPR 2022); with
+training.optimizer=sam, ImbSAM (Zhou et al., ICCV 2023) and Focal-SAM (Li et al., ICML 2025). On a pretrained
+backbone: fine-tuning, its last block alone, or a head on frozen features, which without augmentation are
+computed once (f(x) is constant then). The head may begin with class means, a linear probe or vectors of the
+class names (LIFT, Shi et al., ICML 2024), and stay so.
 
 Where papers and code disagree: see the loss files. Deferred re-sampling follows the text of the
 LDAM paper, because in the released code the sampler never takes effect. When a deferred recipe
@@ -32,7 +33,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from longtail.config import ByName, Options
 from longtail.core.batch import Batch, Position, StepOutput
@@ -46,6 +47,7 @@ from longtail.methods.ingredients import (
     FeatureLossOptions,
     HeadOptions,
     HeadStartOptions,
+    LateLossOptions,
     LossOptions,
     MixingOptions,
     ProbeOptions,
@@ -69,6 +71,9 @@ class SingleHeadOptions(Options):
 
     name: Literal["single-head"] = "single-head"
     loss: LossOptions = Field(CrossEntropyOptions(), description="loss of the logits")
+    late_loss: LateLossOptions | None = Field(
+        None, description="logit adjustment instead of the loss in the last epochs (TLA)"
+    )
     head: Annotated[HeadOptions, ByName] = HeadOptions()
     sampling: Annotated[SamplingOptions, ByName] = SamplingOptions()
     class_weights: Annotated[ClassWeightOptions | None, ByName] = None
@@ -103,6 +108,11 @@ class SingleHeadOptions(Options):
     def _cosines_where_needed(self) -> SingleHeadOptions:
         refuse_without_cosines((self.loss,), self.head)
         return self
+
+    @property
+    def losses(self) -> tuple[LossOptions, ...]:
+        """The losses in the order of training."""
+        return (self.loss,) if self.late_loss is None else (self.loss, self.late_loss.loss)
 
     @model_validator(mode="after")
     def _frozen_backbone(self) -> SingleHeadOptions:
@@ -154,7 +164,9 @@ class SingleHead(Method):
         self.backbone = setting.build_backbone()
         num_classes = len(setting.class_counts)
         self.head = config.head.build(self.backbone.num_features, num_classes, config.loss)
-        self.loss = config.loss.build(setting.class_counts, config.head.scale)
+        late, scale = config.late_loss, config.head.scale
+        self.loss = config.loss.build(setting.class_counts, scale)
+        self.late_loss = late.loss.build(setting.class_counts, scale) if late else None
         weighting = config.class_weights
         self.register_buffer(
             "weights", weighting.build(setting.class_counts) if weighting else None
@@ -208,15 +220,15 @@ class SingleHead(Method):
         images = mixed.images if mixed else batch.images
         features = images if on_features else self.backbone(images)
         logits = self.head(features)
-        weights = self._weights_at(at)
+        weights, of_now = self._weights_at(at), self._loss_at(at)
 
         def label_loss(labels: Tensor) -> Tensor:
             reduction: Reduction = self.config.reduction
             if self.factors is None:
-                loss: Tensor = self.loss(logits, labels, weights, reduction)
+                loss: Tensor = of_now(logits, labels, weights, reduction)
                 return loss
-            assert isinstance(self.loss, LabelLoss), "refused before"
-            losses = self.loss.per_image(logits, labels)  # [B], of one draw where there is noise
+            assert isinstance(of_now, LabelLoss), "refused before"
+            losses = of_now.per_image(logits, labels)  # [B], of one draw where there is noise
             parts = [f[labels] * losses for f in self.factors.unbind()]
             return torch.stack([reduce(part, labels, weights, reduction) for part in parts])
 
@@ -238,7 +250,7 @@ class SingleHead(Method):
         config = self.config
         if config.train == "nothing":
             return ()
-        named = [*losses_that_correct((config.loss,))]
+        named = [*losses_that_correct(config.losses)]
         if config.class_weights:
             named.append(f"{config.class_weights.name} class weights")
         if config.sampling.name != "instance":
@@ -255,9 +267,17 @@ class SingleHead(Method):
         if config.train == "nothing":
             return None
         return assumed(
-            self.counts, at, losses=(config.loss,), sampling=config.sampling.build(self.epochs),
+            self.counts, at, losses=config.losses[-1:] if self._is_late(at) else config.losses[:1],
+            sampling=config.sampling.build(self.epochs),
             weighting=config.class_weights, mixing=config.mixing,
         )  # fmt: skip
+
+    def _is_late(self, at: Position) -> bool:
+        late = self.config.late_loss
+        return late is not None and late.has_started(at)
+
+    def _loss_at(self, at: Position) -> nn.Module:
+        return self.late_loss if self.late_loss is not None and self._is_late(at) else self.loss
 
     def _weights_at(self, at: Position) -> Tensor | None:
         weighting = self.config.class_weights

@@ -148,6 +148,7 @@ PARTS: Mapping[str, tuple[Rule, ...]] = {
             ("beta",), "of effective-number weights",
             lambda get: get("name") not in (None, "effective-number"),
         ),
+        Rule(("exponent",), "of power weights", lambda get: get("name") not in (None, "power")),
     ),
     "head": (
         Rule(("scale",), "used only by the cosine classifier", _is("name", "linear")),

@@ -17,13 +17,19 @@ class ClassWeightOptions(Options):
 
     name: WeightScheme = "effective-number"
     beta: float = Field(0.9999, ge=0, le=1, description="beta of effective-number weights")
+    exponent: float = Field(
+        0.25,
+        ge=0,
+        le=2,
+        description="of power weights: a class counts n^-exponent; 1 is inverse (ADRW)",
+    )
     start: float = Field(
         0.0, ge=0, description="first epoch with class weights; below 1, a fraction of all epochs"
     )
 
     def build(self, counts: ClassCounts) -> Tensor:
         """Return the weights, [C]."""
-        return class_weights(counts, self.name, beta=self.beta)
+        return class_weights(counts, self.name, beta=self.beta, exponent=self.exponent)
 
     def has_started(self, at: Position) -> bool:
         """Say whether the weights count in this epoch."""

@@ -9,8 +9,10 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from longtail.config import Choice
+from longtail.config import Choice, Options
+from longtail.core.batch import Position
 from longtail.core.counts import ClassCounts
+from longtail.core.stage import epochs_of
 from longtail.losses import (
     LADE,
     LDAM,
@@ -198,6 +200,24 @@ class LDAMOptions(LossOptions):
     def build(self, counts: ClassCounts, scale: float) -> nn.Module:
         """Build the loss."""
         return LDAM(counts, self.max_margin, scale)
+
+
+class LateLossOptions(Options):
+    """CE(z + tau log pi, y) in the last epochs, whatever the loss before: truncated logit adjustment."""
+
+    adjustment: float = Field(0.75, description="tau of this loss: strength of the adjustment")
+    start: float = Field(
+        0.8, ge=0, description="first epoch with this loss; below 1, a fraction of all epochs"
+    )
+
+    @property
+    def loss(self) -> LossOptions:
+        """The loss from `start` on."""
+        return LogitAdjustedOptions(tau=self.adjustment)
+
+    def has_started(self, at: Position) -> bool:
+        """Say whether this loss holds in this epoch."""
+        return at.epoch >= epochs_of(self.start, at.epochs)
 
 
 def losses_that_correct(losses: Sequence[LossOptions]) -> tuple[str, ...]:
