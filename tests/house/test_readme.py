@@ -11,7 +11,7 @@ import yaml
 from longtail.cli import main
 from longtail.core.errors import ConfigError
 from longtail.recipes.compared import named_methods
-from longtail.report.dots import DotRow
+from longtail.report.dots import DotRow, dots
 from longtail.reproduce import pages
 from longtail.reproduce.pages import write_pages
 
@@ -143,7 +143,7 @@ def test_a_page_that_is_not_up_to_date_is_named_and_rewritten(tmp_path, monkeypa
     monkeypatch.setattr(pages, "measured", lambda results: "{}\n")
     monkeypatch.setattr(pages, "table_names", tuple)
     row = DotRow("plain", "short", {"all": [0.3], "many": [0.5], "medium": [0.25], "few": [0.125]})
-    monkeypatch.setattr(pages, "FIGURES", {"overview": lambda results: ("title", [row])})
+    monkeypatch.setattr(pages, "FIGURES", {"overview": lambda results: dots("title", [row])})
     figure = tmp_path / "docs" / "figures" / "overview.svg"
     assert write_pages(tmp_path, check=True) == [page, measured, figure]
     assert "typed" in page.read_text()

@@ -120,10 +120,10 @@ def reproduce(
 
 
 def _draw(table: PaperTable, profile: str, recorded: Records, figure: Path) -> None:
-    from longtail.report.dots import write_dots
+    from longtail.report.dots import dots
     from longtail.reproduce.figure import dots_of
 
-    write_dots(*dots_of(table, profile, recorded), figure)
+    dots(*dots_of(table, profile, recorded)).write(figure)
 
 
 def _list_tables() -> None:

@@ -5,24 +5,20 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from textwrap import wrap
+from functools import partial
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from longtail.core.groups import GROUP_NAMES
-from longtail.engine.run_folder import writing
 from longtail.evaluation.scores import percent, percent_of_seeds
-from longtail.report.figures import INK, STYLE, new
+from longtail.report.drawing import Drawing, add_title
+from longtail.report.figures import INK, new
 from longtail.report.group_colours import COLOURS
-from longtail.report.saving import save_figure
 
 ALL = "all"
 ROW_HEIGHT = 0.27  # inches
-TITLE_WIDTH = 84  # characters
 BESIDE = 1.02  # of the width of the axes: where the figures stand
 MARKERS: dict[str, dict[str, Any]] = {
     **{n: {"fmt": "o", "color": COLOURS[n], "markersize": 6} for n in GROUP_NAMES},
@@ -58,29 +54,14 @@ def describe(rows: Sequence[DotRow]) -> str:
     return f"Accuracy in %. {'; '.join(parts)}."
 
 
-def write_dots(title: str, rows: Sequence[DotRow], file: Path) -> None:
-    """Write the image with its description inside.
+def dots(title: str, rows: Sequence[DotRow]) -> Drawing:
+    """Return the figure of rows.
 
     Args:
         title: Above the image; long lines are broken.
         rows: At least one.
-        file: `.svg` or `.png`; its folder is made.
     """
-    metadata: dict[str, Any] = {"Description": describe(rows)}
-    if file.suffix == ".svg":
-        metadata["Date"] = None
-    with (
-        matplotlib.rc_context({**STYLE, "svg.hashsalt": "longtail", "savefig.dpi": 200}),
-        writing(file) as part,
-    ):
-        save_figure(
-            draw_dots(title, rows),
-            part,
-            format=file.suffix[1:],
-            facecolor="white",
-            transparent=False,
-            metadata=metadata,
-        )
+    return Drawing(describe(rows), partial(draw_dots, title, rows))
 
 
 def draw_dots(title: str, rows: Sequence[DotRow]) -> Figure:
@@ -111,8 +92,7 @@ def draw_dots(title: str, rows: Sequence[DotRow]) -> Figure:
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    lines = [line for part in title.splitlines() for line in wrap(part, TITLE_WIDTH)]
-    figure.suptitle("\n".join(lines), fontsize=10.5)
+    add_title(figure, title)
     figure.legend(loc="outside lower center", ncols=4)
     return figure
 

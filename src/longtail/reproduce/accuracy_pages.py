@@ -9,8 +9,17 @@ from typing import Any
 
 from longtail.evaluation.scores import percent_of_seeds
 from longtail.recipes.systems import SYSTEMS
+from longtail.report.drawing import Drawing
+from longtail.report.measures import Measure, Measured, measures
 from longtail.reproduce.records import Evidence
-from longtail.reproduce.render import MARK, earlier_note, evidence_of, render, seeds_of
+from longtail.reproduce.render import (
+    MARK,
+    earlier_note,
+    evidence_of,
+    measured_rows,
+    render,
+    seeds_of,
+)
 from longtail.reproduce.results import Results
 from longtail.reproduce.tables import Row, read_table, table_names
 
@@ -79,12 +88,20 @@ def one_schedule(results: Results, name: str, profile: str = "short") -> str:
     return render(read_table(name), profile, results.records).split("\n\n", 2)[2].rstrip()
 
 
-def calibration_table(results: Results, names: tuple[str, ...]) -> str:
-    """Return the rows of some tables in the short schedule by their calibration error, the lowest first."""
+def full_schedule(results: Results, name: str) -> str:
+    """Return a paper's table in the full schedule, or that none of its rows has been trained with it."""
+    table = read_table(name)
+    if not measured_rows(table, "full", results.records):
+        return "No row of this table has been trained with the full schedule yet."
+    return one_schedule(results, name, "full")
+
+
+def calibration_table(results: Results, names: tuple[str, ...], profile: str) -> str:
+    """Return the rows of some tables by their calibration error, the lowest first."""
     found: dict[str, list[Evidence]] = {}
     marked: list[Row] = []
     for row in (row for name in names for row in read_table(name).rows):
-        runs, of_now = evidence_of(row, "short", results.records)
+        runs, of_now = evidence_of(row, profile, results.records)
         if runs and runs not in found.values():
             found[row.name if of_now else f"{row.name} {MARK}"] = runs
             marked += [] if of_now else [row]
@@ -97,6 +114,30 @@ def calibration_table(results: Results, names: tuple[str, ...]) -> str:
             f"| {name} | {percent_of_seeds(errors[name])} | {accuracy} | {seeds_of(runs)} |"
         )
     return "\n".join([*table, *(["", earlier_note(marked)] if marked else [])])
+
+
+def calibration_figure(results: Results, name: str) -> Drawing:
+    """Return the calibration error of a table's rows in both schedules, the lowest of the short one first."""
+    found: dict[str, dict[str, Measured]] = {}
+    for row in read_table(name).rows:
+        of_now = True
+        series = {}
+        for profile in ("full", "short"):
+            runs, current = evidence_of(row, profile, results.records)
+            of_now &= current
+            errors = [100 * run.line["calibration_error"] for run in runs]
+            if errors:
+                spread = statistics.stdev(errors) if len(errors) > 1 else 0.0
+                mean = statistics.mean(errors)
+                series[f"{profile} schedule"] = Measured(mean, mean - spread, mean + spread)
+        if series:
+            found[row.name if of_now else f"{row.name} {MARK}"] = series
+    order = sorted(found, key=lambda row: next(reversed(found[row].values())).value)
+    title = "CIFAR-100-LT, ratio 100, ResNet-32: calibration after the last epoch"
+    if any(row.endswith(MARK) for row in found):
+        title += f"\n{MARK} short schedule measured with an earlier recipe"
+    measure = Measure(title, "expected calibration error in %, on the test set", ".1f")
+    return measures(measure, {row: found[row] for row in order})
 
 
 def decoupling_table(results: Results, name: str) -> str:

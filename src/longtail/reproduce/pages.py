@@ -18,10 +18,13 @@ from longtail.recipes.catalogue import FILE as CATALOGUE
 from longtail.recipes.described import written_descriptions
 from longtail.recipes.explain import written_catalogue
 from longtail.recipes.measured import FILE as MEASURED
-from longtail.report.dots import DotRow, describe, write_dots
+from longtail.report.dots import dots
+from longtail.report.drawing import Drawing
 from longtail.reproduce.accuracy_pages import (
+    calibration_figure,
     calibration_table,
     decoupling_table,
+    full_schedule,
     gamma_table,
     measured,
     norms_table,
@@ -46,6 +49,7 @@ from longtail.reproduce.queue import queue_table
 from longtail.reproduce.results import Results
 from longtail.reproduce.speed_pages import (
     compiled_table,
+    cost_figure,
     cost_table,
     do_cost_table,
     features_table,
@@ -57,16 +61,19 @@ from longtail.reproduce.speed_pages import (
 )  # fmt: skip
 from longtail.reproduce.tables import read_table, table_names
 
-Drawn = Callable[[Results], tuple[str, list[DotRow]]]  # title and rows of a figure
+Drawn = Callable[[Results], Drawing]
+# with the rows whose calibration is shown
+CALIBRATED = ("overview-cifar100", "baselines-cifar100", "experts-cifar100")
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "headline": lambda results: headline(results.records),
     "queue": queue_table,
     "overview": lambda results: one_schedule(results, "overview-cifar100"),
+    "overview-full": lambda results: full_schedule(results, "overview-cifar100"),
     "speed": lambda results: speed_table(results, "speed.jsonl"),
     "compiled": lambda results: compiled_table(results, "speed.jsonl"),
     "decoupling": lambda results: decoupling_table(results, "decoupling-40-epochs.jsonl"),
-    "decoupling-full": lambda results: one_schedule(results, "decoupling-cifar100", "full"),
+    "decoupling-full": lambda results: full_schedule(results, "decoupling-cifar100"),
     "decoupling-norms": lambda results: norms_table(results, "decoupling-norms.jsonl"),
     "features": lambda results: features_table(results, "features.jsonl"),
     "pretrained": lambda results: pretrained_table(results, "pretrained.jsonl", "test"),
@@ -82,14 +89,16 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "do-cost": lambda results: do_cost_table(results, "do-cost.jsonl"),
     "baselines": lambda results: one_schedule(results, "baselines-cifar100"),
     "paco-ablation": lambda results: one_schedule(results, "paco-ablation"),
+    "paco-full": lambda results: full_schedule(results, "paco-ablation"),
     "experts": lambda results: one_schedule(results, "experts-cifar100"),
-    "calibration": lambda results: calibration_table(
-        results, ("overview-cifar100", "baselines-cifar100", "experts-cifar100")
-    ),
+    "experts-full": lambda results: full_schedule(results, "experts-cifar100"),
+    "calibration": lambda results: calibration_table(results, CALIBRATED, "short"),
+    "calibration-full": lambda results: calibration_table(results, CALIBRATED, "full"),
     "experts-mixtures": lambda results: mixtures_table(
         results, "experts-mixtures.jsonl", "sade", views="sade"
     ),
     "reslt-table-9": lambda results: one_schedule(results, "reslt-table-9"),
+    "reslt-full": lambda results: full_schedule(results, "reslt-disagreements"),
     "reslt-disagreements": lambda results: one_schedule(results, "reslt-disagreements"),
     "reslt-gamma": lambda results: gamma_table(results, "reslt-gamma.jsonl"),
     "reslt-pooling": lambda results: gamma_table(results, "reslt-pooling.jsonl"),
@@ -120,20 +129,23 @@ TABLES: dict[str, Callable[[Results], str]] = {
 }
 
 
-# figures of one schedule, below docs/figures
-def _drawn(table: str, profile: str) -> Drawn:
-    return lambda results: dots_of(read_table(table), profile, results.records)
+def _dots(table: str, profile: str) -> Drawn:
+    return lambda results: dots(*dots_of(read_table(table), profile, results.records))
 
 
+# below docs/figures
 FIGURES: dict[str, Drawn] = {
-    "full-schedule": _drawn("overview-cifar100", "full"),
-    "do": _drawn("do-table-5", "full"),
-    "overview": _drawn("overview-cifar100", "short"),
-    "baselines": _drawn("baselines-cifar100", "short"),
-    "reslt": _drawn("reslt-disagreements", "short"),
-    "paco": _drawn("paco-ablation", "short"),
-    "experts": _drawn("experts-cifar100", "short"),
-    "foundation": lambda results: pretrained_dots(results, "foundation.jsonl"),
+    "full-schedule": _dots("overview-cifar100", "full"),
+    "do": _dots("do-table-5", "full"),
+    "overview": _dots("overview-cifar100", "short"),
+    "baselines": _dots("baselines-cifar100", "short"),
+    "reslt": _dots("reslt-disagreements", "short"),
+    "paco": _dots("paco-ablation", "short"),
+    "experts": _dots("experts-cifar100", "short"),
+    "calibration": lambda results: calibration_figure(results, "overview-cifar100"),
+    "network-cost": lambda results: cost_figure(results, "network-cost.jsonl"),
+    "pretrained": lambda results: dots(*pretrained_dots(results, "pretrained.jsonl")),
+    "foundation": lambda results: dots(*pretrained_dots(results, "foundation.jsonl")),
 }
 
 
@@ -188,13 +200,13 @@ def write_pages(root: Path, *, check: bool) -> list[Path]:
     }
     stale += [
         figure
-        for figure, (_, rows) in figures.items()
-        if not figure.exists() or describe(rows) not in figure.read_text(encoding="utf-8")
+        for figure, drawing in figures.items()
+        if not figure.exists() or not drawing.stands_in(figure.read_text(encoding="utf-8"))
     ]
     if not check:
         for page, text in made.items():
             page.parent.mkdir(exist_ok=True)
             page.write_text(text, encoding="utf-8")
-        for figure, (title, rows) in figures.items():
-            write_dots(title, rows, figure)
+        for figure, drawing in figures.items():
+            drawing.write(figure)
     return stale

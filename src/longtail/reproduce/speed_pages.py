@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from longtail.evaluation.scores import percent_of_seeds
+from longtail.report.drawing import Drawing
+from longtail.report.measures import Measure, Measured, measures
 from longtail.reproduce.results import Results
 
 
@@ -146,6 +148,20 @@ def cost_table(results: Results, name: str) -> str:
             f"{cells[0]} | {cells[1]} |"
         )
     return "\n".join(table)
+
+
+def cost_figure(results: Results, name: str) -> Drawing:
+    """Return what branches and experts cost, from the newest record, as a figure."""
+    record = results.lines(name)[-1]
+    title = f"ResNet-32, batch of 128: cost of branches and experts\n{machine_of(record)}"
+    rows = {
+        line["row"]: {
+            said: Measured(line[kind]["ratio"], *line[kind]["spread"])
+            for kind, said in (("training", "training step"), ("inference", "prediction"))
+        }
+        for line in record["lines"]
+    }
+    return measures(Measure(title, "time relative to cross-entropy (ratio)", ".2f"), rows)
 
 
 def low_rank_table(results: Results, name: str) -> str:
