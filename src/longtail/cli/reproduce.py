@@ -98,7 +98,7 @@ def reproduce(
             require_writable(file)
         refuse_images_among_runs(out)
         place = out / name / profile
-        jobs = _jobs(wanted, rows, profile, seeds, place, results)
+        jobs = jobs_of(wanted, rows, profile, seeds, place, results)
         if submission := Submission.asked(submit, slurm, place / FOLDER, device, parallel):
             _submit(jobs, record, submission)
         else:
@@ -149,7 +149,7 @@ def _chosen(table: PaperTable, only: list[str] | None) -> list[Row]:
     return [row for row in table.rows if only is None or row.name in only]
 
 
-def _jobs(
+def jobs_of(
     table: PaperTable,
     rows: Sequence[Row],
     profile: str,
