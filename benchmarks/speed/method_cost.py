@@ -2,12 +2,13 @@
 
     LONGTAIL_DATA=DATA python benchmarks/speed/method_cost.py [--recipes NAME ...]
 
-Each recipe of CIFAR-100-LT goes through all its stages on a twentieth of the training images of each class,
-five epochs a stage, so that what a method does late in training has its share. The CPU seconds of a step,
-times the steps of the real schedule, are the cost of its training. What is done once (fits, surveys, features
-of a frozen part) is not counted. Cross-entropy is measured before and after each recipe, and the recipe
-relative to the mean of both: the speed of a shared processor changes within an hour. One thread, fp32.
-Appends a record to results/method-cost.jsonl after each recipe; recipes that it holds are left out.
+Each recipe of CIFAR-100-LT goes through all its stages on a part of the training images of each class, at
+least four steps an epoch and five epochs a stage, so that what a method does late in training has its share.
+The CPU seconds of a step, times the steps of the real schedule, are the cost of its training. What is done
+once (fits, surveys, features of a frozen part) is not counted. Cross-entropy is measured before and after
+each recipe, and the recipe relative to the mean of both: the speed of a shared processor changes within an
+hour. One thread, fp32. Appends a record to results/method-cost.jsonl after each recipe; recipes that it holds
+are left out.
 
 DO is measured by do_cost.py: its later stages follow from what the first one found.
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -43,13 +45,13 @@ from longtail.runs import append_measurement
 
 REFERENCE = "cross-entropy"
 RECIPES = (
-    "balanced-softmax", "crt", "ace", "balms", "balpoe", "bbn", "bcl", "cc-sam", "cmo",
+    REFERENCE, "balanced-softmax", "crt", "ace", "balms", "balpoe", "bbn", "bcl", "cc-sam", "cmo",
     "elf", "fslwf", "gcl", "glmc", "gpaco", "h2t", "kcl", "lfme", "mdcs", "mislas", "ncl",
     "paco", "proco", "reslt", "reslt-experts", "ride", "ride-distilled", "ride-router", "rsg",
     "sade", "sam", "shike", "supcon", "sure", "tde", "tsc", "weight-balancing",
 )  # fmt: skip
 COMPARED = ("training_seconds", "prediction_seconds")
-THINNED, EPOCHS = 20, 5
+STEPS, EPOCHS = 4, 5
 
 
 class StepTimes(SilentLog):
@@ -66,13 +68,12 @@ class StepTimes(SilentLog):
     def stage(self, name: str, epochs: int, first: int, steps: int) -> None:
         """Begin a stage."""
         self._name = name
-        self.of_stage[name] = []
 
     def step(self, step: int, loss: Callable[[], float], rate: float, speed: float) -> None:
         """Keep the time of a step; an epoch's first one waits for what comes before it."""
         now = time.process_time()
         if step == 0:
-            self.of_stage[self._name].append([])
+            self.of_stage.setdefault(self._name, []).append([])
         else:
             self.of_stage[self._name][-1].append(now - self._since)
         self._since = now
@@ -99,13 +100,14 @@ def measured(recipe: str, epochs: int = EPOCHS) -> dict[str, Any]:
             mean=data.mean, std=data.std, image_size=data.images.size, stage=0, epoch=0, epochs_done=0,
             finished=False,
         )  # fmt: skip
-        few = train.take(thinned(train.manifest.labels))
+        share = STEPS * config.training.batch_size / len(train.manifest)
+        few = train.take(thinned(train.manifest.labels, share))
         Trainer(
             method, few, config.training, Protocol(has_val=False), run, metadata, CPU, log
         ).run()
     seconds = {}
     for number, stage in enumerate(stages):
-        if any(log.of_stage.get(stage.name, [])):
+        if stage.name in log.of_stage:
             steps = stage.epochs * build_sampler(train, config.training, number, stage, 0).steps
             seconds[stage.name] = steps * log.typical(stage.name)
     return {
@@ -119,10 +121,10 @@ def measured(recipe: str, epochs: int = EPOCHS) -> dict[str, Any]:
     }
 
 
-def thinned(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rows of a part of each class, at least two where it has them."""
+def thinned(labels: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """Return the rows of a share of each class, rounded up, and at least two where it has them."""
     rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    return np.sort(np.concatenate([own[: max(2, len(own) // THINNED)] for own in rows]))
+    return np.sort(np.concatenate([own[: max(2, math.ceil(share * len(own)))] for own in rows]))
 
 
 def prediction(method: torch.nn.Module) -> float:
