@@ -21,6 +21,7 @@ from longtail.reproduce.render import (
     seeds_of,
 )
 from longtail.reproduce.results import Results
+from longtail.reproduce.speed_pages import relative_cost
 from longtail.reproduce.tables import Row, read_table, table_names
 
 COSTS = {  # method: row
@@ -73,11 +74,12 @@ def measured(results: Results) -> str:
         "do": {"prediction": do["averaging, against one network"]},
     }  # fmt: skip
     whole = {
-        line["recipe"]: line["training_seconds"] for line in results.lines("method-cost.jsonl")
+        line["recipe"]: relative_cost(line, "training_seconds")
+        for line in results.lines("method-cost.jsonl")
     }
     for method in SYSTEMS:  # of the others, the recipe of the same name, with all of its epochs
         if method not in costs and method in whole:
-            costs[method] = {"published schedule": whole[method] / whole["cross-entropy"]}
+            costs[method] = {"published schedule": whole[method]}
     rounded = {m: {k: round(v, 2) for k, v in each.items()} for m, each in costs.items()}
     content = {"recipes": dict(sorted(found.items())), "costs": rounded}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

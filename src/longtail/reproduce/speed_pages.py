@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 from longtail.evaluation.scores import percent_of_seeds
@@ -186,28 +188,28 @@ def low_rank_table(results: Results, name: str) -> str:
 
 def method_cost_table(results: Results, name: str) -> str:
     """Return what the whole training of each method costs against cross-entropy, the dearest last."""
-    records = {line["recipe"]: line for line in results.lines(name)}
-    reference = records["cross-entropy"]
-    rows = []
-    for line in sorted(records.values(), key=lambda line: line["training_seconds"]):
-        epochs = " + ".join(map(str, line["epochs"].values()))
-        ratios = [
-            line[kind] / reference[kind] for kind in ("training_seconds", "prediction_seconds")
-        ]
-        rows.append(
-            f"| `cifar100-lt/{line['recipe']}` | {epochs} | {ratios[0]:.1f} | {ratios[1]:.1f} | "
-            f"{line['weights'] / 1e6:.2f} M |"
-        )
+    records = results.lines(name)
+    rows = [
+        f"| `cifar100-lt/{line['recipe']}` | {' + '.join(map(str, line['epochs'].values()))} | "
+        f"{relative_cost(line, 'training_seconds'):.1f} | {relative_cost(line, 'prediction_seconds'):.1f} | "
+        f"{line['weights'] / 1e6:.2f} M |"
+        for line in sorted(records, key=lambda line: relative_cost(line, "training_seconds"))
+    ]
     return "\n".join(
         [
             "| recipe | epochs by stage | training, ratio | prediction, ratio | weights |",
             "|---|---|---|---|---|",
             *rows,
             "",
-            f"CPU seconds on one thread, fp32; {machine_of(reference)}, torch "
-            f"{reference['versions']['torch']}.",
+            f"CPU seconds on one thread, fp32; {machine_of(records[-1])}, torch "
+            f"{records[-1]['versions']['torch']}.",
         ]
     )
+
+
+def relative_cost(line: Mapping[str, Any], kind: str) -> float:
+    """Return a cost of a recipe relative to cross-entropy, which was measured before and after it."""
+    return float(line[kind] / fmean(line["reference"][kind]))
 
 
 def kept_memory_table(results: Results, name: str) -> str:
