@@ -82,6 +82,8 @@ ALSO: Mapping[str, str] = {
     "tade": "sade",
     "vs-loss": "vector-scaling",
     "ddc": "adrw-tla",
+    "adrw": "adrw-tla",
+    "tla": "adrw-tla",
     "vs-+-adrw-+-tla": "adrw-tla",
     "crt-memory": "crt-memory-resnet10",
     "supervised-contrast": "supcon",
