@@ -5,7 +5,7 @@
         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 annotated-types \\
         pydantic==2.14.4 pydantic-core==2.50.5 simplejpeg typing-inspection
 
-cut.npz (34 MB) holds CIFAR-100-LT at ratio 100 and the test set as lossless WebP. The GPU's machine needs no
+cut.npz (36 MB) holds CIFAR-100-LT at ratio 100 and the test set as lossless WebP. The GPU's machine needs no
 network, but this checkout with its records, `.gpu`, and Python 3.12 with all other dependencies:
 
     pip install --no-index --no-deps --target /tmp/site .gpu/*.whl; export PYTHONPATH=/tmp/site:src

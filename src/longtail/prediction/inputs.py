@@ -66,10 +66,8 @@ def collect(sources: ImageSource | Sequence[ImageSource]) -> ImageInputs:
     Raises:
         DataError: If a folder holds no image, a table no column `path`, or an array is no image.
     """
-    if (
-        isinstance(sources, np.ndarray) and sources.dtype.kind in "UO"
-    ):  # of paths, as pandas gives them
-        sources = sources.tolist()
+    if isinstance(sources, np.ndarray) and sources.dtype.kind in "UO":
+        sources = sources.tolist()  # paths, as pandas gives them
     if hasattr(sources, "columns"):  # a data frame, which yields the names of its columns
         raise DataError("Give the column of a data frame that holds the paths: frame['path'].")
     one = isinstance(sources, Path | str | Image.Image | np.ndarray)

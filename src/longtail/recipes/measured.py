@@ -28,4 +28,4 @@ def measured_result(recipe: str) -> str:
 def measured_cost(method: str) -> str:
     """Return how many times plain training and prediction cost, or an empty text."""
     found = _measured()["costs"].get(method, {})
-    return ", ".join(f"{what} {ratio:.2f}x" for what, ratio in found.items())
+    return ", ".join(f"{what} {ratio:.1f}x" for what, ratio in found.items())

@@ -10,7 +10,7 @@ from longtail.core.groups import GROUP_NAMES
 from longtail.evaluation.scores import percent_of_seeds
 from longtail.reproduce.records import Evidence, Records
 from longtail.reproduce.render import MARK, earlier_note, evidence_of, seeds_of
-from longtail.reproduce.tables import Row, read_table
+from longtail.reproduce.tables import Row, read_row
 
 NOT_YET = "not yet trained"
 SHORT = "overview-cifar100"  # the table whose short schedule stands beside the full one
@@ -63,12 +63,12 @@ def headline(records: Records, lines: Sequence[Line] = LINES) -> str:
     marked: list[Row] = []
     hardware: dict[str, list[str]] = {}
     for line in lines:
-        row = _row(line.table, line.row)
+        row = read_row(line.table, line.row)
         found, of_now = evidence_of(row, "full", records)
         files += [evidence.file for evidence in found]
         for where in dict.fromkeys(map(_where, found)):
             hardware.setdefault(where, []).append(line.name)
-        short_row = _row(SHORT, line.short)
+        short_row = read_row(SHORT, line.short)
         short, short_of_now = evidence_of(short_row, "short", records)
         cells = _cells(row, found)
         cells["method"] = line.name if of_now else f"{line.name} {MARK}"
@@ -101,10 +101,6 @@ def headline(records: Records, lines: Sequence[Line] = LINES) -> str:
         f"of {names}."
     )
     return "\n".join([*table, "", below, *(["", earlier_note(marked)] if marked else [])])
-
-
-def _row(table: str, name: str) -> Row:
-    return next(row for row in read_table(table).rows if row.name == name)
 
 
 def _where(evidence: Evidence) -> str:

@@ -9,13 +9,12 @@ from typing import Any
 from longtail.reproduce.records import Evidence
 from longtail.reproduce.render import evidence_of
 from longtail.reproduce.results import Results
-from longtail.reproduce.tables import Row, read_table
+from longtail.reproduce.tables import Row, read_row, read_table
 
 COSTS = "method-cost.jsonl"
 PREFIX = "cifar100-lt/"
-REFERENCE = (
-    "cross-entropy"  # whose cost per epoch stands for that of recipes without a measured cost
-)
+# whose cost per epoch stands for that of recipes without a measured cost
+REFERENCE = "cross-entropy"
 TITLES = ("table", "row", "seeds trained", "hours left, bf16", "hours left, fp32")
 
 
@@ -90,7 +89,7 @@ def queue_table(results: Results, wanted: Sequence[Wanted] = WANTED) -> str:
     lines, total = [], 0.0
     for each in wanted:
         for name in each.rows:
-            row = _row(each.table, name)
+            row = read_row(each.table, name)
             seeds = {evidence.seed for evidence in _trained(row, results)} & set(range(each.seeds))
             left = (each.seeds - len(seeds)) * _fp32_hours(row, results, costs)
             total += left
@@ -132,7 +131,3 @@ def _fp32_hours(row: Row, results: Results, costs: dict[str, Any]) -> float:
     epochs: int = trained[0] if trained else row.config("full").training.epochs
     share = epochs / sum(reference["epochs"].values())
     return float(reference["training_seconds"]) * float(share) / 3600
-
-
-def _row(table: str, name: str) -> Row:
-    return next(row for row in read_table(table).rows if row.name == name)

@@ -147,6 +147,11 @@ def read_table(name: str) -> PaperTable:
         raise ConfigError(f"{file} cannot be read as YAML ({error}).") from error
 
 
+def read_row(table: str, name: str) -> Row:
+    """Read the row `name` of a table, which must have it."""
+    return next(row for row in read_table(table).rows if row.name == name)
+
+
 def _told(error: ErrorDetails) -> str:
     place, message = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from longtail.core import distributed
 from longtail.core.errors import DataError
 from longtail.core.precision import at_least_float32
+from longtail.core.words import counted
 
 Reduction = Literal["none", "mean", "weighted-mean"]
 
@@ -84,10 +85,11 @@ def check_fit(logits: Tensor, labels: Tensor, *by_class: Tensor | None) -> None:
             f"{list(logits.shape)} and the labels {list(labels.shape)}."
         )
     for values in by_class:
-        if values is not None and values.shape[-1] != logits.shape[1]:
+        if values is not None and values.shape[-1:] != logits.shape[1:]:
+            known = values.shape[-1] if values.ndim else 1
             raise DataError(
-                f"The loss knows {values.shape[-1]} classes, but the logits are of {logits.shape[1]}: "
-                "count the images of exactly the classes that the model has."
+                f"The loss knows {counted(known, 'class', 'classes')}, but the logits are of "
+                f"{logits.shape[1]}: count the images of exactly the classes that the model has."
             )
 
 
