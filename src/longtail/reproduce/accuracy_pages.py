@@ -80,7 +80,7 @@ def measured(results: Results) -> str:
     for method in SYSTEMS:  # of the others, the recipe of the same name, with all of its epochs
         if method not in costs and method in whole:
             costs[method] = {"published schedule": whole[method]}
-    rounded = {m: {k: round(v, 2) for k, v in each.items()} for m, each in costs.items()}
+    rounded = {m: {k: round(v, 1) for k, v in each.items()} for m, each in costs.items()}
     content = {"recipes": dict(sorted(found.items())), "costs": rounded}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
